@@ -1,0 +1,95 @@
+"""One exception tree. Each error says what is wrong, where, and how to mend it, in one line.
+
+``exit_code`` is what the command line returns: 2 for the user's input or flags, 130 for an interrupted run whose state
+is saved. Anything that is not an ``OdinError`` is our fault and ends with 1 and a traceback.
+"""
+
+from __future__ import annotations
+
+
+class OdinError(Exception):
+    """Base of all errors that a user can mend.
+
+    Args:
+        what: what is wrong, without a closing full stop.
+        where: the file, row, field, flag or step concerned.
+        fix: how to mend it, an imperative sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        if self.fix:
+            line = f"{line.rstrip('.')}. {self.fix}"
+        return " ".join(line.split())
+
+    def __reduce__(self) -> tuple:
+        # Worker processes send their errors home pickled; keyword-only arguments need this to survive.
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _rebuild(cls: type[OdinError], what: str, where: str, fix: str) -> OdinError:
+    return cls(what, where=where, fix=fix)
+
+
+class DataError(OdinError, ValueError):
+    """A file, row or field of the data is unusable."""
+
+
+class RowError(DataError):
+    """One row is unusable; the reader may skip it when told to (``--on_bad_row skip``)."""
+
+
+class ConfigError(OdinError, ValueError):
+    """A flag, a config key or a combination of them is wrong."""
+
+
+class ModelError(OdinError, ValueError):
+    """A model folder or id cannot be used as asked."""
+
+
+class ExportError(ModelError):
+    """The exported model does not give the scores of the original; nothing was written."""
+
+
+class OutputError(OdinError):
+    """The output place cannot be used (it holds another run, is not writable, ...)."""
+
+
+class CheckpointError(OdinError):
+    """A checkpoint does not belong to the run that wants to continue it."""
+
+
+class NumericalError(OdinError, ArithmeticError):
+    """A loss or a score is not finite."""
+
+
+class ShapeError(OdinError, ValueError):
+    """A tensor argument has the wrong shape, dtype or a non-finite value."""
+
+
+class MissingExtraError(OdinError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        package: the module that could not be imported.
+        extra: the extra of odin-rm that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package '{package}'", fix=f"Install it with: pip install 'odin-rm[{extra}]'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple:
+        return MissingExtraError, (self.package, self.extra)
+
+
+class RunInterrupted(OdinError):
+    """The run was stopped by a signal; its state is saved."""
+
+    exit_code = 130
