@@ -1,0 +1,152 @@
+"""The one door to files: atomic writes, rows in and out, run folders, and what a run says of its machine.
+
+Atomic writes live in ``core.atomic`` and row formats in ``core.rows``; import them from here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from odin_rm.core.atomic import (
+    PathLike,
+    append_jsonl,
+    atomic_file,
+    atomic_folder,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    dump_json,
+    json_safe,
+)
+from odin_rm.core.errors import OutputError
+from odin_rm.core.rows import FORMATS, RowWriter, bad_row, read_rows, row_format
+
+__all__ = [
+    "FORMATS",
+    "PathLike",
+    "RowWriter",
+    "append_jsonl",
+    "atomic_file",
+    "atomic_folder",
+    "atomic_write_bytes",
+    "atomic_write_json",
+    "atomic_write_text",
+    "bad_row",
+    "check_run_folder",
+    "claim_run_folder",
+    "dump_json",
+    "environment_record",
+    "json_safe",
+    "read_rows",
+    "row_format",
+]
+
+# Any of these says that a folder holds a run.
+RUN_MARKERS = ("config.yaml", "metrics.jsonl", "model", "audit.json", "summary.json")
+# What an overwritten run leaves behind and the next one must not inherit. Nothing else is ever deleted.
+_RUN_FILES = ("config.yaml", "metrics.jsonl", "audit.json", "summary.json", "environment.json", "report.html")
+_RUN_FOLDERS = {"model": ("config.json", "*.safetensors"), "checkpoints": ("checkpoint-*",)}
+
+_PACKAGES = ("odin-rm", "torch", "transformers", "datasets", "accelerate", "tokenizers", "peft", "numpy", "scipy")
+
+
+def check_run_folder(path: PathLike, *, overwrite: bool, resume: bool) -> Path:
+    """Refuse an output folder that cannot be used, before any work is done. Writes nothing.
+
+    Args:
+        path: the run folder; it need not exist.
+        overwrite: an earlier run there may be replaced.
+        resume: the run there is going to be continued.
+
+    Raises:
+        OutputError: ``path`` is a file, is not writable, or holds another run and neither flag is set.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("is a file, not a folder", where=str(folder), fix="Choose another output folder.")
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError("cannot be written", where=str(folder), fix="Choose another output folder.")
+    held = [name for name in RUN_MARKERS if (folder / name).exists()]
+    if held and not overwrite and not resume:
+        what = f"the output folder already holds another run ({', '.join(held)})"
+        fix = "Choose another folder, or pass --overwrite_output_dir to replace it."
+        raise OutputError(what, where=str(folder), fix=fix)
+    if overwrite and not resume:
+        for name, patterns in _RUN_FOLDERS.items():
+            if not _is_ours(folder / name, patterns):
+                what = f"'{name}' in the output folder was not written by a run, so it is not overwritten"
+                raise OutputError(what, where=str(folder), fix="Choose another output folder.")
+    return folder
+
+
+def claim_run_folder(path: PathLike, *, overwrite: bool, resume: bool) -> Path:
+    """Check the run folder (:func:`check_run_folder`), clear an overwritten run's files out of it, and make it.
+
+    Only files and folders that a run writes are deleted, and nothing is deleted or made before every check has passed.
+
+    Returns:
+        The folder, which now exists.
+    """
+    folder = check_run_folder(path, overwrite=overwrite, resume=resume)
+    if overwrite and not resume:
+        for name in _RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        for name in _RUN_FOLDERS:
+            if (folder / name).is_symlink():
+                (folder / name).unlink()
+            elif (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_ours(folder: Path, patterns: tuple[str, ...]) -> bool:
+    if not folder.exists():
+        return True
+    empty = folder.is_dir() and not any(folder.iterdir())
+    return empty or any(True for pattern in patterns for _ in folder.glob(pattern))
+
+
+def environment_record() -> dict[str, Any]:
+    """What a run says of its machine: versions, platform, cores, accelerator. No user, host or path.
+
+    Torch is asked for its device only where it is loaded already, so that this stays cheap.
+    """
+    record: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.system(),
+        "machine": platform.machine(),
+        "cpu_cores": _usable_cores(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "device": None,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        cuda = torch.cuda.is_available()
+        record["device"] = torch.cuda.get_device_name() if cuda else "cpu"
+        record["device_count"] = torch.cuda.device_count() if cuda else 1
+        record["cuda"] = torch.version.cuda
+        record["torch_threads"] = torch.get_num_threads()
+    return record
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

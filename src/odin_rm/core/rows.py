@@ -1,0 +1,337 @@
+"""Rows of dictionaries in and out of files: .jsonl, .json, .parquet and .csv, each also gzipped.
+
+Reading streams (a ``.json`` list is the exception: it is parsed at once). The row number that errors show is the line
+number in ``.jsonl`` and the number of the record, from 1 and without the header, elsewhere. CSV cells are strings.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from odin_rm.core.atomic import PathLike, atomic_file, dump_json
+from odin_rm.core.errors import DataError, OutputError, RowError
+
+FORMATS = (".jsonl", ".json", ".parquet", ".csv")
+Row = dict[str, Any]
+OnBadRow = Callable[[RowError], None] | None
+
+_PARQUET_ROWS = 1024
+_MAGIC = {b"\x1f\x8b": "gzip (.gz)", b"PAR1": "Parquet (.parquet)", b"PK\x03\x04": "zip"}
+
+
+def row_format(path: PathLike) -> tuple[str, bool]:
+    """``(suffix, gzipped)`` of a file name, for example ``(".jsonl", True)``.
+
+    Raises:
+        DataError: the suffix is none of the known ones.
+    """
+    name = Path(path).name.lower()
+    gzipped = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise DataError(
+            f"unknown file type '{suffix}'", where=str(path), fix=f"Use one of {known}, each also with .gz."
+        )
+    return suffix, gzipped
+
+
+def read_rows(path: PathLike, on_bad_row: OnBadRow = None) -> Iterator[tuple[int, Row]]:
+    """Stream ``(row number, row)`` of a file. That the file is there and not empty is checked at once.
+
+    Args:
+        path: the file.
+        on_bad_row: is called with the :class:`RowError` of a malformed row, which is then left out; ``None`` raises.
+
+    Raises:
+        DataError: missing or empty file, unknown suffix, binary content, truncated gzip, duplicate columns, no rows.
+        RowError: a malformed row (not JSON, not an object, too many cells, ...) where ``on_bad_row`` is ``None``.
+    """
+    file = Path(path)
+    suffix, gzipped = row_format(file)
+    try:
+        if file.is_dir():
+            raise DataError("is a folder, not a file", where=str(path), fix="Give the name of a file.")
+        empty = file.stat().st_size == 0
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        what = "no such file" if missing else f"cannot be read ({error.strerror})"
+        raise DataError(what, where=str(path), fix="Check the path.") from error
+    if empty:
+        raise DataError("the file is empty", where=str(path), fix="Give a file with at least one row.")
+    return _stream(file, suffix, gzipped, on_bad_row)
+
+
+def _stream(path: Path, suffix: str, gzipped: bool, on_bad_row: OnBadRow) -> Iterator[tuple[int, Row]]:
+    reader = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet, ".csv": _read_csv}[suffix]
+    seen = False
+    with _reading(path, gzipped) as file:
+        for number, row in reader(path, file):
+            seen = True
+            if not isinstance(row, RowError):
+                yield number, row
+            elif on_bad_row is None:
+                raise row
+            else:
+                on_bad_row(row)
+    if not seen:
+        raise DataError("the file holds no rows", where=str(path), fix="Give a file with at least one row.")
+
+
+@contextmanager
+def _reading(path: Path, gzipped: bool) -> Iterator[IO[bytes]]:
+    """The file's (decompressed) bytes; failures of reading or decompression become one line."""
+    try:
+        with gzip.open(path, "rb") if gzipped else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except EOFError as error:
+        raise DataError("truncated gzip: the file ends too early", where=str(path), fix="Fetch it again.") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"broken gzip ({error})", where=str(path), fix="Fetch it again, or drop the .gz.") from error
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror or error})", where=str(path), fix="Check the file."
+        ) from error
+
+
+def _refuse_binary(path: Path, head: bytes) -> None:
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(f"is binary; it looks like {kind}", where=str(path), fix="Rename it by what it holds.")
+    text = head.decode("utf-8", "replace")
+    strange = sum(c == "�" or (c < " " and c not in "\t\n\r\f") for c in text)
+    if b"\x00" in head or strange > max(8, 0.1 * len(text)):
+        raise DataError("is binary, not UTF-8 text", where=str(path), fix="Save it as UTF-8 text.")
+
+
+def bad_row(path: PathLike, number: int, what: str, fix: str) -> RowError:
+    """The :class:`RowError` of one row, placed by file and row number."""
+    return RowError(what, where=f"{path}, row {number}", fix=fix)
+
+
+def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
+    _refuse_binary(path, file.peek(4096)[:4096])  # type: ignore[attr-defined]
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.strip():
+            yield number, _parse_line(path, number, line)
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> Row | RowError:
+    try:
+        row = json.loads(line.decode("utf-8"))
+        if b"\\ud" in line or b"\\uD" in line:  # rare: only an escape can smuggle in half a character
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError:
+        return bad_row(path, number, "is not UTF-8 text", "Save the file as UTF-8.")
+    except UnicodeEncodeError:
+        return bad_row(path, number, "holds half a character (a lone surrogate)", "Remove it.")
+    except (ValueError, RecursionError) as error:
+        hint = (
+            "Name the file .json." if number == 1 and line.lstrip().startswith(b"[") else "Write one object per line."
+        )
+        return bad_row(path, number, f"is not valid JSON ({error})", hint)
+    return _as_row(path, number, row)
+
+
+def _as_row(path: Path, number: int, row: Any) -> Row | RowError:
+    if isinstance(row, dict):
+        return row
+    return bad_row(path, number, f"is a JSON {_json_name(row)}, not an object", 'Write {"field": value, ...}.')
+
+
+def _json_name(value: Any) -> str:
+    names = {list: "list", dict: "object", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
+    content = file.read()
+    _refuse_binary(path, content[:4096])
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", where=str(path), fix="Save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        hint = "If it holds one object per line, name it .jsonl."
+        raise DataError(f"is not valid JSON ({error})", where=str(path), fix=hint) from error
+    rows = data.get("data") if isinstance(data, dict) else data
+    if not isinstance(rows, list):
+        raise DataError(f"holds a JSON {_json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
+    for number, row in enumerate(rows, start=1):
+        yield number, _as_row(path, number, row)
+
+
+def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses cells above 128 KiB
+    head = file.read(4096)
+    _refuse_binary(path, head)
+    file.seek(0)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    records = csv.reader(text, strict=True)
+    try:
+        header = next(records, [])
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise DataError(f"duplicate columns: {', '.join(twice)}", where=str(path), fix="Name each column once.")
+        number = 0
+        for cells in records:
+            if not cells:
+                continue  # a blank line
+            number += 1
+            if len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                what = f"has {len(cells)} cells where the header has {len(header)}"
+                yield number, bad_row(path, number, what, "Quote cells that hold commas, quotes or line breaks.")
+    except csv.Error as error:
+        line = f"is not valid CSV (line {records.line_num}: {error})"
+        raise DataError(line, where=str(path), fix="Check the quoting there.") from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", where=str(path), fix="Save it as UTF-8.") from error
+    finally:
+        text.detach()
+
+
+def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryFile() as spool:
+        if isinstance(file, gzip.GzipFile):  # Parquet is read from its end; gzip can only be read from its start
+            shutil.copyfileobj(file, spool)
+            spool.seek(0)
+        try:
+            table = pq.ParquetFile(spool if isinstance(file, gzip.GzipFile) else file)
+            names = table.schema_arrow.names
+            if len(set(names)) != len(names):
+                raise DataError("duplicate columns", where=str(path), fix="Name each column once.")
+            number = 0
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (pa.ArrowException, OSError) as error:
+            what = f"is not a readable Parquet file ({str(error).splitlines()[0]})"
+            raise DataError(what, where=str(path), fix="Write it again.") from error
+
+
+class RowWriter:
+    """Writes rows one by one; the file appears, complete, when the ``with`` block ends well.
+
+    The columns of ``.csv`` and ``.parquet`` are those of the first row(s); in CSV, lists and objects are written as
+    JSON and ``None`` as an empty cell.
+
+    Args:
+        path: the file; its suffix chooses the format as in :func:`read_rows`.
+
+    Raises:
+        DataError: unknown suffix (at once).
+        OutputError: the place cannot be written, or a later row does not fit the columns.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.rows = 0
+        self._suffix, self._gzipped = row_format(self.path)
+        self._buffer: list[Row] = []
+        self._columns: list[str] = []
+        self._parquet: Any = None
+
+    def __enter__(self) -> RowWriter:
+        self._atomic: AbstractContextManager[IO[bytes]] = atomic_file(self.path)
+        raw = self._atomic.__enter__()
+        # No name and no time in the gzip header: the same rows give the same bytes.
+        self._file: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._gzipped else raw
+        if self._suffix == ".json":
+            self._file.write(b"[")
+        return self
+
+    def write(self, row: Row) -> None:
+        """Add one row."""
+        if self._suffix == ".jsonl":
+            self._file.write((dump_json(row) + "\n").encode("utf-8"))
+        elif self._suffix == ".json":
+            self._file.write(((",\n" if self.rows else "\n") + dump_json(row)).encode("utf-8"))
+        else:
+            self._check_columns(row)
+            if self._suffix == ".csv":
+                self._write_csv([row.get(name) for name in self._columns])
+            else:
+                self._buffer.append(row)
+                if len(self._buffer) >= _PARQUET_ROWS:
+                    self._flush_parquet()
+        self.rows += 1
+
+    def _check_columns(self, row: Row) -> None:
+        if self.rows == 0:
+            self._columns = list(row)
+            if self._suffix == ".csv":
+                self._write_csv(self._columns)
+        elif extra := [name for name in row if name not in self._columns]:
+            what = f"row {self.rows + 1} has a column '{extra[0]}' that the first row has not"
+            raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.")
+
+    def _write_csv(self, cells: list[Any]) -> None:
+        text = io.StringIO(newline="")
+        plain = (int, float, str)
+        csv.writer(text, lineterminator="\r\n").writerow(
+            "" if cell is None else cell if isinstance(cell, plain) else dump_json(cell) for cell in cells
+        )
+        self._file.write(text.getvalue().encode("utf-8"))
+
+    def _flush_parquet(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            schema = self._parquet.schema if self._parquet else None
+            table = pa.Table.from_pylist(self._buffer, schema=schema)
+        except (pa.ArrowException, TypeError) as error:
+            what = f"the rows up to {self.rows + 1} do not fit the columns of the first rows ({error})"
+            raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.") from error
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self._file, table.schema)
+        self._parquet.write_table(table)
+        self._buffer.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            self._abandon()
+            self._atomic.__exit__(*sys.exc_info())
+            raise
+        if kind is not None:
+            self._abandon()
+        self._atomic.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        if self._suffix == ".json":
+            self._file.write(b"\n]\n" if self.rows else b"]\n")
+        if self._suffix == ".parquet":
+            if self._buffer or self._parquet is None:
+                self._flush_parquet()
+            self._parquet.close()
+        if self._gzipped:
+            self._file.close()
+
+    def _abandon(self) -> None:
+        if self._parquet is not None:
+            self._parquet.close()  # while its file is still open, or the garbage collector complains
