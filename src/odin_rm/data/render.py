@@ -1,0 +1,130 @@
+"""Prompt and response to the one text that the model reads.
+
+There are two ways:
+
+* A tokenizer with a chat template (or an explicit ``chat_template``): the conversation is rendered by
+  ``apply_chat_template``. A string prompt is one user message, a string response one assistant message. The template is
+  the whole truth about special tokens; none are added.
+* Otherwise the plain template::
+
+      System: {system message}      (where there is one)
+
+      Human: {user message}
+
+      Assistant: {response}
+
+  A string prompt that begins with ``Human:`` is a transcript already. It is used as it is, without white space at its
+  ends, and gets the line ``Assistant:`` unless it ends with one. The tokenizer then adds its own special tokens
+  (``[CLS] ... [SEP]``, a beginning-of-sequence token), and its end-of-sequence token follows where it has one and it is
+  not there yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from odin_rm.core.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+Reply = str | list[Message]
+
+PLAIN = "plain"
+HUMAN, ASSISTANT, SYSTEM = "Human:", "Assistant:", "System:"
+_SPEAKER = {"user": HUMAN, "assistant": ASSISTANT, "system": SYSTEM}
+
+
+def uses_chat_template(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> bool:
+    """Whether texts go through a chat template (else through the plain template)."""
+    if chat_template is not None:
+        return chat_template != PLAIN
+    return getattr(tokenizer, "chat_template", None) is not None
+
+
+def prompt_messages(prompt: Prompt) -> list[Message]:
+    """The prompt as chat messages."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def response_messages(response: Reply) -> list[Message]:
+    """The response as chat messages."""
+    return [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+
+
+def response_texts(response: Reply) -> list[str]:
+    """The texts that a response's length is counted over: what the assistant says in it."""
+    if isinstance(response, str):
+        return [response]
+    return [message["content"] for message in response if message["role"] == "assistant"]
+
+
+def plain_prompt(prompt: Prompt) -> str:
+    """The prompt in the plain template, up to and including the last ``Assistant:``."""
+    if isinstance(prompt, list) and [message["role"] for message in prompt] == ["user"]:
+        prompt = prompt[0]["content"]
+    if isinstance(prompt, list):
+        return "\n\n".join([_turn(message) for message in prompt] + [ASSISTANT])
+    if not is_transcript(prompt):
+        return f"{HUMAN} {prompt}\n\n{ASSISTANT}"
+    transcript = prompt.strip()
+    return transcript if transcript.endswith(f"\n{ASSISTANT}") else f"{transcript}\n{ASSISTANT}"
+
+
+def is_transcript(prompt: str) -> bool:
+    """Whether a string prompt is a dialogue with named speakers."""
+    return prompt.lstrip().startswith(HUMAN)
+
+
+def plain_response(response: Reply) -> str:
+    """What follows :func:`plain_prompt`, with the space between."""
+    if isinstance(response, list):
+        head, *rest = response
+        text = "\n\n".join([head["content"], *(_turn(message) for message in rest)])
+    else:
+        text = response
+    return text if text[:1].isspace() else f" {text}"
+
+
+def _turn(message: Message) -> str:
+    return f"{_SPEAKER[message['role']]} {message['content']}"
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: Reply, chat_template: str | None) -> str:
+    """The whole conversation through the chat template.
+
+    Raises:
+        DataError: the template refuses the conversation (for example a system message that it does not know).
+    """
+    return _apply(tokenizer, prompt_messages(prompt) + response_messages(response), chat_template, False)
+
+
+def render_chat_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, full_text: str, chat_template: str | None
+) -> str:
+    """The part of ``full_text`` (see :func:`render_chat`) that is the prompt.
+
+    Normally that is the prompt with the header of the assistant's turn. Some templates write another header when a
+    response is asked for than when it is there; then the header counts as part of the response.
+    """
+    for with_header in (True, False):
+        text = _apply(tokenizer, prompt_messages(prompt), chat_template, with_header)
+        if full_text.startswith(text):
+            return text
+    return ""
+
+
+def _apply(tokenizer: Any, messages: list[Message], chat_template: str | None, with_header: bool) -> str:
+    import jinja2
+
+    try:
+        return tokenizer.apply_chat_template(
+            messages, chat_template=chat_template, tokenize=False, add_generation_prompt=with_header
+        )
+    except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"the chat template refuses the conversation ({error})",
+            fix="Change the messages, or give another chat_template ('plain' needs none).",
+        ) from error

@@ -1,0 +1,269 @@
+"""Text to token ids, with the true response length and an explicit policy for what does not fit.
+
+The ids of a sequence are those of the rendered text as a whole (:mod:`odin_rm.data.render`), so they equal what
+``apply_chat_template(tokenize=True)`` or a plain tokenizer call gives to anybody else's tool. Training, scoring, audit
+and export all come through :func:`encode_responses`; there is no second way.
+
+Where the prompt ends inside the ids matters only when something has to be cut: the prompt part is then the longest
+common start of the sequence's ids and the prompt's own ids. A token that reaches over the border belongs to the
+response, so a cut of the prompt never touches the response.
+
+The response length ``L(y)`` is the number of tokens of the response's text alone: without prompt, without special
+tokens and end marker, before truncation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from odin_rm.core.errors import ConfigError, DataError, RowError
+from odin_rm.data.render import (
+    Prompt,
+    Reply,
+    plain_prompt,
+    plain_response,
+    render_chat,
+    render_chat_prompt,
+    response_texts,
+    uses_chat_template,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Overlong = Literal["drop", "truncate_prompt_left", "truncate_response", "error"]
+# Texts per call of the tokenizer: enough for its threads, few enough to keep Python lists small.
+CHUNK = 1000
+# truncate_response keeps at most this part of the window for the prompt when the response does not fit beside it.
+PROMPT_SHARE = 4
+# An end marker (an end-of-turn token and a line break, say) has at most this many ids.
+_LONGEST_END_MARKER = 4
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """How texts become sequences.
+
+    Attributes:
+        max_length: the most tokens of a sequence (prompt, response, end marker).
+        overlong: what happens to a longer one.
+            ``"drop"``: it is flagged ``dropped``; the loader drops its pairs and counts them.
+            ``"truncate_prompt_left"``: the start of the prompt goes, the first special token ([CLS], BOS) and the whole
+            response stay; where the response alone does not fit, as ``"drop"``.
+            ``"truncate_response"``: the prompt is first cut from the left, down to a quarter of ``max_length`` if need
+            be; then the response keeps its first tokens that fit, and the end marker. For encoders with short windows.
+            ``"error"``: a :class:`~odin_rm.core.errors.DataError`.
+        chat_template: a Jinja template (or the name of one of the tokenizer's) instead of the tokenizer's default;
+            ``"plain"`` for the plain template; ``None`` for the tokenizer's own, or plain where it has none.
+    """
+
+    max_length: int = 1024
+    overlong: Overlong = "drop"
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ConfigError(f"max_length is {self.max_length}", where="--max_length", fix="Give at least 1 token.")
+        if self.overlong not in get_args(Overlong):
+            known = ", ".join(get_args(Overlong))
+            raise ConfigError(f"overlong is '{self.overlong}'", where="--overlong", fix=f"Use one of {known}.")
+
+
+@dataclass(frozen=True)
+class EncodedResponse:
+    """One sequence.
+
+    Attributes:
+        input_ids: what the model reads, after truncation; empty where ``dropped``.
+        response_tokens: ``L(y)``, before truncation.
+        sequence_tokens: length of the sequence before truncation.
+        prompt_cut: prompt tokens that were cut away.
+        response_cut: response tokens that were cut away.
+        dropped: the sequence does not fit and the policy does not cut it.
+        prompt_tokens: tokens of the prompt part; known (not -1) only where the sequence is longer than ``max_length``.
+    """
+
+    input_ids: list[int]
+    response_tokens: int
+    sequence_tokens: int
+    prompt_cut: int = 0
+    response_cut: int = 0
+    dropped: bool = False
+    prompt_tokens: int = -1
+
+    @property
+    def truncated(self) -> bool:
+        """Whether anything was cut away."""
+        return self.prompt_cut + self.response_cut > 0
+
+
+def encode_response(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: Reply, settings: EncodingSettings
+) -> EncodedResponse:
+    """:func:`encode_responses` for one text."""
+    return encode_responses(tokenizer, [prompt], [response], settings)[0]
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Reply],
+    settings: EncodingSettings,
+) -> list[EncodedResponse]:
+    """Encode responses, each after its prompt.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer.
+        prompts: a string or chat messages each.
+        responses: a string or chat messages each; as many as ``prompts``.
+        settings: window and policy.
+
+    Raises:
+        DataError: the chat template refuses a conversation, or a sequence is too long and the policy is ``"error"``;
+            ``where`` gives its position ("response 3", from 1).
+    """
+    encoded: list[EncodedResponse] = []
+    for start in range(0, len(prompts), CHUNK):
+        part = slice(start, start + CHUNK)
+        names = [f"response {start + i + 1}" for i in range(len(prompts[part]))]
+        encoded += encode_named(tokenizer, prompts[part], responses[part], settings, names)
+    return encoded
+
+
+def encode_named(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Reply],
+    settings: EncodingSettings,
+    names: Sequence[str],
+) -> list[EncodedResponse]:
+    """One call's worth of :func:`encode_responses`; errors are placed by ``names``."""
+    if not prompts:
+        return []
+    chat = uses_chat_template(tokenizer, settings.chat_template)
+    texts = [
+        _full_text(tokenizer, prompt, response, settings, name, chat)
+        for prompt, response, name in zip(prompts, responses, names, strict=True)
+    ]
+    sequences = _ids(tokenizer, texts, special=not chat)
+    if not chat:
+        _append_end(tokenizer, sequences)
+    lengths = _response_lengths(tokenizer, responses)
+    encoded = []
+    for i, ids in enumerate(sequences):
+        if len(ids) <= settings.max_length:
+            encoded.append(EncodedResponse(ids, lengths[i], len(ids)))
+            continue
+        prompt_text = (
+            render_chat_prompt(tokenizer, prompts[i], texts[i], settings.chat_template)
+            if chat
+            else plain_prompt(prompts[i])
+        )
+        border = _common_start(ids, _ids(tokenizer, [prompt_text], special=not chat)[0])
+        encoded.append(_fit(tokenizer, ids, border, lengths[i], settings, names[i]))
+    return encoded
+
+
+def _full_text(
+    tokenizer: Any, prompt: Prompt, response: Reply, settings: EncodingSettings, name: str, chat: bool
+) -> str:
+    if not chat:
+        return plain_prompt(prompt) + plain_response(response)
+    try:
+        return render_chat(tokenizer, prompt, response, settings.chat_template)
+    except DataError as error:
+        raise RowError(error.what, where=name, fix=error.fix) from error
+
+
+def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
+    return tokenizer(
+        texts,
+        add_special_tokens=special,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+
+
+def _append_end(tokenizer: Any, sequences: list[list[int]]) -> None:
+    end = tokenizer.eos_token_id
+    if end is not None:
+        closing = {end, tokenizer.sep_token_id}
+        for ids in sequences:
+            if not ids or ids[-1] not in closing:
+                ids.append(end)
+
+
+def _response_lengths(tokenizer: Any, responses: Sequence[Reply]) -> list[int]:
+    texts = [response_texts(response) for response in responses]
+    counts = [len(ids) for ids in _ids(tokenizer, [text for parts in texts for text in parts], special=False)]
+    ends = np.cumsum([len(parts) for parts in texts]).tolist()
+    return [sum(counts[end - len(parts) : end]) for end, parts in zip(ends, texts, strict=True)]
+
+
+def _common_start(first: list[int], second: list[int]) -> int:
+    shared = min(len(first), len(second))
+    return next((i for i in range(shared) if first[i] != second[i]), shared)
+
+
+def _fit(
+    tokenizer: Any, ids: list[int], border: int, response_tokens: int, settings: EncodingSettings, name: str
+) -> EncodedResponse:
+    """Apply the policy to a sequence that is too long."""
+    window = settings.max_length
+    flagged = EncodedResponse([], response_tokens, len(ids), dropped=True, prompt_tokens=border)
+    if settings.overlong == "error":
+        raise overlong_error(flagged, settings, name)
+    if settings.overlong == "drop":
+        return flagged
+    head = ids[:1] if border and ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else []
+    prompt, response = ids[len(head) : border], ids[border:]
+    room = window - len(head) - len(response)
+    if room < 0 and settings.overlong == "truncate_prompt_left":
+        return flagged
+    if settings.overlong == "truncate_response":
+        room = max(room, min(len(prompt), window // PROMPT_SHARE - len(head)), 0)
+    kept_prompt = prompt[len(prompt) - room :] if room < len(prompt) else prompt
+    end = _end_marker(tokenizer, response)
+    response_room = window - len(head) - len(kept_prompt)
+    if len(response) > response_room:
+        body = response_room - end
+        if body < 1:
+            return flagged
+        kept_response = response[:body] + response[len(response) - end :]
+    else:
+        kept_response = response
+    return EncodedResponse(
+        head + kept_prompt + kept_response,
+        response_tokens,
+        len(ids),
+        prompt_cut=len(prompt) - len(kept_prompt),
+        response_cut=len(response) - len(kept_response),
+        prompt_tokens=border,
+    )
+
+
+def _end_marker(tokenizer: Any, response: list[int]) -> int:
+    """Number of ids from the last special token on, where that is the end of the sequence."""
+    special = set(tokenizer.all_special_ids)
+    for length in range(1, min(_LONGEST_END_MARKER, len(response)) + 1):
+        if response[-length] in special:
+            return length
+    return 0
+
+
+def overlong_error(encoded: EncodedResponse, settings: EncodingSettings, where: str) -> RowError:
+    """The error of the policy ``"error"``; says so where the prompt alone is too long."""
+    alone = encoded.prompt_tokens > settings.max_length
+    part, tokens = ("prompt alone", encoded.prompt_tokens) if alone else ("sequence", encoded.sequence_tokens)
+    return RowError(
+        f"the {part} has {tokens:,} tokens, more than max_length ({settings.max_length:,})",
+        where=where,
+        fix="Raise --max_length, or choose --overlong drop, truncate_prompt_left or truncate_response.",
+    )
