@@ -1,0 +1,17 @@
+"""Train a reward model that does not pay for length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from odin_rm.cli.config import parse_config
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, train, say where the model is."""
+    from odin_rm.reward.config import RewardConfig
+    from odin_rm.workflows.train import train_reward_model
+
+    folder = train_reward_model(parse_config(RewardConfig, list(argv), "reward"))
+    print(f"Reward model written to {folder / 'model'}")
+    return 0

@@ -1,0 +1,195 @@
+"""Loading any sequence-classification backbone and finding its last linear layer by structure.
+
+The feature of a reward model is the input of the backbone's own last linear layer (``score``, ``classifier``,
+``classifier.out_proj``, ...): the module outside the base model whose output size is the number of labels. Putting the
+heads in its place leaves pooling and the choice of the read-out token to the architecture's own code, so the stock
+one-label model of the same weights gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from odin_rm.core.errors import ModelError
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def check_model_folder(path: str | Path, *, extra_weight_files: tuple[str, ...] = ()) -> None:
+    """Refuse a local folder that cannot be a model, with a reason; hub ids pass.
+
+    Raises:
+        ModelError: the folder is missing (for a path-like name), has no ``config.json``, no weights, or a pickle only.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
+            raise ModelError("there is no such model folder", where=str(path), fix="Give a model folder or a hub id.")
+        return
+    if any((folder / name).is_file() for name in extra_weight_files):
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "the folder has no config.json, so it is not a transformers model",
+            where=str(path),
+            fix="Give the folder that save_pretrained wrote (for a run folder that is its model/ folder).",
+        )
+    if any((folder / name).is_file() for name in WEIGHT_FILES):
+        return
+    if any((folder / name).is_file() for name in PICKLE_FILES):
+        raise ModelError(
+            "the folder holds its weights as a pickle only, which could run code when it is loaded",
+            where=str(path),
+            fix="Convert it to safetensors: load it with transformers and call save_pretrained.",
+        )
+    raise ModelError(
+        "the folder has no weights (model.safetensors)", where=str(path), fix="Copy the weights beside config.json."
+    )
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence transformers' report of a missing classifier, where one is about to be put in, and its small bars."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def load_config(path: str | Path, *, trust_remote_code: bool = False, **overrides: Any) -> Any:
+    """``AutoConfig`` of a folder or hub id with load errors turned into one line.
+
+    Raises:
+        ModelError: the config cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **overrides)
+    except (OSError, ValueError, KeyError) as error:
+        raise _load_error(path, error) from error
+
+
+def load_classifier(
+    path: str | Path,
+    *,
+    config: Any = None,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> PreTrainedModel:
+    """The sequence classifier of a folder or hub id, safetensors only.
+
+    ``quiet`` leaves out transformers' report of missing weights, where the caller replaces the classifier anyway.
+
+    Raises:
+        ModelError: nothing there to load, or the architecture has no sequence classifier.
+    """
+    check_model_folder(path)
+    kwargs: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust_remote_code}
+    kwargs["dtype"] = dtype or torch.float32
+    if config is not None:
+        kwargs["config"] = config
+    if attn_implementation is not None:
+        kwargs["attn_implementation"] = attn_implementation
+    try:
+        with quiet_loading() if quiet else nullcontext():
+            return AutoModelForSequenceClassification.from_pretrained(path, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _load_error(path, error) from error
+
+
+def find_output_layer(model: nn.Module, labels: int) -> str:
+    """Dotted name of the last linear layer: the last ``nn.Linear`` outside the base model with ``labels`` outputs.
+
+    Raises:
+        ModelError: there is none.
+    """
+    base_prefix = getattr(model, "base_model_prefix", "")
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == labels
+        and not (base_prefix and name.startswith(base_prefix + "."))
+    ]
+    if not found:
+        raise ModelError(
+            f"no linear output layer with {labels} label(s) in {type(model).__name__}",
+            fix="Use an architecture whose classifier ends in a linear layer.",
+        )
+    return found[-1]
+
+
+def outside_modules(model: nn.Module) -> list[str]:
+    """Names of the direct children outside the base model that have parameters (a pooler, the classifier)."""
+    base_prefix = getattr(model, "base_model_prefix", "")
+    return [n for n, m in model.named_children() if n != base_prefix and any(True for _ in m.parameters())]
+
+
+def switch_dropout_off(config: Any) -> dict[str, float]:
+    """Set every dropout rate of a config to 0 and give the old values back, for the two passes of a step must agree.
+
+    Returns:
+        ``{name: old value}`` of the rates that were not 0.
+    """
+    old = {}
+    for name, value in list(vars(config).items()):
+        if "drop" in name and isinstance(value, float) and value > 0:
+            old[name] = value
+            setattr(config, name, 0.0)
+    return old
+
+
+def pad_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding of each row to its end; rows padded on the right already come back unchanged.
+
+    Encoders read their first column and absolute positions count columns, so left padding would change what a stock
+    classifier reads.
+
+    Args:
+        input_ids: ``(R, T)`` token ids.
+        attention_mask: ``(R, T)`` 1 for real tokens.
+    """
+    columns_T = torch.arange(input_ids.shape[1], device=input_ids.device)
+    first_R = attention_mask.argmax(-1)
+    source_RT = (columns_T + first_R[:, None]) % input_ids.shape[1]
+    return input_ids.gather(1, source_RT), attention_mask.gather(1, source_RT)
+
+
+def ensure_pad_token(tokenizer: Any, model_config: Any) -> int:
+    """Give the tokenizer a pad token where it has none (its end token) and the config the same id.
+
+    Returns:
+        The pad token id.
+
+    Raises:
+        ModelError: the tokenizer has neither pad nor end nor unknown token.
+    """
+    if tokenizer.pad_token_id is None:
+        substitute = tokenizer.eos_token or tokenizer.unk_token
+        if substitute is None:
+            raise ModelError(
+                "the tokenizer has no pad, end or unknown token", fix="Set tokenizer.pad_token and save it."
+            )
+        tokenizer.pad_token = substitute
+    model_config.pad_token_id = tokenizer.pad_token_id
+    return int(tokenizer.pad_token_id)
+
+
+def _load_error(path: str | Path, error: Exception) -> ModelError:
+    reason = str(error).strip().split("\n")[0][:300]
+    return ModelError(f"cannot load the model ({reason})", where=str(path), fix="Give a model folder or a hub id.")

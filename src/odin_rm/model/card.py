@@ -1,0 +1,93 @@
+"""The model card: what the model is, how it was trained, what the audit measured. Written beside every saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from odin_rm.core.files import atomic_write_text
+from odin_rm.model.info import RewardModelInfo
+
+# The figures of audit.json that a reader of the card wants first.
+CARD_FIGURES = (
+    "accuracy",
+    "accuracy_chosen_longer",
+    "accuracy_chosen_shorter",
+    "accuracy_length_balanced",
+    "pearson",
+    "spearman",
+    "kendall",
+    "pearson_within_prompt",
+    "information_beyond_length",
+)
+
+_TEMPLATE = jinja2.Template(
+    """\
+---
+{{ front_matter }}---
+
+# Reward model ({{ info.objective }})
+
+Trained with [odin-rm](https://pypi.org/project/odin-rm/). {% if "length" in info.heads -%}
+Two heads on one feature: `quality`, the reward, and `length`, which absorbed what pays for length in training and is
+never part of the reward.
+{%- else -%}
+One head, `quality`: the plain Bradley-Terry baseline.
+{%- endif %} The folder loads as a stock one-label classifier whose label is `quality`
+(`AutoModelForSequenceClassification.from_pretrained`); the heads by name are in `reward_heads.safetensors`.
+{% if info.base_model %}
+This is a LoRA adapter for `{{ info.base_model }}`; `odin-rm export` merges it into a stock classifier.
+{% endif %}
+{% if info.reward_std is not none -%}
+On the reference set ({{ info.reference.get("responses", "?") }} responses) the quality reward has mean
+{{ "%.4f"|format(info.reward_mean) }} and deviation {{ "%.4f"|format(info.reward_std) }}.
+{% endif %}
+{% if info.audit -%}
+## Audit
+
+On {{ info.audit.get("dataset", "held-out pairs") }}: {{ info.audit.get("pairs", "?") }} pairs, length in
+{{ info.length_unit }}, 95 % bootstrap intervals.
+
+| figure | value | low | high |
+|---|---|---|---|
+{% for name in figures if name in info.audit and info.audit[name].value is not none -%}
+| {{ name.replace("_", " ") }} | {{ "%.3f"|format(info.audit[name].value) }} | {{ "%.3f"|format(info.audit[name].low) }} | {{ "%.3f"|format(info.audit[name].high) }} |
+{% endfor %}
+{% endif -%}
+{% if info.training -%}
+## Training
+
+| setting | value |
+|---|---|
+{% for name, value in info.training.items() -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+{% endif -%}
+## Reference
+
+Chen et al., "ODIN: Disentangled Reward Mitigates Hacking in RLHF", ICML 2024, arXiv 2402.07319.
+"""
+)
+
+
+def write_model_card(folder: Path, info: RewardModelInfo, config: Any) -> None:
+    """Write ``README.md`` with front matter that the hub reads.
+
+    Args:
+        folder: the model folder.
+        info: the model's description with audit and training figures.
+        config: the backbone's config, for the base model's name.
+    """
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["reward-model", "odin-rm", info.objective],
+    }
+    base = info.base_model or info.training.get("model")
+    if base and not Path(base).exists():
+        front["base_model"] = base
+    text = _TEMPLATE.render(front_matter=yaml.safe_dump(front, sort_keys=False), info=info, figures=CARD_FIGURES)
+    atomic_write_text(folder / "README.md", text)

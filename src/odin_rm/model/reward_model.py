@@ -1,0 +1,407 @@
+"""The reward model: any sequence-classification backbone with named heads in place of its last linear layer.
+
+The saved folder is at the same time a stock one-label classifier whose single label is the quality head, so a tool that
+knows nothing of odin-rm ranks by quality and never by length. The heads by name are in ``reward_heads.safetensors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from odin_rm.core.errors import MissingExtraError, ModelError
+from odin_rm.core.types import LENGTH, QUALITY, RewardScores
+from odin_rm.model.backbone import (
+    check_model_folder,
+    find_output_layer,
+    load_classifier,
+    load_config,
+    switch_dropout_off,
+    pad_right,
+    quiet_loading,
+)
+from odin_rm.model.heads import RewardHeads, effective_head
+from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
+
+HEADS_FILE = "reward_heads.safetensors"
+ADAPTER_FILE = "adapter_config.json"
+
+
+class RewardModel(nn.Module):
+    """A backbone whose last linear layer is a :class:`RewardHeads`.
+
+    Args:
+        backbone: a sequence classifier (or a ``PeftModel`` around one) that already carries the heads.
+        output_layer: dotted name of the heads within the unwrapped backbone.
+        info: description that is saved beside the weights.
+        dropout: dropout rates that the backbone's config had before they were set to 0.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        output_layer: str,
+        info: RewardModelInfo,
+        dropout: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.output_layer = output_layer
+        self.info = info
+        self._dropout = dict(dropout or {})
+        self._decoder = hasattr(self.config, "use_cache")
+
+    # ---- construction ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(
+        cls,
+        path: str | Path,
+        *,
+        heads: Sequence[str] = (QUALITY, LENGTH),
+        normalise_heads: bool = True,
+        head_scale: float = 1.0,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> RewardModel:
+        """A new reward model on a pretrained causal or encoder model; the heads are drawn from torch's global seed.
+
+        Raises:
+            ModelError: nothing there to load, or no linear output layer.
+        """
+        check_model_folder(path)
+        config = load_config(path, trust_remote_code=trust_remote_code, num_labels=1)
+        dropout = switch_dropout_off(config)
+        backbone = load_classifier(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            quiet=True,
+        )
+        name = find_output_layer(backbone, 1)
+        size = int(backbone.get_submodule(name).in_features)  # type: ignore[arg-type]
+        _set_submodule(backbone, name, RewardHeads(size, heads, normalise=normalise_heads, scale=head_scale))
+        return cls(backbone, name, RewardModelInfo(tuple(heads), normalise_heads, head_scale), dropout)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        trainable: bool = False,
+    ) -> RewardModel:
+        """Load what :meth:`save_pretrained` wrote (a folder, or a hub id that is downloaded first).
+
+        Args:
+            path: folder or hub id.
+            dtype: dtype of the backbone; the heads stay in float32.
+            attn_implementation: attention implementation of transformers.
+            trust_remote_code: run code that comes with the model.
+            trainable: keep a LoRA adapter trainable (training goes on from this model).
+
+        Raises:
+            ModelError: the folder is not a saved reward model, or a part of it is missing.
+        """
+        folder = _local_folder(path)
+        info = RewardModelInfo.load(folder)
+        kwargs: dict[str, Any] = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
+        }
+        source: str | Path = info.base_model if info.base_model is not None else folder
+        heads: dict[str, Any] = {"normalise_heads": info.normalise_heads, "head_scale": info.head_scale}
+        model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
+        model.info = info
+        if info.base_model is not None:
+            peft = _import_peft()
+            model.backbone = peft.PeftModel.from_pretrained(model.backbone, folder, is_trainable=trainable)
+        model.load_heads(folder)
+        return model
+
+    # ---- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def classifier(self) -> PreTrainedModel:
+        """The sequence classifier itself, without a LoRA wrapper."""
+        backbone: Any = self.backbone
+        return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+
+    @property
+    def config(self) -> Any:
+        """The backbone's config."""
+        return self.classifier.config
+
+    @property
+    def heads(self) -> RewardHeads:
+        """The heads in place of the backbone's last linear layer."""
+        module = self.classifier.get_submodule(self.output_layer)
+        assert isinstance(module, RewardHeads)
+        return module
+
+    @property
+    def has_length_head(self) -> bool:
+        """Whether there is a length head beside the quality head."""
+        return LENGTH in self.heads.names
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether the backbone carries a LoRA adapter."""
+        return self.classifier is not self.backbone
+
+    # ---- computation -------------------------------------------------------------------------------------------------
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> RewardScores:
+        """Rewards of ``R`` padded sequences of ``T`` tokens.
+
+        Args:
+            input_ids: ``(R, T)`` token ids, padded on either side with the config's pad token.
+            attention_mask: ``(R, T)`` 1 for real tokens.
+
+        Returns:
+            :class:`RewardScores` with ``(R,)`` float32 rewards per head. The padding side changes nothing.
+        """
+        input_ids, attention_mask = pad_right(input_ids, attention_mask)
+        kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
+        rewards_RH = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
+        columns = dict(zip(self.heads.names, rewards_RH.float().unbind(-1), strict=True))
+        return RewardScores(columns[QUALITY], columns.get(LENGTH))
+
+    def head_cosine(self) -> Tensor | None:
+        """``()`` cosine between the quality and the length head, or ``None`` without a length head."""
+        return self.heads.cosine(QUALITY, LENGTH) if self.has_length_head else None
+
+    # ---- what transformers.Trainer calls -----------------------------------------------------------------------------
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations in the backward pass to save memory (transformers' own implementation)."""
+        backbone: Any = self.classifier
+        if hasattr(backbone, "activation_checkpointing_enable"):
+            backbone.activation_checkpointing_enable(**kwargs)
+        else:
+            backbone.gradient_checkpointing_enable(kwargs.get("activation_checkpointing_kwargs"))
+        if self.is_lora:
+            # The frozen embedding's output has no gradient, and reentrant checkpoints would then drop the adapters'.
+            backbone.enable_input_require_grads()
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """The name that older transformers releases call."""
+        self.activation_checkpointing_enable(activation_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+    # ---- LoRA --------------------------------------------------------------------------------------------------------
+
+    def add_lora(
+        self, base_model: str, *, r: int, alpha: int, target_modules: Sequence[str] | str | None = None
+    ) -> None:
+        """Freeze the backbone under a LoRA adapter; the heads and what lies outside the base model stay trained.
+
+        Args:
+            base_model: folder or hub id to record, from which the frozen weights are loaded again.
+            r: rank.
+            alpha: scale numerator; the update is ``alpha / r * B A``.
+            target_modules: names of linear layers; by default every linear layer of the base model.
+
+        Raises:
+            MissingExtraError: peft is not installed.
+            ModelError: no layer has the names asked for.
+        """
+        peft = _import_peft()
+        classifier = self.classifier
+        prefix = classifier.base_model_prefix + "."
+        if target_modules is None:
+            modules = dict(classifier.named_modules())
+            target_modules = [n for n, m in modules.items() if n.startswith(prefix) and _is_linear(m)]
+        outside = sorted(
+            n
+            for n, m in classifier.named_modules()
+            if _is_linear(m) and not n.startswith(prefix) and not n.startswith(self.output_layer + ".")
+        )
+        lora = peft.LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=target_modules, modules_to_save=outside or None
+        )
+        try:
+            self.backbone = peft.get_peft_model(classifier, lora)
+        except ValueError as error:
+            raise ModelError(f"LoRA cannot be added ({error})", fix="Check --lora_target_modules.") from error
+        self.heads.requires_grad_(True)
+        self.info = self.info.with_(base_model=base_model)
+
+    # ---- saving ------------------------------------------------------------------------------------------------------
+
+    def quality_state_dict(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Tensors of the stock one-label classifier: the backbone's own names, the quality head as its last layer.
+
+        Args:
+            state_dict: this module's state dict where a distributed engine has gathered it; default the live one.
+        """
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+        vectors = self.output_layer + ".vectors."
+        stock = {k: v for k, v in backbone.items() if not k.startswith(vectors)}
+        dtype = next((v.dtype for v in stock.values() if v.is_floating_point()), torch.float32)
+        weight = self._effective(backbone[vectors + QUALITY]).to(dtype)[None]
+        stock[self.output_layer + ".weight"] = weight
+        if self._stock_layer_has_bias():
+            stock[self.output_layer + ".bias"] = torch.zeros(1, dtype=dtype)
+        return {k: v.detach().contiguous() for k, v in stock.items()}
+
+    def save_pretrained(
+        self, folder: str | Path, *, tokenizer: Any = None, state_dict: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write the model folder: backbone (or adapter), heads by name, description, tokenizer, model card.
+
+        Args:
+            folder: created where missing; the caller makes it atomic (``odin_rm.core.files.atomic_folder``).
+            tokenizer: saved beside the model where given.
+            state_dict: gathered tensors from a distributed engine.
+        """
+        from odin_rm.model.card import write_model_card
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        marker = self.output_layer + ".vectors."
+        vectors = {k.split(marker)[1]: v.detach().float().cpu().contiguous() for k, v in state.items() if marker in k}
+        save_file(vectors, folder / HEADS_FILE, metadata={"format": "pt"})
+        if self.is_lora:
+            backbone: Any = self.backbone
+            backbone.save_pretrained(folder)
+            (folder / "README.md").unlink(missing_ok=True)
+        else:
+            self._save_stock(folder, self.quality_state_dict(state))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        self.info.save(folder)
+        write_model_card(folder, self.info, self.config)
+
+    def load_heads(self, folder: str | Path) -> None:
+        """Read the heads by name from ``reward_heads.safetensors``.
+
+        Raises:
+            ModelError: the file is missing or holds other heads.
+        """
+        path = Path(folder) / HEADS_FILE
+        if not path.is_file():
+            raise ModelError("the heads are missing", where=str(path), fix="Copy the whole model folder.")
+        tensors = load_file(path)
+        if set(tensors) != set(self.heads.names):
+            raise ModelError(f"expected the heads {self.heads.names}, found {sorted(tensors)}", where=str(path))
+        with torch.no_grad():
+            for name, parameter in self.heads.vectors.items():
+                parameter.copy_(tensors[name])
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Load all weights of a folder saved from the same kind of model into this one, in place (checkpoints)."""
+        if self.is_lora:
+            peft = _import_peft()
+            adapter = load_file(Path(folder) / "adapter_model.safetensors")
+            peft.set_peft_model_state_dict(self.backbone, adapter)
+        else:
+            fresh = load_classifier(folder, dtype=next(self.classifier.parameters()).dtype, quiet=True)
+            tensors = {k: v for k, v in fresh.state_dict().items() if not k.startswith(self.output_layer + ".")}
+            self.classifier.load_state_dict(tensors, strict=False)
+        self.load_heads(folder)
+
+    def push_to_hub(self, repo_id: str, *, tokenizer: Any = None, private: bool | None = None, **kwargs: Any) -> str:
+        """Upload the saved folder to the hub; returns the address of the commit."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, tokenizer=tokenizer)
+            api = HfApi()
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
+
+    def merged(self) -> RewardModel:
+        """The same model with a LoRA adapter merged into the backbone (a deep copy; itself where there is none)."""
+        if not self.is_lora:
+            return self
+        import copy
+
+        backbone: Any = copy.deepcopy(self.backbone)
+        info = self.info.with_(base_model=None)
+        return RewardModel(backbone.merge_and_unload(), self.output_layer, info, self._dropout)
+
+    # ---- internals ---------------------------------------------------------------------------------------------------
+
+    def _effective(self, vector_D: Tensor) -> Tensor:
+        return effective_head(vector_D, normalise=self.info.normalise_heads, scale=self.info.head_scale)
+
+    def _stock_layer_has_bias(self) -> bool:
+        return getattr(self.heads, "stock_bias", False)
+
+    def stock_config(self) -> Any:
+        """A copy of the backbone's config as a one-label classifier, with its original dropout rates."""
+        import copy
+
+        config = copy.deepcopy(self.config)
+        config.num_labels = 1
+        config.id2label, config.label2id = {0: QUALITY}, {QUALITY: 0}
+        config.problem_type = None
+        config.architectures = [type(self.classifier).__name__]
+        for name, value in self._dropout.items():
+            setattr(config, name, value)
+        return config
+
+    def _save_stock(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        classifier = self.classifier
+        live = classifier.config
+        classifier.config = self.stock_config()
+        try:
+            with quiet_loading():
+                classifier.save_pretrained(folder, state_dict=tensors)
+        finally:
+            classifier.config = live
+
+
+def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
+    old: Any = model.get_submodule(name)
+    parent, _, child = name.rpartition(".")
+    module.stock_bias = getattr(old, "bias", None) is not None  # type: ignore[assignment]
+    setattr(model.get_submodule(parent) if parent else model, child, module)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    # GPT-2's Conv1D is a linear layer by another name.
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("peft", "peft") from error
+    return peft
+
+
+def _local_folder(path: str | Path) -> Path:
+    if is_reward_model_folder(path):
+        return Path(path)
+    if Path(path).is_dir():
+        raise ModelError(
+            "the folder is not a reward model saved by odin-rm (no odin_rm.json)",
+            where=str(path),
+            fix="For another library's reward model use odin-rm audit or score, which load it as a classifier.",
+        )
+    check_model_folder(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"]))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"cannot download the model ({type(error).__name__})", where=str(path)) from error

@@ -1,0 +1,127 @@
+"""What a reward run does beside its steps: plans of epochs, the meter, ``metrics.jsonl``, signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+from transformers import TrainerCallback
+
+from odin_rm.core.files import append_jsonl
+from odin_rm.objectives.disentangle import DisentangledLoss
+from odin_rm.reward.loader import PlannedBatches, RankBatch
+
+
+class PlanEpochs(TrainerCallback):
+    """Tells the planned batches which epoch begins (also where a run is resumed in the middle of one)."""
+
+    def __init__(self, batches: PlannedBatches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Plan the epoch that begins."""
+        self.batches.set_epoch(state.global_step // len(self.batches))
+
+
+class StepMeter:
+    """Collects the parts of the objective between two logs; the log gets their means and the rates."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._pairs = 0
+        self._tokens = 0
+
+    def add(
+        self, parts: DisentangledLoss, loss: Tensor, batch: RankBatch, cosine: float | None, *, seconds: float
+    ) -> None:
+        """Record one step."""
+        row = {
+            "ranking_loss": float(parts.ranking),
+            "length_loss": float(parts.length),
+            "orthogonality_loss": 0.0 if cosine is None else abs(cosine),
+            "accuracy": float(parts.accuracy),
+            "total_accuracy": float(parts.total_accuracy),
+            "quality_length_correlation": float(parts.quality_length_correlation),
+            "length_length_correlation": float(parts.length_length_correlation),
+            "degenerate_correlations": float(parts.degenerate),
+            "responses": float(len(batch.tokens_R)),
+        }
+        if cosine is not None:
+            row["head_cosine"] = cosine
+        self._rows.append(row)
+        self._seconds += seconds
+        self._pairs += len(batch.chosen_B)
+        self._tokens += batch.real_tokens
+
+    def drain(self) -> dict[str, Any]:
+        """Means since the last call; a count of degenerate correlations; pairs and tokens per second."""
+        if not self._rows:
+            return {}
+        out: dict[str, Any] = {}
+        for name in self._rows[0]:
+            values = [row[name] for row in self._rows]
+            mean = sum(values) / len(values)
+            # A model without a length head has no such correlation: null in the file, not NaN.
+            out[name] = None if mean != mean else mean
+        out["degenerate_correlations"] = int(sum(row["degenerate_correlations"] for row in self._rows))
+        out["pairs"] = self._pairs
+        out["pairs_per_second"] = self._pairs / self._seconds
+        out["tokens_per_second"] = self._tokens / self._seconds
+        self.__init__()  # type: ignore[misc]
+        return out
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each log as one object to ``metrics.jsonl`` of the run folder.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write the log, the main process only."""
+        if state.is_world_process_zero and logs:
+            append_jsonl(self.path, {"step": state.global_step, **logs})
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
+
+    A second Ctrl-C is not caught any more. ``stopped`` says afterwards whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = signal.Signals(number).name
+        if number in self._previous:
+            signal.signal(number, self._previous[number])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Ask for a checkpoint and the end of training where a signal came."""
+        if self.stopped:
+            control.should_save = True
+            control.should_training_stop = True
+            control.should_evaluate = False
+        return control

@@ -1,0 +1,261 @@
+"""Settings of a reward training run: our fields on top of ``transformers.TrainingArguments``."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.types import LENGTH, QUALITY
+
+OBJECTIVES = ("odin", "bradley_terry")
+LENGTH_SCOPES = ("batch", "prompt")
+OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
+
+# Fields of TrainingArguments that would do nothing here, and what to use instead. Setting one is an error.
+REFUSED = {
+    "per_device_train_batch_size": "use --batch_pairs (pairs per optimiser step over all ranks) and --microbatch_tokens",
+    "per_device_eval_batch_size": "use --microbatch_tokens",
+    "gradient_accumulation_steps": "use --batch_pairs: the whole optimiser batch is one step, split by "
+    "--microbatch_tokens",
+    "auto_find_batch_size": "use --microbatch_tokens, which bounds memory and does not change the gradient",
+    "average_tokens_across_devices": "the gradient is exact over ranks already",
+    "label_smoothing_factor": "the ranking loss has no label smoothing",
+    "label_names": "the data have no label column",
+    "train_sampling_strategy": "batches are planned from pairs, lengths and --seed",
+    "length_column_name": "lengths are known from tokenisation",
+    "dataloader_drop_last": "the last optimiser batch is always used",
+    "dataloader_persistent_workers": "workers are renewed each epoch to carry the epoch's plan",
+    "prediction_loss_only": "evaluation always measures every figure",
+    "eval_accumulation_steps": "evaluation keeps two numbers per response only",
+    "eval_do_concat_batches": "evaluation keeps two numbers per response only",
+    "eval_use_gather_object": "evaluation keeps two numbers per response only",
+    "batch_eval_metrics": "evaluation keeps two numbers per response only",
+    "include_for_metrics": "evaluation always measures every figure",
+    "include_num_input_tokens_seen": "tokens_per_second is logged in each step",
+    "neftune_noise_alpha": "noise would make the two passes of a step disagree",
+    "remove_unused_columns": "columns are chosen by the preference reader",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run and saves the batch",
+    "use_cache": "training needs no key-value cache",
+    "do_train": "the command trains",
+    "do_eval": "give --eval_dataset and --eval_strategy",
+    "do_predict": "use odin-rm score",
+    "parallelism_config": "only data-parallel splits are supported",
+}
+
+
+@dataclass
+class RewardConfig(TrainingArguments):
+    """Everything that ``odin-rm reward`` takes; fields of ``TrainingArguments`` keep their names and meaning."""
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, local causal or encoder model, or a reward model saved by odin-rm (goes on from it)."
+        },
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Preference data: file, dataset folder or hub id (docs/data_formats.md)."}
+    )
+    eval_dataset: str | None = field(default=None, metadata={"help": "Held-out preference data for --eval_strategy."})
+    eval_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the training prompts held out where there is no --eval_dataset."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace another run in --output_dir instead of refusing."}
+    )
+
+    # The objective.
+    objective: str = field(
+        default="odin",
+        metadata={
+            "help": "odin (two heads, disentangled) or bradley_terry (the vanilla arm).",
+            "choices": list(OBJECTIVES),
+        },
+    )
+    length_weight: float | None = field(
+        default=None, metadata={"help": "lambda_L of the length-correlation loss. Default 1 for odin, 0 otherwise."}
+    )
+    orthogonality_weight: float | None = field(
+        default=None, metadata={"help": "lambda_O of the orthogonality loss. Default 1 for odin, 0 otherwise."}
+    )
+    length_warmup: float = field(
+        default=0.0, metadata={"help": "Share of the steps over which both weights rise linearly from 0."}
+    )
+    length_scope: str = field(
+        default="batch",
+        metadata={
+            "help": "Correlation over the whole batch (the paper) or of responses centred within each prompt.",
+            "choices": list(LENGTH_SCOPES),
+        },
+    )
+    normalise_heads: bool | None = field(
+        default=None,
+        metadata={"help": "Normalise head vectors in the forward pass. Default true for odin, else false."},
+    )
+    head_scale: float = field(
+        default=1.0,
+        metadata={"help": "Constant that multiplies normalised heads (the paper: 1); raise it for encoders."},
+    )
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the heads. Default: --learning_rate."}
+    )
+
+    # The exact batch.
+    batch_pairs: int = field(default=128, metadata={"help": "Pairs per optimiser step, over all ranks."})
+    max_pairs_per_prompt: int = field(
+        default=8, metadata={"help": "At most this many pairs of one prompt enter one optimiser step."}
+    )
+    microbatch_tokens: int = field(
+        default=16384, metadata={"help": "Padded tokens per forward pass and rank; bounds memory, changes no gradient."}
+    )
+    single_pass_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "One process: up to this many tokens per step the graphs of the scoring pass are kept, which "
+            "saves the second forward pass for memory."
+        },
+    )
+
+    # Text.
+    max_length: int = field(default=1024, metadata={"help": "Longest sequence (prompt and response), in tokens."})
+    overlong: str = field(
+        default="drop",
+        metadata={
+            "help": "What to do with longer ones: drop the pair, truncate_prompt_left, truncate_response "
+            "(opt-in, cuts the end), or error.",
+            "choices": list(OVERLONG),
+        },
+    )
+    on_bad_row: str = field(
+        default="error",
+        metadata={
+            "help": "A malformed row ends the run (error) or is counted and written to a file (skip).",
+            "choices": ["error", "skip"],
+        },
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where tokenised data are cached."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenisation."})
+
+    # The backbone.
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention of transformers: sdpa, eager, flash_attention_2, ..."}
+    )
+    model_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Dtype of the trained weights; use --bf16 for mixed precision.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    lora_r: int = field(default=0, metadata={"help": "Rank of a LoRA adapter; 0 trains all weights."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale of the LoRA update (alpha / r)."})
+    lora_target_modules: str | None = field(
+        default=None, metadata={"help": "Comma-separated linear layers for LoRA. Default: all of the base model."}
+    )
+
+    # Other defaults than transformers': the paper's where it names one, and no network or tracker unasked.
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the backbone."})
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW weight decay; never applied to the heads."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up steps; below 1 a share of all steps."})
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+    report_to: str | None = field(default="none", metadata={"help": "Trackers: none, tensorboard, wandb, trackio, ..."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+
+    def __post_init__(self) -> None:
+        self._check_refused()
+        super().__post_init__()
+        is_odin = self.objective == "odin"
+        if self.length_weight is None:
+            self.length_weight = 1.0 if is_odin else 0.0
+        if self.orthogonality_weight is None:
+            self.orthogonality_weight = 1.0 if is_odin else 0.0
+        if self.normalise_heads is None:
+            self.normalise_heads = is_odin
+        self._check_own()
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads that the objective trains."""
+        return (QUALITY, LENGTH) if self.objective == "odin" else (QUALITY,)
+
+    def trajectory(self) -> dict[str, Any]:
+        """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
+        names = [f.name for f in fields(self) if f.name not in NOT_TRAJECTORY]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def _check_refused(self) -> None:
+        for item in fields(self):
+            if item.name in REFUSED:
+                default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+                value = getattr(self, item.name)
+                if value != default and str(getattr(value, "value", value)) != str(getattr(default, "value", default)):
+                    raise ConfigError(
+                        "has no effect in odin-rm reward", where=f"--{item.name}", fix=_sentence(REFUSED[item.name])
+                    )
+
+    def _check_own(self) -> None:
+        _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("length_scope", self.length_scope, LENGTH_SCOPES)
+        _one_of("overlong", self.overlong, OVERLONG)
+        _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
+        for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens", "max_length"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("length_weight", "orthogonality_weight", "single_pass_tokens", "lora_r"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("length_warmup", "eval_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"must be in [0, 1), it is {getattr(self, name)}", where=f"--{name}")
+        if self.objective == "bradley_terry" and self.orthogonality_weight:
+            raise ConfigError("needs a length head", where="--orthogonality_weight", fix="Use --objective odin.")
+        if self.head_scale != 1.0 and not self.normalise_heads:
+            raise ConfigError(
+                "scales normalised heads only", where="--head_scale", fix="Add --normalise_heads true or leave it out."
+            )
+        if self.head_scale <= 0:
+            raise ConfigError(f"must be positive, it is {self.head_scale}", where="--head_scale")
+        if self.lora_r == 0 and (self.lora_target_modules is not None or self.lora_alpha != 16):
+            raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
+
+
+# What may differ between the run that wrote a checkpoint and the one that continues it.
+NOT_TRAJECTORY = frozenset(
+    """output_dir overwrite_output_dir eval_dataset resume_from_checkpoint logging_steps logging_strategy logging_first_step
+    log_level log_level_replica log_on_each_node disable_tqdm report_to run_name save_steps save_strategy save_total_limit
+    save_on_each_node save_only_model eval_steps eval_strategy eval_delay eval_on_start push_to_hub hub_token hub_model_id
+    hub_strategy hub_private_repo hub_always_push hub_revision load_best_model_at_end metric_for_best_model
+    greater_is_better microbatch_tokens single_pass_tokens cache_dir num_proc on_bad_row dataloader_num_workers
+    dataloader_pin_memory dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order local_rank
+    ddp_timeout ddp_bucket_cap_mb ddp_backend ddp_find_unused_parameters ddp_broadcast_buffers ddp_static_graph debug
+    skip_memory_metrics project trackio_space_id trackio_bucket_id trackio_static_space_id use_cpu
+    activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs
+    torch_empty_cache_steps accelerator_config enable_jit_checkpoint attn_implementation num_train_epochs_total
+    restore_callback_states_from_checkpoint ignore_data_skip distributed_state deepspeed_plugin""".split()
+)
+
+
+def _plain(value: Any) -> Any:
+    value = getattr(value, "value", value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"must be one of {', '.join(allowed)}, it is {value!r}", where=f"--{name}")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if value < low:
+        raise ConfigError(f"must be at least {low}, it is {value}", where=f"--{name}")

@@ -1,0 +1,142 @@
+"""The exact gradient of an objective that is defined on the whole optimiser batch (method: three steps).
+
+A correlation over a batch is not a mean over its parts, so accumulating losses of micro-batches optimises something
+else. Here the loss is a function ``f(s_1 .. s_R, w)`` of every response's scalar scores and of the heads, and
+
+    df/dtheta = sum_r (df/ds_r) (ds_r/dtheta) + (df/dw) (dw/dtheta)
+
+is assembled without ever holding the graph of more than one micro-batch:
+
+1. score each response without gradient, micro-batch by micro-batch; gather the scalars of all ranks;
+2. evaluate the objective on the gathered scalars, in float64, and differentiate it with respect to each scalar;
+3. run each micro-batch again with gradient and back-propagate ``sum(score * derivative)``.
+
+Where one rank holds the whole batch and it is small enough, the graphs of step 1 are kept and step 3 needs no second
+forward pass. The result does not depend on the split: not on micro-batches, order, padding or the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from odin_rm.core.types import RewardScores
+
+Parts = TypeVar("Parts")
+ScoreFunction = Callable[[Any], RewardScores]
+"""Scores one micro-batch (whatever the loader yields for it)."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of this rank.
+
+    Attributes:
+        inputs: what the score function takes.
+        positions: ``(r,)`` int64 positions of its responses in the optimiser batch. A rank with less work than the
+            others carries an idle micro-batch: inputs to run, so collectives match, but no positions.
+    """
+
+    inputs: Any
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How this process talks to the others; the defaults are one process.
+
+    Attributes:
+        world_size: number of ranks. Data-parallel averaging divides gradients by it, which is compensated.
+        sum_over_ranks: ``(H, R) -> (H, R)`` sum over ranks (the gather: every scalar is non-zero on one rank only).
+        backward: back-propagates a scalar (``accelerator.backward``: loss scaling, DeepSpeed).
+        no_sync: context in which a backward pass does not start the gradient exchange.
+        device: where the float64 scalars live (CPU where an accelerator has no float64); ``None`` for the CPU.
+        retain_graphs: keep the graphs of the scoring pass instead of a second forward pass.
+    """
+
+    world_size: int = 1
+    sum_over_ranks: Callable[[Tensor], Tensor] = lambda scores_HR: scores_HR
+    backward: Callable[[Tensor], None] = lambda loss: loss.backward()
+    no_sync: Callable[[], AbstractContextManager] = nullcontext
+    device: torch.device | None = None
+    retain_graphs: bool = False
+
+
+def exact_backward(
+    score: ScoreFunction,
+    micro_batches: Sequence[MicroBatch],
+    responses: int,
+    objective: Callable[[RewardScores], tuple[Tensor, Parts]],
+    *,
+    head_term: Callable[[], Tensor | None] = lambda: None,
+    engine: Engine | None = None,
+) -> Parts:
+    """Back-propagate the gradient of an objective over the whole optimiser batch; see the module's text.
+
+    Args:
+        score: forward pass of one micro-batch; must be deterministic (dropout off).
+        micro_batches: this rank's share; every rank has the same number.
+        responses: ``R``, distinct responses in the optimiser batch over all ranks.
+        objective: ``(scores of R responses) -> (total, parts)``, where ``total`` is differentiated with respect to the
+            scores only and ``parts`` is handed back. It sees float64 scores, the same ones on each rank.
+        head_term: a term of the loss that depends on the heads alone (``lambda_O |w_Q . w_L|``); added once.
+        engine: the processes; one by default.
+
+    Returns:
+        ``parts`` of the objective.
+    """
+    engine = engine or Engine()
+    one_pass = engine.retain_graphs or len(micro_batches) == 1
+
+    # 1. Score. With one micro-batch (or graphs kept) this is also the pass that is differentiated.
+    kept: list[Tensor] = []
+    scores_HR: Tensor | None = None
+    for micro_batch in micro_batches:
+        with torch.set_grad_enabled(one_pass):
+            local_Hr = _stack(score(micro_batch.inputs))
+        if scores_HR is None:
+            scores_HR = torch.zeros(len(local_Hr), responses, dtype=torch.float64, device=engine.device)
+        real = len(micro_batch.positions)
+        scores_HR[:, micro_batch.positions.to(engine.device)] = local_Hr.detach()[:, :real].to(engine.device).double()
+        if one_pass:
+            kept.append(local_Hr)
+    assert scores_HR is not None, "an optimiser batch has at least one micro-batch on each rank"
+    scores_HR = engine.sum_over_ranks(scores_HR).requires_grad_(True)
+
+    # 2. The objective and its derivative with respect to each scalar. Identical on each rank.
+    with torch.enable_grad():
+        total, parts = objective(_unstack(scores_HR))
+        (derivative_HR,) = torch.autograd.grad(total, scores_HR)
+
+    # 3. Back-propagate sum(score * derivative); the exchange of gradients starts with the last micro-batch only.
+    for index, micro_batch in enumerate(micro_batches):
+        last = index == len(micro_batches) - 1
+        with nullcontext() if last else engine.no_sync():
+            local_Hr = kept[index] if one_pass else _stack(score(micro_batch.inputs))
+            weight_Hr = torch.zeros_like(local_Hr)
+            weight_Hr[:, : len(micro_batch.positions)] = derivative_HR[:, micro_batch.positions.to(engine.device)].to(
+                local_Hr
+            )
+            # Averaging over ranks divides by the world size; each response lives on one rank, so multiply back.
+            loss = (local_Hr * weight_Hr).sum() * engine.world_size
+            extra = head_term() if last else None
+            if extra is not None:
+                loss = loss + extra
+            engine.backward(loss)
+        if one_pass:
+            kept[index] = torch.empty(0)
+    return parts
+
+
+def _stack(scores: RewardScores) -> Tensor:
+    """``(H, r)`` in the scores' own dtype (float32)."""
+    return torch.stack([scores.quality] if scores.length is None else [scores.quality, scores.length])
+
+
+def _unstack(scores_HR: Tensor) -> RewardScores:
+    return RewardScores(scores_HR[0], scores_HR[1] if len(scores_HR) > 1 else None)

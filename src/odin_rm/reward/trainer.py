@@ -1,0 +1,361 @@
+"""Reward training as a ``transformers.Trainer`` whose one step is the exact optimiser batch.
+
+Data parallelism, mixed precision, LoRA, schedules, trackers and checkpoints are the Trainer's. What differs from it:
+
+1. The loader yields a whole optimiser batch (``odin_rm.reward.loader``) and accumulation stays at 1, so a training step
+   is the function :meth:`RewardTrainer.training_step`, top to bottom.
+2. The loss is the ODIN objective over that whole batch and all ranks (``odin_rm.reward.exact_batch``).
+3. Checkpoints hold our model folder, and a note of the settings that decide the weights: a run goes on from its own
+   checkpoints only.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from odin_rm.core.errors import NumericalError
+from odin_rm.core.files import atomic_write_json
+from odin_rm.core.types import RewardScores
+from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.evaluation.audit import point_figures
+from odin_rm.model.reward_model import RewardModel
+from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
+from odin_rm.reward.callbacks import PlanEpochs, StepMeter
+from odin_rm.reward.config import RewardConfig
+from odin_rm.reward.exact_batch import Engine, exact_backward
+from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
+from odin_rm.reward.scoring import as_scored, check_finite, score_sequences
+
+SETTINGS_FILE = "odin_rm_run.json"
+
+
+class RewardTrainer(Trainer):
+    """Trains a :class:`RewardModel` on tokenised preferences.
+
+    Args:
+        model: the reward model.
+        args: a :class:`RewardConfig`; its ``output_dir`` holds the checkpoints.
+        train_data: tokenised preferences to train on.
+        eval_data: held-out preferences, or ``None``.
+        tokenizer: saved with each checkpoint; gives the pad token.
+        callbacks: further ``TrainerCallback`` objects.
+        padding_side: side of padding in training batches (the gradient does not depend on it).
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        args: RewardConfig,
+        train_data: TokenisedPreferences,
+        *,
+        eval_data: TokenisedPreferences | None = None,
+        tokenizer: Any,
+        callbacks: list[Any] | None = None,
+        padding_side: str = "right",
+    ) -> None:
+        self.config: RewardConfig = args
+        self.train_data, self.eval_data = train_data, eval_data
+        self.batches = PlannedBatches(
+            train_data,
+            batch_pairs=args.batch_pairs,
+            max_pairs_per_prompt=args.max_pairs_per_prompt,
+            microbatch_tokens=args.microbatch_tokens,
+            pad_token_id=int(tokenizer.pad_token_id),
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            padding_side=padding_side,
+        )
+        self.meter = StepMeter()
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self.batches,
+            eval_dataset=eval_data,
+            processing_class=tokenizer,
+            callbacks=[PlanEpochs(self.batches), *(callbacks or [])],
+        )
+        # The loss of a step is already that of the whole batch; nothing must divide it again.
+        self.model_accepts_loss_kwargs = False
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: RankBatch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Score, gather, objective, derivative per score, backward per micro-batch; returns the batch's loss."""
+        started = time.perf_counter()
+        model.train()
+        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
+            self.optimizer.train()
+        batch = inputs.to(self.args.device)
+        warmth = self._length_warmth()
+
+        def score(micro_batch: dict[str, Tensor]) -> RewardScores:
+            return model(**micro_batch)
+
+        def objective(scores: RewardScores) -> tuple[Tensor, DisentangledLoss]:
+            parts = self.objective(scores, batch, warmth)
+            self._check_loss(parts, scores, batch)
+            return parts.total, parts
+
+        parts = exact_backward(
+            score,
+            batch.micro_batches,
+            len(batch.tokens_R),
+            objective,
+            head_term=lambda: self._head_term(warmth),
+            engine=self._engine(batch),
+        )
+        loss = parts.total.detach() + self._head_loss(warmth)
+        self.meter.add(parts, loss, batch, self._cosine(), seconds=time.perf_counter() - started)
+        return loss.to(device=self.args.device, dtype=torch.float32)
+
+    def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
+        """The objective of one whole batch as a function of its scores; the orthogonality term is added apart."""
+        config = self.config
+        assert config.length_weight is not None
+        return disentangled_loss(
+            scores.quality,
+            scores.length,
+            batch.tokens_R.to(scores.quality),
+            batch.chosen_B.to(scores.quality.device),
+            batch.rejected_B.to(scores.quality.device),
+            margin_B=batch.margin_B.to(scores.quality),
+            prompt_R=batch.prompt_R.to(scores.quality.device) if config.length_scope == "prompt" else None,
+            length_weight=warmth * config.length_weight,
+        )
+
+    def _engine(self, batch: RankBatch) -> Engine:
+        device = self.args.device if self.args.device.type == "cuda" else torch.device("cpu")
+        if self.args.world_size == 1:
+            keep = batch.padded_tokens <= self.config.single_pass_tokens
+            return Engine(backward=self.accelerator.backward, device=device, retain_graphs=keep)
+
+        def sum_over_ranks(scores_HR: Tensor) -> Tensor:
+            torch.distributed.all_reduce(scores_HR)
+            return scores_HR
+
+        return Engine(
+            world_size=self.args.world_size,
+            sum_over_ranks=sum_over_ranks,
+            backward=self.accelerator.backward,
+            no_sync=lambda: self.accelerator.no_sync(self.model_wrapped),
+            device=device,
+        )
+
+    def _head_term(self, warmth: float) -> Tensor | None:
+        cosine = self._reward_model().head_cosine()
+        weight = warmth * (self.config.orthogonality_weight or 0.0)
+        return None if cosine is None or not weight else weight * cosine.abs()
+
+    def _head_loss(self, warmth: float) -> Tensor:
+        with torch.no_grad():
+            term = self._head_term(warmth)
+        return torch.zeros((), dtype=torch.float64) if term is None else term.double()
+
+    def _cosine(self) -> float | None:
+        with torch.no_grad():
+            cosine = self._reward_model().head_cosine()
+        return None if cosine is None else float(cosine)
+
+    def _length_warmth(self) -> float:
+        if not self.config.length_warmup:
+            return 1.0
+        steps = self.config.length_warmup * max(1, self.state.max_steps)
+        return min(1.0, (self.state.global_step + 1) / steps)
+
+    def _check_loss(self, parts: DisentangledLoss, scores: RewardScores, batch: RankBatch) -> None:
+        if bool(torch.isfinite(parts.total)):
+            return
+        step = self.state.global_step + 1
+        bad_R = ~torch.isfinite(scores.total().detach())
+        rows = [
+            int(row)
+            for row, chosen, rejected in zip(batch.batch.rows, batch.chosen_B, batch.rejected_B, strict=True)
+            if bad_R[chosen] or bad_R[rejected]
+        ]
+        path = Path(self.args.output_dir).parent / f"bad_batch_step_{step}.json"
+        if self.is_world_process_zero():
+            atomic_write_json(path, self._describe(batch, scores, step))
+        listing = ", ".join(map(str, sorted(set(rows))[:8])) or "none of them alone"
+        raise NumericalError(
+            f"the loss is not finite (rows {listing}{', ...' if len(set(rows)) > 8 else ''})",
+            where=f"{self.train_data.source}, step {step}",
+            fix=f"The batch is saved in {path.name}; lower --learning_rate, or train with --bf16 instead of --fp16.",
+        )
+
+    def _describe(self, batch: RankBatch, scores: RewardScores, step: int) -> dict[str, Any]:
+        length = None if scores.length is None else scores.length.tolist()
+        return {
+            "step": step,
+            "source": self.train_data.source,
+            "rows": batch.batch.rows.tolist(),
+            "chosen": batch.chosen_B.tolist(),
+            "rejected": batch.rejected_B.tolist(),
+            "response_tokens": batch.tokens_R.tolist(),
+            "quality": scores.quality.tolist(),
+            "length_reward": length,
+            "input_ids": [self.train_data.input_ids(int(r)).tolist() for r in batch.batch.responses],
+        }
+
+    # ---- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Figures of the audit (without intervals) on the held-out pairs, as ``eval_<figure>``.
+
+        Raises:
+            NumericalError: a score is not finite.
+        """
+        data = self.eval_data if eval_dataset is None else eval_dataset
+        started = time.perf_counter()
+        scored = self.score(data)
+        metrics: dict[str, float] = {
+            f"{metric_key_prefix}_{name}": value for name, value in point_figures(scored).items() if value is not None
+        }
+        metrics[f"{metric_key_prefix}_loss"] = self._eval_loss(data, scored.quality, scored.length_reward)
+        seconds = time.perf_counter() - started
+        metrics[f"{metric_key_prefix}_runtime"] = round(seconds, 3)
+        metrics[f"{metric_key_prefix}_pairs_per_second"] = round(data.num_pairs / seconds, 3)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def score(self, data: TokenisedPreferences) -> Any:
+        """:class:`ScoredPreferences` of a data set with the model as it stands, split over ranks."""
+        model = self.model_wrapped if self.model_wrapped is not None else self.model
+        was_training = model.training
+        model.eval()
+        with self.accelerator.autocast():
+            quality_R, length_R = score_sequences(
+                model,
+                [data.input_ids(r) for r in range(data.num_responses)],
+                pad_token_id=self.batches.pad_token_id,
+                microbatch_tokens=self.config.microbatch_tokens,
+                device=self.args.device,
+                rank=self.args.process_index,
+                world_size=self.args.world_size,
+            )
+        model.train(was_training)
+        quality_R, length_R = self._sum(quality_R), self._sum(length_R)
+        check_finite(quality_R, "evaluation")
+        return as_scored(data, quality_R, length_R if self._reward_model().has_length_head else None, "model")
+
+    def _sum(self, values: np.ndarray | None) -> Any:
+        if self.args.world_size == 1 or values is None:
+            return values
+        tensor = torch.as_tensor(values, device=self.args.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def _eval_loss(self, data: TokenisedPreferences, quality_R: np.ndarray, length_R: np.ndarray | None) -> float:
+        parts = disentangled_loss(
+            torch.as_tensor(quality_R),
+            None if length_R is None else torch.as_tensor(length_R),
+            torch.as_tensor(np.asarray(data.response_tokens), dtype=torch.float64),
+            torch.as_tensor(np.asarray(data.pair_chosen), dtype=torch.int64),
+            torch.as_tensor(np.asarray(data.pair_rejected), dtype=torch.int64),
+            margin_B=torch.as_tensor(np.asarray(data.pair_margin), dtype=torch.float64),
+            length_weight=self.config.length_weight or 0.0,
+        )
+        return float(parts.total) + float(self._head_loss(1.0))
+
+    # ---- pieces of the Trainer that assume per-device tensors --------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The loader of whole optimiser batches; never sharded again, each rank's part is in the batch."""
+        kwargs: dict[str, Any] = {"pin_memory": False}
+        if self.args.dataloader_num_workers:
+            kwargs["prefetch_factor"] = self.args.dataloader_prefetch_factor
+        return make_loader(self.batches, num_workers=self.args.dataloader_num_workers, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
+        """Optimiser batches as they are; there is no token count to normalise by."""
+        return [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)], None
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Pairs in an epoch."""
+        return self.train_data.num_pairs
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Pairs in an optimiser step."""
+        return self.config.batch_pairs
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Estimate of a step's floating-point operations: 6 per parameter and token (the usual count for training)."""
+        parameters = sum(p.numel() for p in self._reward_model().parameters())
+        return 6 * parameters * inputs.real_tokens if isinstance(inputs, RankBatch) else 0
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Tokens are counted by the step meter."""
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, with the heads in a group of their own: no weight decay, their own learning rate."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return optimizer
+        heads = {id(p) for p in self._reward_model().heads.parameters()}
+        head_parameters = [p for g in optimizer.param_groups for p in g["params"] if id(p) in heads]
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in heads]
+        template = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", "initial_lr")}
+        rate = self.config.head_learning_rate or self.config.learning_rate
+        optimizer.add_param_group({**template, "params": head_parameters, "weight_decay": 0.0, "lr": rate})
+        optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every part of the objective since the last log to a training log."""
+        if "loss" in logs:
+            logs.update(self.meter.drain())
+        super().log(logs, start_time)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        self._reward_model().save_pretrained(folder, tokenizer=self.processing_class, state_dict=state_dict)
+        atomic_write_json(folder / SETTINGS_FILE, {"settings": self.config.trajectory(), "data": self.data_note()})
+
+    def data_note(self) -> dict[str, Any]:
+        """What identifies the training data in a checkpoint: counts and a checksum of lengths and pairs."""
+        return data_note(self.train_data)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._reward_model().load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        elif self.state.best_model_checkpoint is not None:
+            self._reward_model().load_weights(self.state.best_model_checkpoint)
+
+    def _reward_model(self) -> RewardModel:
+        return self.accelerator.unwrap_model(self.model)
+
+
+def data_note(data: TokenisedPreferences) -> dict[str, Any]:
+    """Counts and a checksum that tell one tokenised data set from another."""
+    import zlib
+
+    checksum = 0
+    for column in (data.response_tokens, data.offsets, data.pair_chosen, data.pair_rejected, data.pair_margin):
+        checksum = zlib.crc32(np.ascontiguousarray(column), checksum)
+    return {"pairs": data.num_pairs, "responses": data.num_responses, "checksum": checksum}
