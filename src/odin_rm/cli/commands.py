@@ -1,0 +1,56 @@
+"""The table of commands: what ``odin-rm --help`` lists. Imports nothing, so that help is instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``odin-rm``.
+
+    Attributes:
+        summary: one line; the first line of the command module's docstring, word for word.
+        usage: what follows ``odin-rm <command>`` in the usage line.
+        example: command lines to copy, shown at the end of its help.
+    """
+
+    summary: str
+    usage: str
+    example: str
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command(
+        summary="The whole story on the embedded testbed: train, audit and compare, in minutes on a CPU.",
+        usage="--output DIR [--seed N] [options]",
+        example="odin-rm quickstart --output quickstart --seed 0",
+    ),
+    "reward": Command(
+        summary="Train a reward model that does not pay for length.",
+        usage="--model M --dataset F --output_dir DIR [options]",
+        example=(
+            "odin-rm reward --model Qwen/Qwen3-0.6B --dataset train.jsonl.gz --eval_dataset val.jsonl.gz \\\n"
+            "    --output_dir runs/odin --learning_rate 1e-5 --num_train_epochs 3\n"
+            "odin-rm reward --config odin.yaml --objective bradley_terry --output_dir runs/vanilla"
+        ),
+    ),
+    "score": Command(
+        summary="Score rows of prompt and response; same rows, same order, scores added.",
+        usage="--model M --input F --output G [options]",
+        example="odin-rm score --model runs/odin/model --input responses.jsonl --output scored.jsonl",
+    ),
+    "audit": Command(
+        summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
+        usage="--model M --dataset F --output DIR [options]",
+        example=(
+            "odin-rm audit --model runs/odin/model --dataset val.jsonl.gz --output audits/odin\n"
+            "odin-rm audit --compare runs/vanilla/model runs/odin/model --dataset val.jsonl.gz --output audits/both"
+        ),
+    ),
+    "export": Command(
+        summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",
+        usage="--model M --output DIR [options]",
+        example="odin-rm export --model runs/odin/model --output exported",
+    ),
+}

@@ -1,0 +1,94 @@
+"""The ``odin-rm`` command: finds the command's module, runs it, and turns errors into exit codes.
+
+0 done; 2 the user's input or flags are wrong (one line, no traceback); 130 interrupted, state saved; 1 our fault.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+
+from odin_rm.cli.commands import COMMANDS
+from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after ``odin-rm``; ``None`` takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if not arguments:
+        print(overview(), file=sys.stderr)
+        return ConfigError.exit_code
+    command, rest = arguments[0], arguments[1:]
+    if command in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if command in ("-V", "--version"):
+        from odin_rm import __version__
+
+        print(f"odin-rm {__version__}")
+        return 0
+    if command not in COMMANDS:
+        print(f"odin-rm: error: {unknown_command(command)}", file=sys.stderr)
+        return ConfigError.exit_code
+    return _run(command, rest)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    try:
+        module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
+        return int(module.run(arguments) or 0)
+    except RunInterrupted as error:
+        print(f"odin-rm {command}: interrupted: {error}", file=sys.stderr)
+        return error.exit_code
+    except OdinError as error:
+        print(f"odin-rm {command}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"odin-rm {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
+        return 1
+
+
+def overview() -> str:
+    """The text of ``odin-rm --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: odin-rm <command> [options]",
+            "",
+            "Reward models that do not pay for length.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  -h, --help     show this help; 'odin-rm <command> --help' lists every option of a command",
+            "  -V, --version  show the version",
+        ]
+    )
+
+
+def unknown_command(name: str) -> ConfigError:
+    """The error for a command that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    fix = f"Did you mean '{near[0]}'?" if near else f"Use one of: {', '.join(COMMANDS)}."
+    return ConfigError(f"unknown command '{name}'", fix=fix)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
