@@ -1,0 +1,300 @@
+"""The audit of a reward model: does it order pairs rightly, and does it pay for length?
+
+``audit_preferences`` takes numpy arrays and gives every figure of ``audit.json``, each with its 95 % interval from one
+cluster bootstrap by prompt. Correlations are of quality with length over *distinct* responses; accuracies are over
+pairs, a repeated pair counted each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from odin_rm.core.errors import DataError, NumericalError, ShapeError
+from odin_rm.evaluation import association as assoc
+from odin_rm.evaluation import bootstrap as boot
+from odin_rm.evaluation.information import heldout_gain, undefined_information
+from odin_rm.evaluation.pairs import BIN_EDGES, BIN_LABELS, PairView, accuracy_figures, bin_masks, half_ties, share
+from odin_rm.evaluation.records import Figure, ScoredPreferences
+from odin_rm.evaluation.trend import reward_trend
+
+CORRELATIONS = ("pearson", "spearman", "kendall", "pearson_within_prompt")
+# What audit.json promises to other programs; further figures come after these.
+CONTRACT_FIGURES = (
+    "accuracy",
+    "accuracy_chosen_longer",
+    "accuracy_chosen_shorter",
+    "accuracy_length_matched",
+    "accuracy_length_balanced",
+    *CORRELATIONS,
+    "longer_response_baseline_accuracy",
+    "information_beyond_length",
+)
+EXTRA_FIGURES = (
+    "share_chosen_longer",
+    "deviations_per_length_unit",
+    "accuracy_with_length_head",
+    "true_quality_agreement",
+    "true_quality_spearman",
+    "verbosity_twins_longer_wins",
+)
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Everything one audit measured.
+
+    Attributes:
+        name, dataset: what to call the model and the data.
+        pairs, responses, prompts: how many.
+        length_unit: what length is measured in.
+        figures: by name, all of ``CONTRACT_FIGURES`` and the ``EXTRA_FIGURES`` that apply.
+        length_head: the correlations of the length head, or ``None`` where the model has none.
+        length_bins: accuracy by relative length difference of chosen and rejected.
+        trend: by head (``quality``, ``length``), mean reward in deviations over bins of length.
+        moments: mean and deviation of each head's reward and of the length.
+        bootstrap: settings of the intervals.
+        data_report: counts that the data reader reported.
+    """
+
+    name: str
+    dataset: str
+    pairs: int
+    responses: int
+    prompts: int
+    length_unit: str
+    figures: dict[str, Figure]
+    length_head: dict[str, Figure] | None = None
+    length_bins: list[dict[str, Any]] = field(default_factory=list)
+    trend: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    moments: dict[str, float] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
+    data_report: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, figure: str) -> Figure:
+        """The figure of that name; an undefined one where this audit does not have it."""
+        return self.figures.get(figure, Figure(None, why="not measured"))
+
+    def with_figure(self, name: str, figure: Figure) -> AuditResult:
+        """A copy with one more figure (the verbosity twins, say)."""
+        return replace(self, figures={**self.figures, name: figure})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``audit.json``."""
+        head = self.length_head
+        return {
+            "name": self.name,
+            "dataset": self.dataset,
+            "pairs": self.pairs,
+            "responses": self.responses,
+            "prompts": self.prompts,
+            "length_unit": self.length_unit,
+            **{name: figure.to_json() for name, figure in self.figures.items()},
+            "length_head": None if head is None else {name: figure.to_json() for name, figure in head.items()},
+            "length_bins": self.length_bins,
+            "trend": self.trend,
+            "moments": self.moments,
+            "bootstrap": self.bootstrap,
+            "data_report": self.data_report,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> AuditResult:
+        """The result that an ``audit.json`` holds.
+
+        Raises:
+            DataError: a figure that every audit has is missing or malformed.
+        """
+
+        def figure(value: Any, name: str) -> Figure:
+            if not isinstance(value, Mapping) or "value" not in value:
+                raise DataError(f"'{name}' is missing or no figure", fix="Give an audit.json that odin-rm wrote.")
+            return Figure(value["value"], value.get("low"), value.get("high"), value.get("why"))
+
+        names = [*CONTRACT_FIGURES, *(name for name in EXTRA_FIGURES if name in content)]
+        head = content.get("length_head")
+        return cls(
+            name=str(content.get("name", "model")),
+            dataset=str(content.get("dataset", "dataset")),
+            pairs=int(content.get("pairs", 0)),
+            responses=int(content.get("responses", 0)),
+            prompts=int(content.get("prompts", 0)),
+            length_unit=str(content.get("length_unit", "response tokens")),
+            figures={name: figure(content.get(name), name) for name in names},
+            length_head=None if head is None else {k: figure(v, k) for k, v in head.items()},
+            length_bins=list(content.get("length_bins", [])),
+            trend=dict(content.get("trend", {})),
+            moments=dict(content.get("moments", {})),
+            bootstrap=dict(content.get("bootstrap", {})),
+            data_report=dict(content.get("data_report", {})),
+        )
+
+
+def audit_preferences(scored: ScoredPreferences, *, bootstrap_samples: int = 1000, seed: int = 0) -> AuditResult:
+    """All figures of ``audit.json``.
+
+    Args:
+        scored: the preference set with the rewards of every distinct response.
+        bootstrap_samples: resamples of the intervals; below 2 there are no intervals.
+        seed: of the resamples and of the cross-validation folds.
+
+    Raises:
+        DataError: there are no pairs.
+        ShapeError: columns of different lengths, or pairs that name no response.
+        NumericalError: a reward that is not finite.
+    """
+    scored = _checked(scored)
+    prompt = np.unique(scored.prompt, return_inverse=True)[1]
+    sampler = boot.PromptBootstrap(prompt, bootstrap_samples, seed)
+    view = PairView.of(scored, prompt)
+    length = np.asarray(scored.response_tokens, dtype=np.float64)
+
+    values, statistics = accuracy_figures(view)
+    _add(values, statistics, _correlations(scored.quality, length, sampler))
+    _add(values, statistics, _slope(scored.quality, length, sampler))
+    _add(values, statistics, _information(view, seed))
+    if scored.true_quality is not None:
+        _add(values, statistics, _true_quality_rank(scored.quality, scored.true_quality, sampler))
+    if scored.length_reward is not None:
+        parts = _correlations(scored.length_reward, length, sampler)
+        _add(values, statistics, {f"length_head.{name}": part for name, part in parts.items()})
+    for k, held in enumerate(bin_masks(view)):
+        _add(values, statistics, {f"bin.{k}": share(half_ties(view.quality), held, view, "no pairs")})
+        _add(values, statistics, {f"longer.{k}": share(half_ties(view.length), held, view, "no pairs")})
+    figures = sampler.intervals(values, statistics)
+
+    trends = {"quality": reward_trend(scored.quality, length, sampler)}
+    moments = {"length_mean": float(length.mean()), "length_deviation": float(length.std())}
+    moments |= {"quality_mean": float(scored.quality.mean()), "quality_deviation": float(scored.quality.std())}
+    head = None
+    if scored.length_reward is not None:
+        head = {name: figures[f"length_head.{name}"] for name in CORRELATIONS}
+        trends["length"] = reward_trend(scored.length_reward, length, sampler)
+        moments["length_head_mean"] = float(scored.length_reward.mean())
+        moments["length_head_deviation"] = float(scored.length_reward.std())
+    return AuditResult(
+        name=scored.name,
+        dataset=scored.dataset,
+        pairs=len(scored.chosen),
+        responses=len(scored.quality),
+        prompts=sampler.prompts,
+        length_unit=scored.length_unit,
+        figures={name: figures[name] for name in (*CONTRACT_FIGURES, *EXTRA_FIGURES) if name in figures},
+        length_head=head,
+        length_bins=_bin_table(figures, view),
+        trend=trends,
+        moments=moments,
+        bootstrap=_settings(sampler),
+        data_report=dict(scored.report),
+    )
+
+
+Parts = dict[str, tuple[Figure, boot.Statistic]]
+
+
+def _add(values: dict[str, Figure], statistics: dict[str, boot.Statistic], parts: Parts) -> None:
+    for name, (figure, statistic) in parts.items():
+        values[name], statistics[name] = figure, statistic
+
+
+def _correlations(reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
+    prompt, prompts = sampler.prompt, sampler.prompts
+    if assoc.is_constant(reward):
+        # Rounding noise of a constant is not an order either.
+        reward = np.full(len(reward), reward.mean())
+    return {
+        "pearson": (assoc.pearson(reward, length), boot.pearson_statistic(reward, length, prompt, prompts)),
+        "spearman": (assoc.spearman(reward, length), boot.spearman_statistic(reward, length, prompt)),
+        "kendall": (
+            assoc.kendall(reward, length),
+            boot.kendall_statistic(reward, length, prompt, sampler.kendall_resamples()),
+        ),
+        "pearson_within_prompt": (
+            assoc.pearson_within_prompt(reward, length, prompt),
+            boot.within_statistic(reward, length, prompt, prompts),
+        ),
+    }
+
+
+def _slope(reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
+    correlation = assoc.pearson(reward, length)
+    value = None if correlation.value is None else correlation.value / float(length.std())
+    statistic = boot.slope_statistic(reward, length, sampler.prompt, sampler.prompts)
+    return {"deviations_per_length_unit": (Figure(value, why=correlation.why), statistic)}
+
+
+def _information(view: PairView, seed: int) -> Parts:
+    why = undefined_information(view.length, view.prompt)
+    gain = np.zeros(len(view.length)) if why else heldout_gain(view.quality, view.length, view.prompt, seed)
+    figure = Figure(None, why=why) if why else Figure(float(gain.mean()))
+    return {
+        "information_beyond_length": (figure, boot.ratio_statistic(gain, np.ones(len(gain)), view.prompt, view.prompts))
+    }
+
+
+def _true_quality_rank(quality: np.ndarray, truth: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
+    why = assoc.undefined_reason(quality, truth, y_name="true quality")
+    figure = Figure(None, why=why) if why else assoc.spearman(quality, truth)
+    return {"true_quality_spearman": (figure, boot.spearman_statistic(quality, truth, sampler.prompt))}
+
+
+def _bin_table(figures: dict[str, Figure], view: PairView) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": label,
+            "from": BIN_EDGES[k],
+            "to": BIN_EDGES[k + 1],
+            "pairs": int(held.sum()),
+            "accuracy": figures[f"bin.{k}"].to_json(),
+            "longer_response_baseline_accuracy": figures[f"longer.{k}"].to_json(),
+        }
+        for k, (label, held) in enumerate(zip(BIN_LABELS, bin_masks(view), strict=True))
+    ]
+
+
+def _settings(sampler: boot.PromptBootstrap) -> dict[str, Any]:
+    kendall = sampler.kendall_resamples()
+    return {
+        "samples": sampler.samples,
+        "seed": sampler.seed,
+        "level": boot.LEVEL,
+        "resampled": "prompts",
+        "kendall_samples": kendall,
+        "kendall_interval": "percentile" if kendall == sampler.samples else "value +- 1.96 standard errors",
+    }
+
+
+def _checked(scored: ScoredPreferences) -> ScoredPreferences:
+    """The same record as float64 arrays, refused where it cannot be audited."""
+    size = len(scored.quality)
+    columns = {"response_tokens": scored.response_tokens, "prompt": scored.prompt}
+    columns |= {"length_reward": scored.length_reward, "true_quality": scored.true_quality}
+    for name, column in columns.items():
+        if column is not None and np.shape(column) != (size,):
+            raise ShapeError(f"{name} has shape {np.shape(column)}, expected ({size},)", where=scored.dataset)
+    if len(scored.chosen) == 0 or len(scored.chosen) != len(scored.rejected):
+        raise DataError("there are no pairs to audit", where=scored.dataset, fix="Give rows with chosen and rejected.")
+    named = np.concatenate([scored.chosen, scored.rejected])
+    if named.min() < 0 or named.max() >= size:
+        raise ShapeError(f"pairs name responses outside 0..{size - 1}", where=scored.dataset)
+    rewards = {"quality reward": scored.quality, "length reward": scored.length_reward}
+    for name, reward in rewards.items():
+        bad = 0 if reward is None else int((~np.isfinite(reward)).sum())
+        if bad:
+            fix = "Score in float32 and check the model."
+            raise NumericalError(f"the {name} of {bad} of {size} responses is not finite", where=scored.name, fix=fix)
+
+    def as_float(column: np.ndarray | None) -> np.ndarray | None:
+        return None if column is None else np.asarray(column, dtype=np.float64)
+
+    return replace(
+        scored,
+        quality=np.asarray(scored.quality, dtype=np.float64),
+        chosen=np.asarray(scored.chosen),
+        rejected=np.asarray(scored.rejected),
+        length_reward=as_float(scored.length_reward),
+        true_quality=as_float(scored.true_quality),
+    )
