@@ -1,0 +1,84 @@
+# make quickstart   the whole story on the embedded testbed      make test    the tests
+# make check        lint, format, types, import arrows           make help    everything else
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+OUTPUT ?= quickstart
+SEED ?= 0
+# Worker processes of the tests, further arguments for pytest or for a benchmark.
+JOBS ?= 2
+ARGS ?=
+
+# A stamp is written only when its installation has succeeded, so an interrupted one is done again.
+INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
+
+# Several test workers or data processes share the cores; each taking all of them would be slower.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help quickstart test test-slow check format clean
+.PHONY: bench-real bench-exact bench-score bench-ablation bench-trl
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+quickstart: $(INSTALLED)  ## Train, audit and compare on the testbed; OUTPUT=folder SEED=n
+	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite_output_dir
+
+test: $(INSTALLED_TEST)  ## Run the tests; ARGS="-k name" JOBS=2
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-slow: $(INSTALLED_TEST)  ## Run the tests that take minutes
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED_TEST)  ## Format the code and sort the imports
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences
+	$(BIN)/python benchmarks/real_preferences.py $(ARGS)
+
+bench-exact: $(INSTALLED_TEST)  ## How far the gradient depends on how a batch is split
+	$(BIN)/python benchmarks/exactness.py $(ARGS)
+
+bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
+	$(BIN)/python benchmarks/score_throughput.py $(ARGS)
+
+bench-ablation: $(INSTALLED_TEST)  ## Exact batch, head normalisation, orthogonality: with and without
+	$(BIN)/python benchmarks/ablation.py $(ARGS)
+
+bench-trl: $(INSTALLED_TEST)  ## Side by side with TRL's RewardTrainer
+	$(BIN)/python benchmarks/compare_trl.py $(ARGS)
+
+clean:  ## Delete caches and build products (not the environment, not your runs)
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache src/*.egg-info
+	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(call install,.)
+
+$(INSTALLED_TEST): pyproject.toml constraints.txt
+	$(call install,'.[test]')
+	@touch $(INSTALLED)
+
+# $(1): what to install. Makes the environment first where there is none that works.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "odin-rm needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing into $(VENV) (once; some minutes)"
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e $(1) \
+		| sed -E -n '/^(Collecting|Installing|Successfully)/p'
+	@touch $@
+endef
