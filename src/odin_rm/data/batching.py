@@ -2,7 +2,7 @@
 
 An optimiser batch is made of *pairs*, because the ranking loss and the batch correlation are defined on them. Pairs of
 one prompt share responses, so a batch holds a short walk through a prompt's comparison graph rather than unrelated
-pairs: fewer sequences are scored per step. At most ``max_pairs_per_prompt`` pairs of one prompt enter one batch, because
+pairs: fewer sequences are scored per step. At most ``max_pairs_per_prompt`` pairs of a prompt enter one batch, because
 pairs of one prompt are not independent.
 """
 

@@ -131,7 +131,7 @@ def fill_batches(
 def _deal(
     order: np.ndarray, starts: list[int], batch_pairs: int, cap: int, number_of_batches: int, phase: list[float]
 ) -> list[np.ndarray]:
-    """The general case: a prompt with ``c`` chunks is due at ``(j + phase) / c``, so its chunks spread over the epoch."""
+    """The general case: a prompt with ``c`` chunks is due at ``(j + phase) / c``, so they spread over the epoch."""
     prompts = range(len(phase))
     left = [starts[p + 1] - starts[p] for p in prompts]
     chunks = [-(-n // cap) for n in left]

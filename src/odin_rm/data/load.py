@@ -1,0 +1,282 @@
+"""Preference data from any source to the columns that training and audit work on, tokenised once.
+
+Three steps, each streaming: read and check the rows, texts to disk (:mod:`odin_rm.data.collect`); tokenise each
+distinct response once (:mod:`odin_rm.data.encode`); put responses and pairs in the order of prompts (here). The result
+is cached (:mod:`odin_rm.data.cache`) and memory-mapped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from odin_rm.core.errors import ConfigError, DataError, OutputError, RowError
+from odin_rm.core.files import PathLike, atomic_file, atomic_folder
+from odin_rm.data import cache
+from odin_rm.data.collect import Collected, collect, first_appearances
+from odin_rm.data.encode import (
+    DROPPED,
+    PROMPT_CUT,
+    PROMPT_TOKENS,
+    RESPONSE_CUT,
+    RESPONSE_TOKENS,
+    STORED,
+    EncodedTexts,
+    encode_texts,
+)
+from odin_rm.data.render import prompt_messages, render_chat, response_messages, uses_chat_template
+from odin_rm.data.rows import PreferenceRow
+from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.data.sources import RowSource, Source, open_source
+from odin_rm.data.tokenise import EncodingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SKIPPED = "skipped.jsonl"
+# Responses whose ids are copied at once.
+_COPY_AT_ONCE = 4096
+
+
+def load_preferences(
+    source: RowSource,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: EncodingSettings | None = None,
+    *,
+    on_bad_row: Literal["error", "skip"] = "error",
+    skipped_rows_file: PathLike | None = None,
+    cache_dir: PathLike | None = None,
+    num_proc: int | None = None,
+    extra_columns: Sequence[str] = (),
+) -> TokenisedPreferences:
+    """Load, check and tokenise preference data.
+
+    Args:
+        source: a file, a dataset folder, a hub id (``"id"`` or ``"id:split"``) or a list of rows; see
+            :func:`odin_rm.data.sources.open_source` and :mod:`odin_rm.data.rows`.
+        tokenizer: the reward model's tokenizer.
+        settings: window, policy for what does not fit, chat template.
+        on_bad_row: raise at an unusable row, or leave it out and count it.
+        skipped_rows_file: JSON lines file for the rows left out, with row number and reason; written only if there are
+            any.
+        cache_dir: where tokenised data are kept; by default ``ODIN_RM_CACHE`` or ``~/.cache/odin_rm/data``, and nowhere
+            for a list of rows.
+        num_proc: processes that tokenise; by default this one (the tokenizer has threads of its own).
+        extra_columns: per-response numbers to take along, from ``chosen_<name>`` and ``rejected_<name>`` of a pair or
+            the list ``<name>`` of a ranked list. A response that appears several times keeps its first number.
+
+    Returns:
+        The data. ``report`` counts: ``rows`` read, ``skipped_rows``, ``ties``; ``pairs``, ``prompts``, ``responses``
+        kept; ``duplicate_pairs`` (repetitions of a pair, kept as its multiplicity), ``dropped_overlong_pairs``,
+        ``truncated_prompts`` and ``truncated_responses`` (sequences that lost prompt or response tokens),
+        ``longer_chosen_share`` (of pairs of different length).
+
+    Raises:
+        RowError: an unusable row, placed by file and row number, where ``on_bad_row`` is ``"error"``.
+        DataError: the source cannot be read, or no pair of it can be used.
+    """
+    settings = settings or EncodingSettings()
+    if on_bad_row not in ("error", "skip"):
+        raise ConfigError(f"on_bad_row is '{on_bad_row}'", where="--on_bad_row", fix="Use error or skip.")
+    opened = open_source(source)
+    root = None if opened.in_memory and cache_dir is None else cache.usable_cache_dir(cache_dir)
+
+    def build(scratch: Path, out: Path | None) -> TokenisedPreferences:
+        check = _template_check(tokenizer, settings)
+        collected = collect(
+            opened, scratch, skip_bad_rows=on_bad_row == "skip", extra_columns=extra_columns, check=check
+        )
+        return _build(opened, collected, tokenizer, settings, scratch, out, num_proc)
+
+    if root is None:
+        with tempfile.TemporaryDirectory(prefix="odin_rm_") as scratch:
+            data = build(Path(scratch), None)
+            _hand_out_skipped(Path(scratch) / _SKIPPED, skipped_rows_file)
+            return data
+    chosen = asdict(settings) | {"on_bad_row": on_bad_row, "extra_columns": list(extra_columns)}
+    folder = root / cache.cache_key(f"{opened.name}:{opened.fingerprint()}", tokenizer, chosen)
+    data = cache.read_columns(folder) or _build_in_cache(root, folder, build)
+    _hand_out_skipped(folder / _SKIPPED, skipped_rows_file)
+    return data
+
+
+class _OthersWereFaster(Exception):
+    """Another process has finished the same cache folder meanwhile."""
+
+
+def _build_in_cache(
+    root: Path, folder: Path, build: Callable[[Path, Path | None], TokenisedPreferences]
+) -> TokenisedPreferences:
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=root) as scratch:
+        try:
+            with atomic_folder(folder, overwrite=True) as out:
+                cache.write_columns(out, build(Path(scratch), out))
+                if (Path(scratch) / _SKIPPED).exists():
+                    shutil.copyfile(Path(scratch) / _SKIPPED, out / _SKIPPED)
+                if cache.read_columns(folder) is not None:
+                    raise _OthersWereFaster
+        except _OthersWereFaster:
+            pass
+        except OSError as error:
+            # The other process may also win the race between that look and the rename.
+            if cache.read_columns(folder) is None:
+                what = f"tokenised data cannot be written ({error.strerror or error})"
+                raise OutputError(what, where=str(root), fix="Make room there, or give another cache_dir.") from error
+    data = cache.read_columns(folder)
+    if data is None:
+        raise OutputError("the cached data vanished while they were read", where=str(folder), fix="Run again.")
+    return data
+
+
+def _hand_out_skipped(found: Path, wanted: PathLike | None) -> None:
+    if wanted is not None and found.exists():
+        with atomic_file(wanted) as file, found.open("rb") as content:
+            shutil.copyfileobj(content, file)
+
+
+def _template_check(
+    tokenizer: PreTrainedTokenizerBase, settings: EncodingSettings
+) -> Callable[[PreferenceRow], None] | None:
+    """A check that the chat template takes a row; done once for each order of roles, which is what templates refuse."""
+    if not uses_chat_template(tokenizer, settings.chat_template):
+        return None
+    accepted: set[tuple[str, ...]] = set()
+
+    def check(row: PreferenceRow) -> None:
+        for response in row.responses:
+            messages = prompt_messages(row.prompt) + response_messages(response)
+            roles = tuple(message["role"] for message in messages)
+            if roles not in accepted:
+                try:
+                    render_chat(tokenizer, row.prompt, response, settings.chat_template)
+                except DataError as error:
+                    raise RowError(error.what, fix=error.fix) from error
+                accepted.add(roles)
+
+    return check
+
+
+def _build(
+    source: Source,
+    collected: Collected,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: EncodingSettings,
+    scratch: Path,
+    out: Path | None,
+    num_proc: int | None,
+) -> TokenisedPreferences:
+    if not len(collected.chosen):
+        raise DataError(
+            f"no usable pair in {collected.rows:,} rows (first problem: {collected.first_reason})",
+            where=source.name,
+            fix="Mend the rows, or give another file.",
+        )
+    first_slots, response_of_slot = first_appearances(collected.slot_digests)
+    _, prompt_of_row = first_appearances(collected.prompt_digests)
+    row_of_slot = np.repeat(np.arange(len(prompt_of_row)), np.frombuffer(collected.slots_per_row, dtype=np.int64))
+    prompt_D = prompt_of_row[row_of_slot[first_slots]]
+    chosen = response_of_slot[np.frombuffer(collected.chosen, dtype=np.int64)]
+    rejected = response_of_slot[np.frombuffer(collected.rejected, dtype=np.int64)]
+    encoded = encode_texts(collected, first_slots, tokenizer, settings, scratch, num_proc)
+
+    dropped = encoded.numbers[:, DROPPED].astype(bool)
+    kept_pairs = np.flatnonzero(~(dropped[chosen] | dropped[rejected]))
+    if not len(kept_pairs):
+        raise _nothing_fits(source, encoded, settings, len(chosen))
+    chosen, rejected = chosen[kept_pairs], rejected[kept_pairs]
+    used = np.zeros(len(prompt_D), dtype=bool)
+    used[chosen] = used[rejected] = True
+    # Responses by prompt, prompts and responses in order of first appearance; then pairs by prompt, in reading order.
+    responses = np.flatnonzero(used)
+    responses = responses[np.argsort(prompt_D[responses], kind="stable")]
+    new_number = np.full(len(prompt_D), -1, dtype=np.int64)
+    new_number[responses] = np.arange(len(responses))
+    by_prompt = np.argsort(prompt_D[chosen], kind="stable")
+    chosen, rejected = new_number[chosen[by_prompt]], new_number[rejected[by_prompt]]
+    pairs = kept_pairs[by_prompt]
+
+    numbers = encoded.numbers[responses]
+    offsets = np.concatenate([[0], np.cumsum(numbers[:, STORED], dtype=np.int64)])
+    report = _report(collected, numbers, chosen, rejected) | {
+        "dropped_overlong_pairs": len(collected.chosen) - len(kept_pairs),
+        "dropped_overlong_responses": int(dropped.sum()),
+        "max_length": settings.max_length,
+        "overlong": settings.overlong,
+    }
+    prompt_numbers = np.unique(prompt_D[responses], return_inverse=True)[1].reshape(-1)
+    report["prompts"] = int(prompt_numbers[-1]) + 1
+    return TokenisedPreferences(
+        input_ids_flat=_gather(encoded, responses, offsets, out),
+        offsets=offsets,
+        response_tokens=np.ascontiguousarray(numbers[:, RESPONSE_TOKENS]),
+        response_prompt=prompt_numbers.astype(np.int32),
+        pair_chosen=chosen.astype(np.int32),
+        pair_rejected=rejected.astype(np.int32),
+        pair_margin=np.frombuffer(collected.margin, dtype=np.float32)[pairs],
+        pair_row=np.frombuffer(collected.row, dtype=np.int64)[pairs],
+        source=source.name,
+        report=report,
+        extra={
+            name: np.frombuffer(column, dtype=np.float64)[first_slots[responses]]
+            for name, column in collected.extra.items()
+        },
+    )
+
+
+def _gather(encoded: EncodedTexts, responses: np.ndarray, offsets: np.ndarray, out: Path | None) -> np.ndarray:
+    """Ids of the chosen sequences end to end, in memory or straight into the cache folder's file."""
+    lengths = encoded.numbers[:, STORED].astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    total = int(offsets[-1])
+    flat: np.ndarray
+    if out is None:
+        flat = np.empty(total, dtype=np.int32)
+    else:
+        path = out / f"{cache.FLAT}.npy"
+        flat = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(total,))
+    for first in range(0, len(responses), _COPY_AT_ONCE):
+        part = responses[first : first + _COPY_AT_ONCE]
+        low, high = offsets[first], offsets[first + len(part)]
+        shift = np.repeat(starts[part] - offsets[first : first + len(part)], lengths[part])
+        flat[low:high] = encoded.ids[np.arange(low, high) + shift]
+    if isinstance(flat, np.memmap):
+        flat.flush()
+    return flat
+
+
+def _report(collected: Collected, numbers: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+    tokens = numbers[:, RESPONSE_TOKENS].astype(np.int64)
+    difference = tokens[chosen] - tokens[rejected]
+    unequal = int((difference != 0).sum())
+    distinct = len(np.unique(chosen * len(numbers) + rejected))
+    return {
+        "rows": collected.rows,
+        "pairs": len(chosen),
+        "prompts": 0,
+        "responses": len(numbers),
+        "skipped_rows": collected.skipped,
+        "ties": collected.ties,
+        "duplicate_pairs": len(chosen) - distinct,
+        "truncated_prompts": int((numbers[:, PROMPT_CUT] > 0).sum()),
+        "truncated_responses": int((numbers[:, RESPONSE_CUT] > 0).sum()),
+        "longer_chosen_share": float((difference > 0).sum() / unequal) if unequal else None,
+        "mean_response_tokens": float(tokens.mean()),
+        "mean_sequence_tokens": float(numbers[:, STORED].mean()),
+    }
+
+
+def _nothing_fits(source: Source, encoded: EncodedTexts, settings: EncodingSettings, pairs: int) -> DataError:
+    dropped = encoded.numbers[encoded.numbers[:, DROPPED] > 0]
+    alone = bool((dropped[:, PROMPT_TOKENS] > settings.max_length).all())
+    what = "the prompt alone is" if alone else "a sequence is"
+    return DataError(
+        f"no usable pair: in all {pairs:,} pairs {what} longer than max_length ({settings.max_length:,} tokens)",
+        where=source.name,
+        fix="Raise --max_length, or choose --overlong truncate_prompt_left or truncate_response.",
+    )

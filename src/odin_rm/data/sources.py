@@ -1,0 +1,221 @@
+"""Where rows come from: a file, a folder, a hub id or a list in memory. All of them stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odin_rm.core.errors import DataError, RowError
+from odin_rm.core.files import FORMATS, PathLike, read_rows, row_format
+
+Row = Mapping[str, Any]
+RowSource = PathLike | Sequence[Row]
+OnBadRow = Callable[[RowError], None] | None
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_READ_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class PlacedRow:
+    """A row with its number (from 1, counted over the whole source) and its place for messages ("file, row 3")."""
+
+    number: int
+    place: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Source:
+    """A readable source of rows.
+
+    Attributes:
+        name: for messages and reports.
+        rows: streams the rows; malformed ones go to the callback, or are raised without one.
+        fingerprint: a digest of the content.
+        in_memory: the rows are a list of the caller's.
+    """
+
+    name: str
+    rows: Callable[[OnBadRow], Iterator[PlacedRow]]
+    fingerprint: Callable[[], str]
+    in_memory: bool = False
+
+
+def iter_preference_rows(source: RowSource, on_bad_row: OnBadRow = None) -> Iterator[PlacedRow]:
+    """Stream the rows of any source (see :func:`open_source`)."""
+    return open_source(source).rows(on_bad_row)
+
+
+def open_source(source: RowSource) -> Source:
+    """Find out what ``source`` is.
+
+    Args:
+        source: a list of rows; a file (.jsonl, .json, .parquet, .csv, each also .gz); a folder written by
+            ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``, or one with data files (those named after the
+            training split if there are any, else all); a hub id. Folders and ids may name a split: ``"id:test"``;
+            otherwise it is ``train``, or the only one.
+
+    Raises:
+        DataError: nothing of that name is there.
+    """
+    if not isinstance(source, (str, Path)) and not hasattr(source, "__fspath__"):
+        return _rows_source(source)  # type: ignore[arg-type]
+    name = str(source)
+    path = Path(name).expanduser()
+    split: str | None = None
+    if not path.exists() and ":" in name:
+        name, split = name.rsplit(":", 1)
+        path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder_source(path, split)
+    if path.exists() or _looks_like_file(name) or not _HUB_ID.fullmatch(name):
+        return _files_source(str(source), [Path(str(source)).expanduser()])
+    return _hub_source(name, split)
+
+
+def _looks_like_file(name: str) -> bool:
+    try:
+        row_format(name)
+    except DataError:
+        return name.endswith(".gz") or name.startswith((".", "/", "~"))
+    return True
+
+
+def _rows_source(rows: Sequence[Row]) -> Source:
+    if not isinstance(rows, Sequence):
+        kind = type(rows).__name__
+        raise DataError(f"the data are {kind}, not a list of rows", fix="Give a path, a hub id or a list of rows.")
+
+    def stream(on_bad_row: OnBadRow) -> Iterator[PlacedRow]:
+        for number, row in enumerate(rows, start=1):
+            place = f"in-memory rows, row {number}"
+            if isinstance(row, Mapping):
+                yield PlacedRow(number, place, row)
+                continue
+            error = RowError(f"is {type(row).__name__}, not a dictionary", where=place, fix="Give dictionaries.")
+            if on_bad_row is None:
+                raise error
+            on_bad_row(error)
+
+    def fingerprint() -> str:
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
+
+    return Source("in-memory rows", stream, fingerprint, in_memory=True)
+
+
+def _files_source(name: str, files: list[Path]) -> Source:
+    for file in files:
+        read_rows(file)  # complains at once about a missing, empty or unknown file
+
+    def stream(on_bad_row: OnBadRow) -> Iterator[PlacedRow]:
+        before = number = 0
+        for file in files:
+            for in_file, row in read_rows(file, on_bad_row):
+                number = before + in_file
+                yield PlacedRow(number, f"{file}, row {in_file}", row)
+            before = number
+
+    def fingerprint() -> str:
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.name.encode("utf-8", "surrogatepass") + b"\0")
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()
+
+    return Source(name, stream, fingerprint)
+
+
+def _folder_source(path: Path, split: str | None) -> Source:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _saved_source(path, split)
+    files = sorted(f for f in path.rglob("*") if f.is_file() and _is_data_file(f, path))
+    if not files:
+        known = ", ".join(FORMATS)
+        raise DataError("the folder holds no data file", where=str(path), fix=f"Put {known} files there (or .gz).")
+    wanted = split or "train"
+    of_split = [f for f in files if re.match(rf"{re.escape(wanted)}\b|{re.escape(wanted)}_", f.name)]
+    of_split = of_split or [f for f in files if wanted in f.relative_to(path).parts[:-1]]
+    if split and not of_split:
+        raise DataError(f"has no files of the split '{split}'", where=str(path), fix="Name the files split*.suffix.")
+    return _files_source(str(path), of_split or files)
+
+
+def _is_data_file(file: Path, folder: Path) -> bool:
+    if any(part.startswith((".", "_")) for part in file.relative_to(folder).parts):
+        return False
+    # A folder of data may also hold descriptions of itself.
+    return file.name not in ("dataset_info.json", "dataset_infos.json", "state.json") and _has_known_suffix(file)
+
+
+def _has_known_suffix(file: Path) -> bool:
+    try:
+        row_format(file)
+    except DataError:
+        return False
+    return True
+
+
+def _saved_source(path: Path, split: str | None) -> Source:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:
+        what = f"is not a readable dataset folder ({_first_line(error)})"
+        raise DataError(what, where=str(path), fix="Write it again with save_to_disk.") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        loaded = _pick_split(loaded, split, str(path))
+    return _dataset_source(str(path), loaded)
+
+
+def _pick_split(loaded: Any, split: str | None, name: str) -> Any:
+    wanted = split or "train"
+    if wanted in loaded:
+        return loaded[wanted]
+    if split is None and len(loaded) == 1:
+        return next(iter(loaded.values()))
+    known = ", ".join(sorted(loaded))
+    raise DataError(f"has no split '{wanted}' (it has {known})", where=name, fix="Name one of them: 'name:split'.")
+
+
+def _hub_source(name: str, split: str | None) -> Source:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:
+        what = f"is neither a local file or folder nor a dataset that can be fetched ({_first_line(error)})"
+        raise DataError(what, where=name, fix="Check the path, the id ('id' or 'id:split') and the network.") from error
+    return _dataset_source(name if split is None else f"{name}:{split}", loaded)
+
+
+def _dataset_source(name: str, dataset: Any) -> Source:
+    if len(dataset) == 0:
+        raise DataError("holds no rows", where=name, fix="Give a data set with at least one row.")
+
+    def stream(on_bad_row: OnBadRow) -> Iterator[PlacedRow]:
+        number = 0
+        for columns in dataset.iter(batch_size=_READ_AT_ONCE):
+            keys = list(columns)
+            for cells in zip(*columns.values(), strict=True):
+                number += 1
+                yield PlacedRow(number, f"{name}, row {number}", dict(zip(keys, cells, strict=True)))
+
+    def fingerprint() -> str:
+        return f"{name}:{dataset._fingerprint}:{len(dataset)}"
+
+    return Source(name, stream, fingerprint)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
