@@ -5,8 +5,8 @@ is a row of integer weights, and every figure is computed from the *same* rows, 
 ratios of sums are one matrix product; Pearson is a function of weighted moments; Spearman re-ranks under the weights.
 
 Kendall's tau has no cheap weighted form. Where ``resamples * responses`` exceeds ``KENDALL_BUDGET`` it uses the first
-resamples only (at least ``KENDALL_MIN_RESAMPLES``) and its interval is ``value +- 1.96`` bootstrap standard errors, which
-needs far fewer resamples than two extreme percentiles do.
+resamples only (at least ``KENDALL_MIN_RESAMPLES``) and its interval is ``value +- 1.96`` bootstrap standard errors,
+which needs far fewer resamples than two extreme percentiles do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from odin_rm.evaluation.records import Figure
 
 LEVEL = 0.95
 BLOCK_ELEMENTS = 2_000_000
-KENDALL_BUDGET = 8_000_000
+KENDALL_BUDGET = 4_000_000
 KENDALL_MIN_RESAMPLES = 100
 
 # A statistic maps a block of prompt weights (S, P) to its value in each resample (S,), NaN where undefined.
@@ -151,11 +151,16 @@ def pearson_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray, prompts:
         prompts: ``P``.
     """
     covariances = _weighted_moments(x, y, prompt, prompts)
-    return lambda weights_SP: _safe_ratio(*covariances(weights_SP), float(x.var()), float(y.var()))
+
+    def statistic(weights_SP: np.ndarray) -> np.ndarray:
+        covariance, x_var, y_var = covariances(weights_SP)
+        return _safe_ratio(covariance, x_var, y_var, float(x.var()), float(y.var()))
+
+    return statistic
 
 
 def slope_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray, prompts: int) -> Statistic:
-    """``cov(x, y) / (sd(x) var(y))``: deviations of ``x`` per unit of ``y``, arguments as in :func:`pearson_statistic`."""
+    """``cov(x, y) / (sd(x) var(y))``: deviations of ``x`` per unit of ``y``; arguments as for Pearson."""
     covariances = _weighted_moments(x, y, prompt, prompts)
 
     def statistic(weights_SP: np.ndarray) -> np.ndarray:

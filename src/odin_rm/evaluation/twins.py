@@ -1,7 +1,7 @@
 """Verbosity twins: the same knowledge said tersely and wordily; which of the two does the reward prefer?
 
-The causal counterpart of a correlation: a reward that is deaf to verbosity prefers the wordier twin in about half of the
-rows, one that reads length in nearly all.
+The causal counterpart of a correlation: a reward that is deaf to verbosity prefers the wordier twin in about half of
+the rows, one that reads length in nearly all.
 """
 
 from __future__ import annotations
