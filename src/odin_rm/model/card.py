@@ -54,7 +54,7 @@ On {{ info.audit.get("dataset", "held-out pairs") }}: {{ info.audit.get("pairs",
 | figure | value | low | high |
 |---|---|---|---|
 {% for name in figures if name in info.audit and info.audit[name].value is not none -%}
-| {{ name.replace("_", " ") }} | {{ "%.3f"|format(info.audit[name].value) }} | {{ "%.3f"|format(info.audit[name].low) }} | {{ "%.3f"|format(info.audit[name].high) }} |
+| {{ name.replace("_", " ") }} {%- for part in ("value", "low", "high") %} | {{ number(info.audit[name][part]) }} {%- endfor %} |
 {% endfor %}
 {% endif -%}
 {% if info.training -%}
@@ -89,5 +89,10 @@ def write_model_card(folder: Path, info: RewardModelInfo, config: Any) -> None:
     base = info.base_model or info.training.get("model")
     if base and not Path(base).exists():
         front["base_model"] = base
-    text = _TEMPLATE.render(front_matter=yaml.safe_dump(front, sort_keys=False), info=info, figures=CARD_FIGURES)
+    header = yaml.safe_dump(front, sort_keys=False)
+    text = _TEMPLATE.render(front_matter=header, info=info, figures=CARD_FIGURES, number=_number)
     atomic_write_text(folder / "README.md", text)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

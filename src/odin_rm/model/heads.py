@@ -4,8 +4,8 @@ ODIN (section 3.2) reads quality and length from the same feature ``h(x, y)`` of
 ``r_a = s h . n(w_a)`` with ``n(w) = (w - mean(w)) / ||w - mean(w)||``. Without the normalisation the orthogonality term
 is satisfied by shrinking a head instead of turning it.
 
-Deviation from the paper: a constant scale ``s`` (1 by default, as in the paper). A unit vector on the bounded feature of
-an encoder's pooler gives rewards with a deviation of a few hundredths, too small for a log-sigmoid to learn from.
+Deviation from the paper: a constant scale ``s`` (1 by default, as in the paper). A unit vector on the bounded feature
+of an encoder's pooler gives rewards with a deviation of a few hundredths, too small for a log-sigmoid to learn from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.types import QUALITY
-
 
 INIT_STD = 0.02
 """Deviation of the initial weights, as transformers' own classifiers have it."""

@@ -22,9 +22,9 @@ from odin_rm.model.backbone import (
     find_output_layer,
     load_classifier,
     load_config,
-    switch_dropout_off,
     pad_right,
     quiet_loading,
+    switch_dropout_off,
 )
 from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder

@@ -16,7 +16,7 @@ OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
 
 # Fields of TrainingArguments that would do nothing here, and what to use instead. Setting one is an error.
 REFUSED = {
-    "per_device_train_batch_size": "use --batch_pairs (pairs per optimiser step over all ranks) and --microbatch_tokens",
+    "per_device_train_batch_size": "use --batch_pairs (pairs per step over all ranks) and --microbatch_tokens",
     "per_device_eval_batch_size": "use --microbatch_tokens",
     "gradient_accumulation_steps": "use --batch_pairs: the whole optimiser batch is one step, split by "
     "--microbatch_tokens",
@@ -224,17 +224,77 @@ class RewardConfig(TrainingArguments):
 
 # What may differ between the run that wrote a checkpoint and the one that continues it.
 NOT_TRAJECTORY = frozenset(
-    """output_dir overwrite_output_dir eval_dataset resume_from_checkpoint logging_steps logging_strategy logging_first_step
-    log_level log_level_replica log_on_each_node disable_tqdm report_to run_name save_steps save_strategy save_total_limit
-    save_on_each_node save_only_model eval_steps eval_strategy eval_delay eval_on_start push_to_hub hub_token hub_model_id
-    hub_strategy hub_private_repo hub_always_push hub_revision load_best_model_at_end metric_for_best_model
-    greater_is_better microbatch_tokens single_pass_tokens cache_dir num_proc on_bad_row dataloader_num_workers
-    dataloader_pin_memory dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order local_rank
-    ddp_timeout ddp_bucket_cap_mb ddp_backend ddp_find_unused_parameters ddp_broadcast_buffers ddp_static_graph debug
-    skip_memory_metrics project trackio_space_id trackio_bucket_id trackio_static_space_id use_cpu
-    activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs
-    torch_empty_cache_steps accelerator_config enable_jit_checkpoint attn_implementation num_train_epochs_total
-    restore_callback_states_from_checkpoint ignore_data_skip distributed_state deepspeed_plugin""".split()
+    [
+        "accelerator_config",
+        "activation_checkpointing",
+        "activation_checkpointing_kwargs",
+        "attn_implementation",
+        "cache_dir",
+        "dataloader_in_order",
+        "dataloader_multiprocessing_context",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+        "ddp_backend",
+        "ddp_broadcast_buffers",
+        "ddp_bucket_cap_mb",
+        "ddp_find_unused_parameters",
+        "ddp_static_graph",
+        "ddp_timeout",
+        "debug",
+        "deepspeed_plugin",
+        "disable_tqdm",
+        "distributed_state",
+        "enable_jit_checkpoint",
+        "eval_dataset",
+        "eval_delay",
+        "eval_on_start",
+        "eval_steps",
+        "eval_strategy",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "greater_is_better",
+        "hub_always_push",
+        "hub_model_id",
+        "hub_private_repo",
+        "hub_revision",
+        "hub_strategy",
+        "hub_token",
+        "ignore_data_skip",
+        "load_best_model_at_end",
+        "local_rank",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_first_step",
+        "logging_steps",
+        "logging_strategy",
+        "metric_for_best_model",
+        "microbatch_tokens",
+        "num_proc",
+        "num_train_epochs_total",
+        "on_bad_row",
+        "output_dir",
+        "overwrite_output_dir",
+        "project",
+        "push_to_hub",
+        "report_to",
+        "restore_callback_states_from_checkpoint",
+        "resume_from_checkpoint",
+        "run_name",
+        "save_on_each_node",
+        "save_only_model",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "single_pass_tokens",
+        "skip_memory_metrics",
+        "torch_empty_cache_steps",
+        "trackio_bucket_id",
+        "trackio_space_id",
+        "trackio_static_space_id",
+        "use_cpu",
+    ]
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, RunInterrupted
 from odin_rm.core.files import (
     append_jsonl,
     atomic_folder,
+    atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
     check_run_folder,
@@ -36,7 +38,7 @@ from odin_rm.model.info import INFO_FILE, is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.callbacks import MetricsFile, StopOnSignal
 from odin_rm.reward.config import REFUSED, RewardConfig
-from odin_rm.reward.scoring import DTYPES, as_scored, load_tokenizer
+from odin_rm.reward.scoring import DTYPES, load_tokenizer
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 
 REFERENCE_RESPONSES = 4096
@@ -67,7 +69,10 @@ def train_reward_model(config: RewardConfig) -> Path:
     set_seed(config.seed)
     model = build_model(config, model_path)
     ensure_pad_token(tokenizer, model.config)
-    train_data, eval_data = load_data(config, tokenizer, run)
+    with tempfile.TemporaryDirectory() as scratch:
+        skipped = Path(scratch) / "skipped_rows.jsonl"
+        train_data, eval_data = load_data(config, tokenizer, skipped)
+        skipped_rows = skipped.read_bytes() if skipped.is_file() else None
     if checkpoint is not None:
         _check_checkpoint(checkpoint, config, train_data)
 
@@ -78,6 +83,8 @@ def train_reward_model(config: RewardConfig) -> Path:
     if config.process_index == 0:
         claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=resume)
         _write_settings(run, config, checkpoint)
+        if skipped_rows is not None:
+            atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     with StopOnSignal() as stop:
         trainer = RewardTrainer(
             model,
@@ -113,7 +120,7 @@ def build_model(config: RewardConfig, path: str) -> RewardModel:
         for name, value in wanted.items():
             if getattr(model.info, name) != value:
                 raise ConfigError(
-                    f"the reward model was trained with {name} = {getattr(model.info, name)}, this run asks for {value}",
+                    f"the reward model was trained with {name} = {getattr(model.info, name)}, this run asks {value}",
                     where=path,
                     fix="Use the same --objective, --normalise_heads and --head_scale, or start from the backbone.",
                 )
@@ -128,7 +135,7 @@ def build_model(config: RewardConfig, path: str) -> RewardModel:
 
 
 def load_data(
-    config: RewardConfig, tokenizer: Any, run: Path
+    config: RewardConfig, tokenizer: Any, skipped_rows_file: Path
 ) -> tuple[TokenisedPreferences, TokenisedPreferences | None]:
     """Training and held-out preferences of a config, tokenised (from the cache where it has them)."""
     settings = encoding_settings(config)
@@ -138,8 +145,7 @@ def load_data(
         "num_proc": config.num_proc,
     }
     assert config.dataset is not None
-    skipped = run.parent / f"{run.name}.skipped_rows.jsonl" if config.on_bad_row == "skip" else None
-    data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped, **kwargs)
+    data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
     eval_data = None
     if config.eval_dataset is not None:
         eval_data = load_preferences(
