@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.testbed.world import World, _knob, count_tokens, is_flattering, is_list, stream
+from odin_rm.testbed.world import World, count_tokens, is_flattering, is_list, knob, stream
 
 Row = dict[str, Any]
 
@@ -29,12 +29,12 @@ class AnnotatorSettings:
         ConfigError: a knob is outside its range.
     """
 
-    quality_scale: float = _knob(4.0, "what the annotator gives for one unit of true quality, in log-odds")
-    length_bias: float = _knob(0.1, "what the annotator gives for one more token, in log-odds")
-    list_bias: float = _knob(0.0, "what the annotator gives for list formatting, in log-odds")
-    flattery_bias: float = _knob(0.0, "what the annotator gives for a flattering opener, in log-odds")
-    temperature: float = _knob(1.0, "noise of the annotator's choices: 0 always takes the higher utility")
-    lapse_rate: float = _knob(0.0, "share of pairs that the annotator decides by a coin (0 to 1)")
+    quality_scale: float = knob(4.0, "what the annotator gives for one unit of true quality, in log-odds")
+    length_bias: float = knob(0.1, "what the annotator gives for one more token, in log-odds")
+    list_bias: float = knob(0.0, "what the annotator gives for list formatting, in log-odds")
+    flattery_bias: float = knob(0.0, "what the annotator gives for a flattering opener, in log-odds")
+    temperature: float = knob(1.0, "noise of the annotator's choices: 0 always takes the higher utility")
+    lapse_rate: float = knob(0.0, "share of pairs that the annotator decides by a coin (0 to 1)")
 
     def __post_init__(self) -> None:
         for name, high in (("temperature", 1e6), ("lapse_rate", 1.0)):
@@ -145,7 +145,7 @@ def make_preferences(world: World, annotator: Annotator, n_pairs: int, seed: int
 def make_ranked_lists(
     world: World, annotator: Annotator, n_prompts: int, responses_per_prompt: int, seed: int, *, split: str = "train"
 ) -> list[Row]:
-    """Ranked lists: rows ``prompt``, ``responses``, ``ranks`` (1 the best) and ``true_qualities``."""
+    """Ranked lists: rows ``prompt``, ``responses``, ``ranks`` (1 the best) and ``true_quality`` (a list)."""
     rng = stream(seed, "ranked", split)
     prompts = world.prompts(split)
     rows = []
@@ -157,7 +157,7 @@ def make_ranked_lists(
                 "prompt": prompt,
                 "responses": responses,
                 "ranks": annotator.rank(prompt, responses, rng),
-                "true_qualities": [world.true_quality(prompt, response) for response in responses],
+                "true_quality": [world.true_quality(prompt, response) for response in responses],
             }
         )
     return rows

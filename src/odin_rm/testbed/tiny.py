@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from odin_rm.core.files import atomic_folder
 from odin_rm.testbed import phrases
-from odin_rm.testbed.world import _TOKEN
+from odin_rm.testbed.world import TOKEN
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 MARKER_WORDS = ("human", "assistant", "user", "prompt", "response", ":", ".", "!", "?", ",", "-")
@@ -31,7 +31,7 @@ def vocabulary() -> list[str]:
         *phrases.FILLERS,
         *phrases.OPENERS,
     ]
-    words = {word for text in texts for word in _TOKEN.findall(text.lower())}
+    words = {word for text in texts for word in TOKEN.findall(text.lower())}
     return [*SPECIAL_TOKENS, *sorted(words | set(MARKER_WORDS))]
 
 

@@ -25,7 +25,7 @@ from odin_rm.testbed import phrases
 
 # The rule of the word-level tokenizer (`tokenizers.pre_tokenizers.Whitespace`): runs of word characters, runs of
 # punctuation. Counting by it needs no tokenizer; a test holds the two together.
-_TOKEN = re.compile(r"\w+|[^\w\s]+")
+TOKEN = re.compile(r"\w+|[^\w\s]+")
 _SENTENCE_END = re.compile(r"[.!?]+")
 _WORD = re.compile(r"[a-z']+")
 
@@ -34,10 +34,11 @@ HELD_OUT_EVERY = 5
 
 def count_tokens(text: str) -> int:
     """Length of a text in tokens of the testbed's word-level tokenizer, without special tokens."""
-    return len(_TOKEN.findall(text))
+    return len(TOKEN.findall(text))
 
 
-def _knob(default: Any, help_text: str) -> Any:
+def knob(default: Any, help_text: str) -> Any:
+    """A dataclass field with its help text, shown by ``--help``."""
     return field(default=default, metadata={"help": help_text})
 
 
@@ -49,26 +50,26 @@ class WorldSettings:
         ConfigError: a knob is outside its range (the message names the knob and the range).
     """
 
-    topics: int = _knob(24, "how many topics prompts are about (1 to 24)")
-    steps_per_topic: int = _knob(8, "helpful steps that the writers of one topic know (1 to 16)")
-    harmful_per_topic: int = _knob(5, "harmful steps that the writers of one topic know (1 to 10)")
-    saturation: int = _knob(4, "distinct helpful steps beyond which more of them add nothing (1 to 16)")
-    harm_weight: float = _knob(1.0, "what a harmful step takes away, in helpful steps (0 or more)")
-    min_steps: int = _knob(1, "fewest steps, helpful and harmful together, in a response")
-    max_steps: int = _knob(5, "most steps in a response")
-    skill_mean: float = _knob(0.65, "share of helpful steps among the steps of the median writer (between 0 and 1)")
-    skill_spread: float = _knob(1.2, "standard deviation of the writers' skill, in log-odds of a helpful step")
-    repeat_rate: float = _knob(0.1, "share of helpful steps that repeat one already given (and so add nothing)")
-    filler_rate: float = _knob(1.0, "share of the space left by the steps that is filled with fillers (0 to 1)")
-    fillers: int = _knob(10, "how many different fillers exist (1 to 10)")
-    length_mean: float = _knob(25.0, "tokens that the writers aim at, mean")
-    length_spread: float = _knob(11.0, "tokens that the writers aim at, standard deviation")
-    max_tokens: int = _knob(60, "writers aim at no more tokens than this")
-    quality_length_correlation: float = _knob(
+    topics: int = knob(24, "how many topics prompts are about (1 to 24)")
+    steps_per_topic: int = knob(8, "helpful steps that the writers of one topic know (1 to 16)")
+    harmful_per_topic: int = knob(5, "harmful steps that the writers of one topic know (1 to 10)")
+    saturation: int = knob(4, "distinct helpful steps beyond which more of them add nothing (1 to 16)")
+    harm_weight: float = knob(1.0, "what a harmful step takes away, in helpful steps (0 or more)")
+    min_steps: int = knob(1, "fewest steps, helpful and harmful together, in a response")
+    max_steps: int = knob(5, "most steps in a response")
+    skill_mean: float = knob(0.65, "share of helpful steps among the steps of the median writer (between 0 and 1)")
+    skill_spread: float = knob(1.2, "standard deviation of the writers' skill, in log-odds of a helpful step")
+    repeat_rate: float = knob(0.1, "share of helpful steps that repeat one already given (and so add nothing)")
+    filler_rate: float = knob(1.0, "share of the space left by the steps that is filled with fillers (0 to 1)")
+    fillers: int = knob(10, "how many different fillers exist (1 to 10)")
+    length_mean: float = knob(25.0, "tokens that the writers aim at, mean")
+    length_spread: float = knob(11.0, "tokens that the writers aim at, standard deviation")
+    max_tokens: int = knob(60, "writers aim at no more tokens than this")
+    quality_length_correlation: float = knob(
         0.0, "correlation of a writer's skill with the length aimed at: above 0, good writers write more (-1 to 1)"
     )
-    list_rate: float = _knob(0.1, "share of responses formatted as a bulleted list (one token more per sentence)")
-    flattery_rate: float = _knob(0.1, "share of responses that open with flattery")
+    list_rate: float = knob(0.1, "share of responses formatted as a bulleted list (one token more per sentence)")
+    flattery_rate: float = knob(0.1, "share of responses that open with flattery")
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
