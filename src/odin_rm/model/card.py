@@ -54,7 +54,7 @@ On {{ info.audit.get("dataset", "held-out pairs") }}: {{ info.audit.get("pairs",
 | figure | value | low | high |
 |---|---|---|---|
 {% for name in figures if name in info.audit and info.audit[name].value is not none -%}
-| {{ name.replace("_", " ") }} {%- for part in ("value", "low", "high") %} | {{ number(info.audit[name][part]) }} {%- endfor %} |
+| {{ row(name, info.audit[name]) }} |
 {% endfor %}
 {% endif -%}
 {% if info.training -%}
@@ -87,12 +87,13 @@ def write_model_card(folder: Path, info: RewardModelInfo, config: Any) -> None:
         "tags": ["reward-model", "odin-rm", info.objective],
     }
     base = info.base_model or info.training.get("model")
-    if base and not Path(base).exists():
+    if base and "/" in str(base) and not Path(base).exists():  # a hub id; a folder means nothing to others
         front["base_model"] = base
     header = yaml.safe_dump(front, sort_keys=False)
-    text = _TEMPLATE.render(front_matter=header, info=info, figures=CARD_FIGURES, number=_number)
+    text = _TEMPLATE.render(front_matter=header, info=info, figures=CARD_FIGURES, row=_row)
     atomic_write_text(folder / "README.md", text)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _row(name: str, figure: dict[str, float | None]) -> str:
+    numbers = ["-" if figure.get(part) is None else f"{figure[part]:.3f}" for part in ("value", "low", "high")]
+    return " | ".join([name.replace("_", " "), *numbers])

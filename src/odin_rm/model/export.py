@@ -87,7 +87,7 @@ def export_quality_head(
             raise ExportError(
                 f"the exported model scores differently: {difference:.2e} apart, {tolerance:.2e} allowed",
                 where=str(folder),
-                fix="Nothing was written. Raise --tolerance if a low precision explains it, else report the architecture.",
+                fix="Nothing was written. Raise --tolerance if a low precision explains it, else report it.",
             )
     model.train(was_training)
     return ParityReport(len(sequences), difference, tolerance)

@@ -1,7 +1,7 @@
 """Correlation of a reward with response length, as a differentiable function of the scores of one batch.
 
-The paper's length loss (ODIN, section 3.2) uses Pearson's coefficient over the global batch. The coefficient of a union is not a
-mean of coefficients, so these functions must be given *all* scores of the optimiser batch at once (see
+The paper's length loss (ODIN, section 3.2) uses Pearson's coefficient over the global batch. The coefficient of a union
+is not a mean of coefficients, so these functions must be given *all* scores of the optimiser batch at once (see
 ``odin_rm.reward.exact_batch``).
 """
 

@@ -191,7 +191,8 @@ class RewardConfig(TrainingArguments):
     def _check_refused(self) -> None:
         for item in fields(self):
             if item.name in REFUSED:
-                default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+                factory: Any = item.default_factory
+                default = item.default if item.default is not MISSING else factory()
                 value = getattr(self, item.name)
                 if value != default and str(getattr(value, "value", value)) != str(getattr(default, "value", default)):
                     raise ConfigError(
@@ -223,79 +224,24 @@ class RewardConfig(TrainingArguments):
 
 
 # What may differ between the run that wrote a checkpoint and the one that continues it.
-NOT_TRAJECTORY = frozenset(
-    [
-        "accelerator_config",
-        "activation_checkpointing",
-        "activation_checkpointing_kwargs",
-        "attn_implementation",
-        "cache_dir",
-        "dataloader_in_order",
-        "dataloader_multiprocessing_context",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "dataloader_prefetch_factor",
-        "ddp_backend",
-        "ddp_broadcast_buffers",
-        "ddp_bucket_cap_mb",
-        "ddp_find_unused_parameters",
-        "ddp_static_graph",
-        "ddp_timeout",
-        "debug",
-        "deepspeed_plugin",
-        "disable_tqdm",
-        "distributed_state",
-        "enable_jit_checkpoint",
-        "eval_dataset",
-        "eval_delay",
-        "eval_on_start",
-        "eval_steps",
-        "eval_strategy",
-        "gradient_checkpointing",
-        "gradient_checkpointing_kwargs",
-        "greater_is_better",
-        "hub_always_push",
-        "hub_model_id",
-        "hub_private_repo",
-        "hub_revision",
-        "hub_strategy",
-        "hub_token",
-        "ignore_data_skip",
-        "load_best_model_at_end",
-        "local_rank",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "logging_first_step",
-        "logging_steps",
-        "logging_strategy",
-        "metric_for_best_model",
-        "microbatch_tokens",
-        "num_proc",
-        "num_train_epochs_total",
-        "on_bad_row",
-        "output_dir",
-        "overwrite_output_dir",
-        "project",
-        "push_to_hub",
-        "report_to",
-        "restore_callback_states_from_checkpoint",
-        "resume_from_checkpoint",
-        "run_name",
-        "save_on_each_node",
-        "save_only_model",
-        "save_steps",
-        "save_strategy",
-        "save_total_limit",
-        "single_pass_tokens",
-        "skip_memory_metrics",
-        "torch_empty_cache_steps",
-        "trackio_bucket_id",
-        "trackio_space_id",
-        "trackio_static_space_id",
-        "use_cpu",
-    ]
-)
+# fmt: off
+NOT_TRAJECTORY = frozenset([
+    "accelerator_config", "activation_checkpointing", "activation_checkpointing_kwargs", "attn_implementation",
+    "cache_dir", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
+    "dataloader_pin_memory", "dataloader_prefetch_factor", "ddp_backend", "ddp_broadcast_buffers",
+    "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "debug",
+    "deepspeed_plugin", "disable_tqdm", "distributed_state", "enable_jit_checkpoint", "eval_dataset", "eval_delay",
+    "eval_on_start", "eval_steps", "eval_strategy", "gradient_checkpointing", "gradient_checkpointing_kwargs",
+    "greater_is_better", "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy",
+    "hub_token", "ignore_data_skip", "load_best_model_at_end", "local_rank", "log_level", "log_level_replica",
+    "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy", "metric_for_best_model",
+    "microbatch_tokens", "num_proc", "num_train_epochs_total", "on_bad_row", "output_dir", "overwrite_output_dir",
+    "project", "push_to_hub", "report_to", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
+    "run_name", "save_on_each_node", "save_only_model", "save_steps", "save_strategy", "save_total_limit",
+    "single_pass_tokens", "skip_memory_metrics", "torch_empty_cache_steps", "trackio_bucket_id", "trackio_space_id",
+    "trackio_static_space_id", "use_cpu",
+])
+# fmt: on
 
 
 def _plain(value: Any) -> Any:

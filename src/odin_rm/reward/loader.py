@@ -123,7 +123,7 @@ class PlannedBatches(Dataset):
 
     def _micro_batch(self, batch: OptimiserBatch, positions: np.ndarray) -> MicroBatch:
         # An idle rank still runs a forward pass (the shortest response), so that collectives match.
-        rows = positions if len(positions) else np.argmin(self.sequence_tokens[batch.responses])[None]
+        rows = positions if len(positions) else np.array([np.argmin(self.sequence_tokens[batch.responses])])
         sequences = [self.data.input_ids(int(r)) for r in batch.responses[rows]]
         inputs = collate(sequences, self.pad_token_id, self.padding_side)
         inputs.pop("position_ids", None)  # the model counts positions itself, from the mask

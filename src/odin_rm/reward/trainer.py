@@ -217,7 +217,7 @@ class RewardTrainer(Trainer):
         Raises:
             NumericalError: a score is not finite.
         """
-        data = self.eval_data if eval_dataset is None else eval_dataset
+        data: Any = self.eval_data if eval_dataset is None else eval_dataset
         started = time.perf_counter()
         scored = self.score(data)
         metrics: dict[str, float] = {
@@ -230,7 +230,7 @@ class RewardTrainer(Trainer):
         metrics[f"{metric_key_prefix}_runtime"] = round(seconds, 3)
         metrics[f"{metric_key_prefix}_pairs_per_second"] = round(data.num_pairs / seconds, 3)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def score(self, data: TokenisedPreferences) -> Any:
@@ -359,5 +359,5 @@ def data_note(data: TokenisedPreferences) -> dict[str, Any]:
 
     checksum = 0
     for column in (data.response_tokens, data.offsets, data.pair_chosen, data.pair_rejected, data.pair_margin):
-        checksum = zlib.crc32(np.ascontiguousarray(column), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(column).tobytes(), checksum)
     return {"pairs": data.num_pairs, "responses": data.num_responses, "checksum": checksum}

@@ -148,9 +148,7 @@ def load_data(
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
     eval_data = None
     if config.eval_dataset is not None:
-        eval_data = load_preferences(
-            config.eval_dataset, tokenizer, settings, extra_columns=("true_quality",), **kwargs
-        )
+        eval_data = load_preferences(config.eval_dataset, tokenizer, settings, **kwargs)
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
@@ -191,8 +189,20 @@ def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path, tokenizer: 
 
 
 def _training_note(trainer: RewardTrainer, config: RewardConfig) -> dict[str, Any]:
-    names = ("objective", "learning_rate", "head_learning_rate", "num_train_epochs", "batch_pairs", "length_weight")
-    names += ("orthogonality_weight", "normalise_heads", "head_scale", "max_length", "overlong", "seed")
+    names = [
+        "objective",
+        "learning_rate",
+        "head_learning_rate",
+        "num_train_epochs",
+        "batch_pairs",
+        "length_weight",
+        "orthogonality_weight",
+        "normalise_heads",
+        "head_scale",
+        "max_length",
+        "overlong",
+        "seed",
+    ]
     note = {"model": Path(str(config.model)).name if Path(str(config.model)).exists() else config.model}
     note |= {name: getattr(config, name) for name in names}
     return note | {"steps": trainer.state.global_step, "pairs": trainer.train_data.num_pairs}
@@ -278,8 +288,10 @@ def resolved_yaml(config: RewardConfig) -> str:
         if item.init and item.name not in left_out:
             value = getattr(config, item.name)
             value = getattr(value, "value", value)
+            if not isinstance(value, (bool, int, float, str, list, dict, type(None))):
+                value = value.to_dict() if hasattr(value, "to_dict") else str(value)
             if value is not None and not (isinstance(value, (list, dict)) and not value):
-                values[item.name] = value if isinstance(value, (bool, int, float, str, list, dict)) else str(value)
+                values[item.name] = value
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
