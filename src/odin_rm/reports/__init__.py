@@ -1,1 +1,17 @@
 """Reports: figures and one self-contained HTML page. Start at :func:`odin_rm.reports.page.write_report`."""
+
+from odin_rm.reports.audit_report import audit_headline, audit_sections, figures_table, write_audit_report
+from odin_rm.reports.page import Percent, Plot, Section, Table, Text, write_report
+
+__all__ = [
+    "Percent",
+    "Plot",
+    "Section",
+    "Table",
+    "Text",
+    "audit_headline",
+    "audit_sections",
+    "figures_table",
+    "write_audit_report",
+    "write_report",
+]

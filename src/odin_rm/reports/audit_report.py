@@ -4,15 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from odin_rm.evaluation.audit import AuditResult
-from odin_rm.evaluation.records import ScoredPreferences
-from odin_rm.reports.page import Section, write_report
+from odin_rm.evaluation.audit import CORRELATIONS, AuditResult
+from odin_rm.evaluation.records import Figure, ScoredPreferences
+from odin_rm.reports import plots
+from odin_rm.reports.page import Percent, Plot, Section, Table, Text, format_number, write_report
+
+# Rows of the figures table: name in audit.json, words for people, percent or not.
+_ROWS = (
+    ("accuracy", "Accuracy", True),
+    ("accuracy_chosen_longer", "Accuracy where the chosen is longer", True),
+    ("accuracy_chosen_shorter", "Accuracy where the chosen is shorter", True),
+    ("accuracy_length_balanced", "Accuracy, length-balanced", True),
+    ("accuracy_length_matched", "Accuracy, lengths within 10 %", True),
+    ("longer_response_baseline_accuracy", "Accuracy of picking the longer response", True),
+    ("pearson", "Pearson with length", False),
+    ("spearman", "Spearman with length", False),
+    ("kendall", "Kendall τ-b with length", False),
+    ("pearson_within_prompt", "Pearson with length within a prompt", False),
+    ("information_beyond_length", "Information beyond length (bits per pair)", False),
+    ("true_quality_agreement", "Agreement with the true quality", True),
+    ("true_quality_spearman", "Spearman with the true quality", False),
+    ("verbosity_twins_longer_wins", "Verbosity twins won by the wordier one", True),
+)
+_EXPLANATION = """
+Pearson, Spearman and Kendall are over all distinct responses; "within a prompt" compares only responses to the same
+prompt, which is what reinforcement learning exploits. Length-balanced accuracy weighs the pairs in which the longer and
+in which the shorter response was chosen alike: a model that only reads length gets 50 % there.
+
+Information beyond length is the fall of the held-out log loss, in bits per pair, when the quality difference joins the
+length difference in predicting the human choice. It is 0 for a reward that knows nothing but length, however accurate
+that makes it.
+"""
 
 
 def audit_headline(results: Sequence[AuditResult]) -> str:
-    """The finding in a few plain sentences with its numbers."""
-    raise NotImplementedError
+    """The finding in a few plain sentences with its numbers, one paragraph per model."""
+    return "\n\n".join(_headline_of(result) for result in results)
+
+
+def _headline_of(result: AuditResult) -> str:
+    pearson, accuracy = result["pearson"], result["accuracy"]
+    parts = [_length_sentence(result, pearson)]
+    longer, shorter = result["accuracy_chosen_longer"], result["accuracy_chosen_shorter"]
+    if accuracy.value is not None:
+        sentence = f"It orders {_percent(accuracy)} of pairs as the annotators do"
+        if longer.value is not None and shorter.value is not None:
+            sentence += (
+                f": {_percent(longer)} where the longer response was chosen, {_percent(shorter)} where the shorter"
+            )
+        parts.append(sentence + ".")
+    information = result["information_beyond_length"]
+    if information.value is not None:
+        parts.append(f"Beyond length it carries {format_number(information.value, 3)} bits per pair.")
+    agreement = result["true_quality_agreement"]
+    if agreement.value is not None:
+        parts.append(f"It orders {_percent(agreement)} of pairs by their true quality.")
+    twins = result["verbosity_twins_longer_wins"]
+    if twins.value is not None:
+        parts.append(f"Of two twins that say the same, the wordier one wins {_percent(twins)}.")
+    return " ".join(parts)
+
+
+def _length_sentence(result: AuditResult, pearson: Figure) -> str:
+    name = result.name
+    if pearson.value is None:
+        return f"{name}: the correlation with length is undefined ({pearson.why})."
+    interval = ""
+    if pearson.low is not None and pearson.high is not None:
+        interval = f" ({format_number(pearson.low, 2)} to {format_number(pearson.high, 2)})"
+    unit = result.length_unit.removeprefix("response ")
+    spread = result.moments.get("length_deviation")
+    step = f"{spread:,.0f} {unit}" if spread is not None and spread >= 2 else f"one deviation of length, in {unit}"
+    amount = format_number(abs(pearson.value), 2)
+    signed = format_number(pearson.value, 2)
+    if abs(pearson.value) <= plots.NEAR_ZERO:
+        return f"{name} pays next to nothing for length: {signed}{interval} reward deviations per {step} more."
+    if pearson.low is not None and pearson.high is not None and pearson.low <= 0 <= pearson.high:
+        return f"{name} shows no clear price of length: {signed}{interval} reward deviations per {step} more."
+    if pearson.value > 0:
+        return f"{name} pays {amount}{interval} reward deviations for every {step} more."
+    return f"{name} takes off {amount} reward deviations for every {step} more{interval}."
+
+
+def _percent(figure: Figure) -> str:
+    return format_number(figure.value, percent=True)
 
 
 def audit_sections(
@@ -25,7 +102,119 @@ def audit_sections(
         scored: the scored sets behind them for the scatter plots (``None`` where only the figures are at hand; the
             plot then shows the trend alone).
     """
-    raise NotImplementedError
+    return [
+        Section("Reward and length", [*_length_blocks(results, scored)]),
+        Section("Where the accuracy comes from", [*_accuracy_blocks(results)]),
+        Section("All figures", [Text(_EXPLANATION), figures_table(results), *_details(results)]),
+    ]
+
+
+def _length_blocks(
+    results: Sequence[AuditResult], scored: Sequence[ScoredPreferences | None] | None
+) -> list[Text | Table | Plot]:
+    values = "; ".join(
+        f"{r.name}: " + ", ".join(f"{n.replace('_', ' ')} {format_number(r[n].value, 2)}" for n in CORRELATIONS)
+        for r in results
+    )
+    trends = "; ".join(f"{r.name}: {_trend_words(r)}" for r in results)
+    return [
+        Plot(
+            plots.correlations_side_by_side(results),
+            "correlations",
+            "Correlation of the quality reward with length, with 95 % intervals. The shaded band is 0.05 around zero.",
+            alt=f"Dot plot of correlations with length. {values}.",
+        ),
+        Plot(
+            plots.reward_against_length(results, scored),
+            "reward_against_length",
+            "Each response's reward against its length (grey; the longest half per cent lies outside), the mean reward "
+            "over bins of length (line) and its 95 % interval (band). A flat line is a head that does not read length.",
+            alt=f"Scatter plots of reward against length with a trend line per head. {trends}.",
+        ),
+    ]
+
+
+def _trend_words(result: AuditResult) -> str:
+    rows = result.trend.get("quality", [])
+    if len(rows) < 2:
+        return "too few responses for a trend"
+    first, last = rows[0], rows[-1]
+    return (
+        f"quality head, Pearson {format_number(result['pearson'].value, 2)}; mean reward "
+        f"{format_number(first['value'], 2)} deviations at length {first['length']:.0f} and "
+        f"{format_number(last['value'], 2)} at length {last['length']:.0f}"
+    )
+
+
+def _accuracy_blocks(results: Sequence[AuditResult]) -> list[Text | Table | Plot]:
+    names = [name for name in plots.ACCURACY_NAMES if any(r[name].value is not None for r in results)]
+    values = "; ".join(
+        f"{r.name}: " + ", ".join(f"{plots.ACCURACY_NAMES[n]} {_percent(r[n])}".replace("\n", " ") for n in names)
+        for r in results
+    )
+    baseline = _percent(results[0]["longer_response_baseline_accuracy"])
+    bins = "; ".join(
+        f"{r.name}: "
+        + ", ".join(f"{row['label']} {format_number(row['accuracy']['value'], percent=True)}" for row in r.length_bins)
+        for r in results
+    )
+    return [
+        Plot(
+            plots.accuracy_decomposition(results),
+            "accuracy_decomposition",
+            "Accuracy on all pairs and on parts of them, with 95 % intervals. A model that reads length does well "
+            "where the chosen response is longer and badly where it is shorter. "
+            f"Picking the longer response gets {baseline}.",
+            alt=f"Bar chart of accuracy. {values}.",
+        ),
+        Plot(
+            plots.accuracy_by_length_difference(results),
+            "accuracy_by_length_difference",
+            "Accuracy by how much longer or shorter the chosen response is than the rejected one; n pairs in each bin. "
+            "The dashed line is the accuracy of always picking the longer response.",
+            alt=f"Line chart of accuracy by length difference. {bins}.",
+        ),
+    ]
+
+
+def _bin_words(result: AuditResult) -> str:
+    rows = [(row["label"], row["accuracy"]["value"]) for row in result.length_bins]
+    return ", ".join(f"{label} {format_number(value, percent=True)}" for label, value in rows)
+
+
+def figures_table(results: Sequence[AuditResult]) -> Table:
+    """Every figure that at least one of the audits has, models side by side.
+
+    Args:
+        results: the audits.
+    """
+    rows: list[list[Any]] = []
+    for name, words, percent in _ROWS:
+        figures = [result[name] for result in results]
+        if any(name in result.figures for result in results):
+            rows.append([words, *(Percent(figure) if percent else figure for figure in figures)])
+    head = [r.length_head["pearson"] if r.length_head else None for r in results]
+    if any(head):
+        rows.append(["Length head: Pearson with length", *head])
+    for label, attribute in (("Pairs", "pairs"), ("Distinct responses", "responses"), ("Prompts", "prompts")):
+        rows.append([label, *(getattr(result, attribute) for result in results)])
+    columns = ["Figure", *(result.name for result in results)]
+    return Table("Figures with their 95 % bootstrap intervals.", columns, rows)
+
+
+def _details(results: Sequence[AuditResult]) -> list[Table]:
+    tables = []
+    for result in results:
+        rows = [[row["label"], row["pairs"], _from(row["accuracy"]), _from(row["longer_response_baseline_accuracy"])]
+                for row in result.length_bins]  # fmt: skip
+        columns = ["Chosen against rejected", "Pairs", "Accuracy", "Picking the longer"]
+        caption = f"Accuracy by length difference: {result.name}"
+        tables.append(Table(caption, columns, rows, percent=columns[2:], folded=True))
+    return tables
+
+
+def _from(content: dict[str, Any]) -> Figure:
+    return Figure(content["value"], content.get("low"), content.get("high"), content.get("why"))
 
 
 def write_audit_report(

@@ -49,13 +49,21 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Percent:
+    """A table cell to show in percent: a share as a number or a :class:`Figure`."""
+
+    share: Any
+
+
+@dataclass(frozen=True)
 class Table:
     """A table with a caption. The first column holds the row headings.
 
     Attributes:
         caption: what the table shows, a sentence.
         columns: the headings, the first above the row headings.
-        rows: cells: text, numbers, ``None`` (a dash) or :class:`Figure` (value with its interval below).
+        rows: cells: text, numbers, ``None`` (a dash), :class:`Figure` (value with its interval below) or
+            :class:`Percent`.
         note: small print below the table.
         digits: decimal places of numbers.
         percent: show numbers and figures of these columns (by heading) in percent.
@@ -128,6 +136,8 @@ def format_number(value: float | int | None, digits: int = 3, percent: bool = Fa
 
 def format_cell(value: Any, digits: int = 3, percent: bool = False) -> dict[str, str]:
     """Text of a table cell; see :class:`Table`."""
+    if isinstance(value, Percent):
+        return format_cell(value.share, digits, percent=True)
     if isinstance(value, Figure):
         interval = ""
         if value.low is not None and value.high is not None:
