@@ -51,9 +51,8 @@ def _headline_of(result: AuditResult) -> str:
     if accuracy.value is not None:
         sentence = f"It orders {_percent(accuracy)} of pairs as the annotators do"
         if longer.value is not None and shorter.value is not None:
-            sentence += (
-                f": {_percent(longer)} where the longer response was chosen, {_percent(shorter)} where the shorter"
-            )
+            sentence += f": {_percent(longer)} where the longer response was chosen"
+            sentence += f", {_percent(shorter)} where the shorter"
         parts.append(sentence + ".")
     information = result["information_beyond_length"]
     if information.value is not None:
@@ -153,11 +152,7 @@ def _accuracy_blocks(results: Sequence[AuditResult]) -> list[Text | Table | Plot
         for r in results
     )
     baseline = _percent(results[0]["longer_response_baseline_accuracy"])
-    bins = "; ".join(
-        f"{r.name}: "
-        + ", ".join(f"{row['label']} {format_number(row['accuracy']['value'], percent=True)}" for row in r.length_bins)
-        for r in results
-    )
+    bins = "; ".join(f"{r.name}: {_bin_words(r)}" for r in results)
     return [
         Plot(
             plots.accuracy_decomposition(results),

@@ -47,24 +47,37 @@ def reward_against_length(
     """
     points = list(scored) if scored is not None else [None] * len(results)
     colours = model_colours([r.name for r in results])
-    panels: list[tuple[int, str]] = []
-    heads = ["quality"] + (["length"] if any(r.length_head for r in results) else [])
-    columns = min(len(results), 3)
-    for start in range(0, len(results), columns):
-        panels += [(k, head) for head in heads for k in range(start, start + columns)]
+    panels, columns = _panel_grid(results)
     rows = len(panels) // columns
     with styled():
         width = {1: 6.4, 2: 8.6}.get(columns, 11.0)
         canvas, axes = new_canvas(rows, columns, width=width, height=0.5 + 3.1 * rows)
         ranges = _shared_ranges(results, points)
         for axis, (k, head) in zip(axes, panels, strict=True):
-            if k >= len(results) or (head == "length" and results[k].length_head is None):
+            if not head:
                 axis.set_axis_off()
                 continue
             _scatter_panel(axis, results[k], points[k], head, colours[results[k].name], ranges)
         canvas.supylabel("reward, in deviations of the head", fontsize=10)
-        canvas.supxlabel(f"response length, {results[0].length_unit}", fontsize=10)
+        canvas.supxlabel(f"length ({results[0].length_unit})", fontsize=10)
     return canvas
+
+
+def _panel_grid(results: Sequence[AuditResult]) -> tuple[list[tuple[int, str]], int]:
+    """Panels ``(model, head)`` row by row, an empty head for an empty place, and the number of columns.
+
+    Up to three panels stand in one row; else a model's heads stand below each other.
+    """
+    there = [(k, head) for k, r in enumerate(results) for head in ("quality", *(["length"] if r.length_head else []))]
+    if len(there) <= 3:
+        return there, len(there)
+    columns = min(len(results), 3)
+    grid: list[tuple[int, str]] = []
+    for start in range(0, len(results), columns):
+        for head in ("quality", "length"):
+            row = [(k, head if (k, head) in there else "") for k in range(start, start + columns)]
+            grid += row if any(name for _, name in row) else []
+    return grid, columns
 
 
 def _shared_ranges(
@@ -144,7 +157,7 @@ def accuracy_by_length_difference(results: Sequence[AuditResult]) -> Canvas:
         baseline = [(k, row["longer_response_baseline_accuracy"]["value"]) for k, row in enumerate(bins)]
         known = [(k, value) for k, value in baseline if value is not None]
         axis.plot(
-            [k for k, _ in known], [v for _, v in known], color=GREY, linestyle=(0, (4, 2)), marker="_", markersize=14,
+            [k for k, _ in known], [v for _, v in known], color=GREY, linestyle=(0, (4, 2)), drawstyle="steps-mid",
             label="pick the longer response", zorder=1,
         )  # fmt: skip
         axis.axhline(0.5, color=INK, linewidth=0.8, zorder=1)
@@ -240,6 +253,10 @@ def accuracy_decomposition(results: Sequence[AuditResult]) -> Canvas:
 
 def _figure(content: dict[str, Any]) -> Figure:
     return Figure(content["value"], content.get("low"), content.get("high"), content.get("why"))
+
+
+def _style(name: str, colours: dict[str, str], markers: dict[str, str]) -> dict[str, Any]:
+    return {"color": colours[name], "marker": markers[name], "label": shorten(name)}
 
 
 def _dodge(count: int, room: float) -> np.ndarray:
