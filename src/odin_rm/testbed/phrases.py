@@ -105,5 +105,5 @@ FILLERS = (
 OPENERS = (
     "What a great question!",
     "You have excellent taste!",
-    "Thank you for asking, friend!",
+    "Thank you so much, friend!",
 )
