@@ -79,6 +79,6 @@ define install
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV) (once; some minutes)"
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e $(1) \
-		| sed -E -n '/^(Collecting|Installing|Successfully)/p'
+		| sed -E -n -e 's/ \(from .*//' -e '/^(Collecting|Successfully built)/p'
 	@touch $@
 endef
