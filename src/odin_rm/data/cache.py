@@ -121,7 +121,8 @@ def read_columns(folder: Path) -> TokenisedPreferences | None:
             path = folder / f"{name}.npy"
             if _file_record(path) != expected:
                 raise ValueError(f"{path.name} has changed")
-            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            # Plain views of the mapped memory: numpy's memmap class is slow to index.
+            arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         extra = {name.removeprefix(_EXTRA): arrays[name] for name in arrays if name.startswith(_EXTRA)}
         columns = {name: arrays[name] for name in COLUMNS}
         return TokenisedPreferences(**columns, source=record["source"], report=record["report"], extra=extra)

@@ -82,15 +82,17 @@ def parse_prompt_response(row: Mapping[str, Any]) -> tuple[Prompt, Reply]:
         RowError: the row is unusable.
     """
     value = _required(row, "response", "Give every row a 'prompt' and a 'response'.")
-    prompt = row.get("prompt")
-    if _is_blank(prompt):
-        messages = _messages(value, "response")
-        if messages is None:
+    messages = _messages(value, "response")
+    if messages is None or messages[0]["role"] == "assistant":
+        if _is_blank(row.get("prompt")):
             raise RowError("there is no 'prompt'", fix="Add it, or write 'response' as a whole conversation.")
-        _check_order(messages, "response", "user")
-        return _simple(messages[:-1]), _simple(messages[-1:])
-    prompt, (response,) = _prompt_and_responses(prompt, [value], ["response"])
-    return prompt, response
+        prompt, (response,) = _prompt_and_responses(row["prompt"], [value], ["response"])
+        return prompt, response
+    _check_order(messages, "response", "user")
+    _check_response(messages[-1:], "response")
+    if not _is_blank(row.get("prompt")):
+        _check_repeats(_checked_prompt(row["prompt"]), messages[:-1])
+    return _simple(messages[:-1]), _simple(messages[-1:])
 
 
 def _ranked_row(row: Mapping[str, Any], extra_columns: Sequence[str]) -> PreferenceRow:
@@ -167,9 +169,9 @@ def _check_response(response: Reply, name: str) -> None:
         if not response.strip():
             raise RowError(f"'{name}' is empty", fix="Remove the row; an empty response cannot be scored.")
         return
-    _check_order(response, name, "assistant")
     if response[-1]["role"] != "assistant":
         raise RowError(f"'{name}' does not end with an assistant message", fix="End it with the assistant's response.")
+    _check_order(response, name, "assistant")
     for message in response:
         if message["role"] == "assistant" and not message["content"].strip():
             raise RowError(f"'{name}' is empty", fix="Remove the row; an empty response cannot be scored.")

@@ -56,14 +56,16 @@ def open_source(source: RowSource) -> Source:
     """Find out what ``source`` is.
 
     Args:
-        source: a list of rows; a file (.jsonl, .json, .parquet, .csv, each also .gz); a folder written by
-            ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``, or one with data files (those named after the
-            training split if there are any, else all); a hub id. Folders and ids may name a split: ``"id:test"``;
-            otherwise it is ``train``, or the only one.
+        source: a list of rows or a ``datasets.Dataset``; a file (.jsonl, .json, .parquet, .csv, each also .gz); a
+            folder written by ``save_to_disk``, or one with data files (those named after the training split if there
+            are any, else all); a hub id. Folders and ids may name a split: ``"id:test"``; otherwise it is ``train``, or
+            the only one.
 
     Raises:
         DataError: nothing of that name is there.
     """
+    if hasattr(source, "_fingerprint") and hasattr(source, "iter"):
+        return _dataset_source("data set", source)
     if not isinstance(source, (str, Path)) and not hasattr(source, "__fspath__"):
         return _rows_source(source)  # type: ignore[arg-type]
     name = str(source)

@@ -153,19 +153,21 @@ def encode_named(
     if not chat:
         _append_end(tokenizer, sequences)
     lengths = _response_lengths(tokenizer, responses)
+    overlong = [i for i, ids in enumerate(sequences) if len(ids) > settings.max_length]
+    starts = [_prompt_text(tokenizer, prompts[i], texts[i], settings, chat) for i in overlong]
+    prompt_ids = dict(zip(overlong, _ids(tokenizer, starts, special=not chat) if starts else [], strict=True))
     encoded = []
     for i, ids in enumerate(sequences):
-        if len(ids) <= settings.max_length:
+        if i in prompt_ids:
+            border = _common_start(ids, prompt_ids[i])
+            encoded.append(_fit(tokenizer, ids, border, lengths[i], settings, names[i]))
+        else:
             encoded.append(EncodedResponse(ids, lengths[i], len(ids)))
-            continue
-        prompt_text = (
-            render_chat_prompt(tokenizer, prompts[i], texts[i], settings.chat_template)
-            if chat
-            else plain_prompt(prompts[i])
-        )
-        border = _common_start(ids, _ids(tokenizer, [prompt_text], special=not chat)[0])
-        encoded.append(_fit(tokenizer, ids, border, lengths[i], settings, names[i]))
     return encoded
+
+
+def _prompt_text(tokenizer: Any, prompt: Prompt, text: str, settings: EncodingSettings, chat: bool) -> str:
+    return render_chat_prompt(tokenizer, prompt, text, settings.chat_template) if chat else plain_prompt(prompt)
 
 
 def _full_text(
