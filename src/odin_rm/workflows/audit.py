@@ -1,0 +1,294 @@
+"""Auditing reward models: from model folders and a preference set to ``audit.json``, figures and a page.
+
+Everything is measured before the output folder is touched. The folder then holds
+
+- ``audit.json`` of ``--model``, ``report.html`` and its figures, ``config.yaml``, ``environment.json``;
+- with ``--compare`` also ``comparison.json`` (all audits by name) and ``<name>/audit.json`` of each further model that
+  was scored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import yaml
+
+from odin_rm.core.errors import ConfigError, DataError, OutputError
+from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
+from odin_rm.evaluation.audit import AuditResult, audit_preferences
+from odin_rm.evaluation.records import ScoredPreferences
+from odin_rm.evaluation.twins import verbosity_twins
+from odin_rm.workflows.audit_data import Twins, earlier_audit, load_audit_data, read_audit, read_twins
+
+if TYPE_CHECKING:
+    from odin_rm.reward.scoring import Scorer
+
+TWINS_FIGURE = "verbosity_twins_longer_wins"
+# A folder with one of these holds more than an audit and is never overwritten by one.
+_FOREIGN = ("metrics.jsonl", "summary.json", "model", "checkpoints")
+_OURS = ("audit.json", "comparison.json", "report.html", "config.yaml", "environment.json")
+
+
+@dataclass
+class AuditConfig:
+    """Everything that ``odin-rm audit`` takes."""
+
+    output: str = field(metadata={"help": "Folder for audit.json, the figures and report.html.", "required": True})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Reward model: ours, or any that AutoModelForSequenceClassification loads (path or hub id)."},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Preference data: file, dataset folder or hub id (docs/data_formats.md)."}
+    )
+    compare: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further models to show beside it: model folders, hub ids, or earlier audits."},
+    )
+    column: str | None = field(
+        default=None, metadata={"help": "Label (name or index) to audit of classifiers with several labels."}
+    )
+    twins: str | None = field(
+        default=None,
+        metadata={"help": "Verbosity twins: rows of prompt, shorter, longer; how often does the wordier one win?"},
+    )
+    length_unit: Literal["tokens", "characters", "words"] = field(
+        default="tokens", metadata={"help": "What length is measured in; tokens are the model's own."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a sequence; default the model's own setting, or its window."}
+    )
+    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = field(
+        default=None, metadata={"help": "What to do with longer ones; default the model's own setting, or drop."}
+    )
+    on_bad_row: Literal["error", "skip"] = field(
+        default="error", metadata={"help": "Stop at an unusable row, or leave it out and count it."}
+    )
+    microbatch_tokens: int = field(default=16384, metadata={"help": "Padded tokens per forward pass (memory)."})
+    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples of the intervals, at least 2."})
+    seed: int = field(default=0, metadata={"help": "Of the resamples and of the cross-validation folds."})
+    torch_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None, metadata={"help": "Precision of the model; default float32."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention of transformers: eager, sdpa, flash_attention_2, ..."}
+    )
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier audit in the folder."})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is loaded."""
+        if self.model is None and not self.compare:
+            raise ConfigError("there is no model to audit", where="--model", fix="Give --model, or --compare A B ...")
+        scored = [self.model, *self.compare] if self.model else list(self.compare)
+        if self.dataset is None and any(earlier_audit(str(place)) is None for place in scored):
+            raise ConfigError("is missing", where="--dataset", fix="Give a file, dataset folder or hub id.")
+        if self.bootstrap_samples < 2:
+            raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
+        if self.microbatch_tokens < 1:
+            raise ConfigError(f"is {self.microbatch_tokens}", where="--microbatch_tokens", fix="Give at least 1.")
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """One model's audit, with the scores behind it where it was scored now."""
+
+    result: AuditResult
+    scored: ScoredPreferences | None = None
+
+
+def run_audit(config: AuditConfig) -> list[AuditResult]:
+    """Audit ``--model`` and every ``--compare``, and write the output folder.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        One result per model, ``--model`` first.
+
+    Raises:
+        OdinError: bad input, an output folder that holds something else, a model that cannot be scored.
+    """
+    folder = _check_output(config.output, config.overwrite_output_dir)
+    twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
+    audited: list[_Audited] = []
+    for place in ([config.model] if config.model else []) + list(config.compare):
+        # --model is always scored; only --compare may name an earlier audit.
+        earlier = None if config.model and not audited else earlier_audit(place)
+        if earlier is not None:
+            audited.append(_Audited(read_audit(earlier)))
+        else:
+            audited.append(_audit_model(config, place, twins))
+    audited = _with_own_names(audited, ([config.model] if config.model else []) + list(config.compare))
+    _write(config, folder, audited)
+    return [item.result for item in audited]
+
+
+def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audited:
+    from odin_rm.reward import scoring
+
+    assert config.dataset is not None  # checked by the config
+    scorer = scoring.load_scorer(
+        place,
+        column=config.column,
+        dtype=config.torch_dtype,
+        device=config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+    scorer.settings = _settings(config, scorer)
+    data, lengths = load_audit_data(
+        config.dataset,
+        scorer.tokenizer,
+        scorer.settings,
+        on_bad_row=config.on_bad_row,
+        length_unit=config.length_unit,
+    )
+    with _progress(f"scoring with {scorer.name}", data.num_responses) as advance:
+        scored = scoring.score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=advance)
+    scored = replace(scored, response_tokens=lengths, length_unit=f"response {config.length_unit}")
+    result = audit_preferences(scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed)
+    if twins is not None:
+        result = _with_twins(config, scorer, twins, result)
+    return _Audited(result, scored)
+
+
+def _settings(config: AuditConfig, scorer: Scorer) -> Any:
+    """The model's own text settings, with what the flags change; somebody else's model is held to its window."""
+    changes: dict[str, Any] = {}
+    if scorer.info is None and config.max_length is None:
+        window = getattr(scorer.tokenizer, "model_max_length", None)
+        # Tokenizers without a limit say 1e30.
+        if isinstance(window, int) and 0 < window < scorer.settings.max_length:
+            changes["max_length"] = window
+    if config.max_length is not None:
+        changes["max_length"] = config.max_length
+    if config.overlong is not None:
+        changes["overlong"] = config.overlong
+    return replace(scorer.settings, **changes)
+
+
+def _with_twins(config: AuditConfig, scorer: Scorer, twins: Twins, result: AuditResult) -> AuditResult:
+    """The audit with the share of twins that the wordier one wins; rows that do not fit the window are left out."""
+    from odin_rm.data.tokenise import encode_responses
+    from odin_rm.reward import scoring
+
+    sides = (twins.shorter, twins.longer)
+    encoded = [encode_responses(scorer.tokenizer, twins.prompts, side, scorer.settings) for side in sides]
+    fits = [not (a.dropped or b.dropped) for a, b in zip(*encoded, strict=True)]
+    if not any(fits):
+        fix = "Raise --max_length, or choose --overlong truncate_prompt_left."
+        raise DataError("no twin fits into max_length", where=str(config.twins), fix=fix)
+    prompts = _kept(twins.prompts, fits)
+    shorter, longer = (
+        scoring.score_texts(scorer, prompts, _kept(side, fits), microbatch_tokens=config.microbatch_tokens)[0]
+        for side in sides
+    )
+    figure = verbosity_twins(
+        shorter, longer, prompt=np.array(prompts), bootstrap_samples=config.bootstrap_samples, seed=config.seed
+    )
+    counts = {"twins": len(prompts), "twins_left_out": len(fits) - len(prompts) + twins.skipped}
+    return replace(result.with_figure(TWINS_FIGURE, figure), data_report=result.data_report | counts)
+
+
+def _kept(values: Sequence[Any], keep: Sequence[bool]) -> list[Any]:
+    return [value for value, wanted in zip(values, keep, strict=True) if wanted]
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on a terminal, nothing in a log file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _with_own_names(audited: list[_Audited], places: Sequence[str]) -> list[_Audited]:
+    """The audits with a name each: the parent folder goes in front where two share one, else a number behind."""
+    names = [item.result.name for item in audited]
+    for k, place in enumerate(places):
+        if names.count(audited[k].result.name) > 1:
+            parts = [p for p in Path(place).parts if p not in ("/", "audit.json")]
+            names[k] = "/".join(parts[-2:]) or names[k]
+    for k, name in enumerate(names):
+        if name in names[:k]:
+            names[k] = f"{name} ({names[:k].count(name) + 1})"
+    return [
+        _Audited(replace(item.result, name=name), None if item.scored is None else replace(item.scored, name=name))
+        for item, name in zip(audited, names, strict=True)
+    ]
+
+
+def _check_output(output: str, overwrite: bool) -> Path:
+    """Refuse a folder that holds another audit (unless it may be replaced) or anything that is more than an audit."""
+    folder = Path(output)
+    foreign = [name for name in _FOREIGN if (folder / name).exists()]
+    if foreign:
+        what = f"the output folder holds another run ({', '.join(foreign)})"
+        raise OutputError(what, where=str(folder), fix="Choose another folder; an audit never replaces a run.")
+    check_run_folder(folder, overwrite=overwrite, resume=False)
+    if (folder / "comparison.json").exists() and not overwrite:
+        fix = "Choose another folder, or pass --overwrite_output_dir to replace it."
+        raise OutputError("the output folder already holds another audit (comparison.json)", where=str(folder), fix=fix)
+    return folder
+
+
+def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> None:
+    """Write everything beside the folder first, then move it in, ``audit.json`` last."""
+    from odin_rm.reports.audit_report import write_audit_report
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        results = [item.result for item in audited]
+        write_audit_report(results, stage, [item.scored for item in audited])
+        atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+        atomic_write_json(stage / "environment.json", environment_record())
+        if len(audited) > 1:
+            content = {"models": [r.name for r in results], "audits": {r.name: r.to_json() for r in results}}
+            atomic_write_json(stage / "comparison.json", content)
+        for k, item in enumerate(audited):
+            if item.scored is None or (config.model and k == 0):
+                continue
+            place = stage / folder_name(item.result.name)
+            place.mkdir()
+            atomic_write_json(place / "audit.json", item.result.to_json())
+        if config.model:
+            atomic_write_json(stage / "audit.json", results[0].to_json())
+        _move_in(stage, folder, config.overwrite_output_dir)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def folder_name(name: str) -> str:
+    """A model's name as a folder name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def _move_in(stage: Path, folder: Path, overwrite: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for name in _OURS:
+            (folder / name).unlink(missing_ok=True)
+    entries = sorted(stage.iterdir(), key=lambda entry: entry.name == "audit.json")
+    for entry in entries:
+        if entry.is_dir():
+            (folder / entry.name).mkdir(exist_ok=True)
+            os.replace(entry / "audit.json", folder / entry.name / "audit.json")
+        else:
+            os.replace(entry, folder / entry.name)

@@ -1,0 +1,177 @@
+"""What an audit reads besides scores: lengths in other units, known true quality, verbosity twins, earlier audits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from odin_rm.core.errors import DataError, RowError
+from odin_rm.core.files import bad_row, read_rows
+from odin_rm.data.load import load_preferences
+from odin_rm.data.render import Reply, response_texts
+from odin_rm.data.rows import parse_preference_row
+from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.data.sources import PlacedRow, iter_preference_rows
+from odin_rm.data.tokenise import EncodingSettings
+from odin_rm.evaluation.audit import AuditResult
+
+OnBadRow = Literal["error", "skip"]
+LENGTH_UNITS = ("tokens", "characters", "words")
+TRUE_QUALITY = "true_quality"
+_LENGTH = "audited_length"
+
+
+def measure(response: Reply, unit: str) -> int:
+    """The response's length in characters or words (runs of non-space), over what the assistant says in it."""
+    texts = response_texts(response)
+    return sum(len(text) if unit == "characters" else len(text.split()) for text in texts)
+
+
+def load_audit_data(
+    source: str, tokenizer: Any, settings: EncodingSettings, *, on_bad_row: OnBadRow, length_unit: str
+) -> tuple[TokenisedPreferences, np.ndarray]:
+    """The pairs to audit and the length of each response in the wanted unit.
+
+    Rows that carry ``chosen_true_quality`` and ``rejected_true_quality`` (or a list ``true_quality``) bring the true
+    quality along, as the testbed's do. Other units than tokens hold the rows in memory, since they need the texts.
+
+    Args:
+        source: file, dataset folder or hub id.
+        tokenizer: the reward model's.
+        settings: how texts are rendered and cut.
+        on_bad_row: raise at an unusable row, or leave it out and count it.
+        length_unit: ``tokens``, ``characters`` or ``words``.
+
+    Returns:
+        The data and ``(R,)`` lengths.
+    """
+    extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row) else []
+    if length_unit == "tokens":
+        data = load_preferences(source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra)
+        return data, np.asarray(data.response_tokens)
+    rows = _measured_rows(source, length_unit, on_bad_row)
+    data = load_preferences(rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, _LENGTH])
+    return replace(data, source=source), data.extra[_LENGTH]
+
+
+def _has_true_quality(source: str, on_bad_row: OnBadRow) -> bool:
+    skip = (lambda error: None) if on_bad_row == "skip" else None
+    first = next(iter(iter_preference_rows(source, skip)), None)
+    if first is None:
+        return False
+    columns = (TRUE_QUALITY, f"chosen_{TRUE_QUALITY}")
+    return any(first.row.get(name) is not None for name in columns)
+
+
+def _measured_rows(source: str, unit: str, on_bad_row: OnBadRow) -> list[dict[str, Any]]:
+    rows: list[Any] = []
+    # A malformed row stays in the list as None, so that the loader counts it among the skipped.
+    skip = (lambda error: rows.append(None)) if on_bad_row == "skip" else None
+    for placed in iter_preference_rows(source, skip):
+        row = dict(placed.row)
+        try:
+            lengths = [measure(response, unit) for response in parse_preference_row(row).responses]
+        except RowError as error:
+            if on_bad_row == "error":
+                raise _placed(error, placed) from error
+            rows.append(row)
+            continue
+        ranked = row.get("responses") is not None and row.get("chosen") is None
+        measured = (
+            {_LENGTH: lengths}
+            if ranked
+            else dict(zip((f"chosen_{_LENGTH}", f"rejected_{_LENGTH}"), lengths, strict=True))
+        )
+        rows.append(row | measured)
+    return rows
+
+
+def _placed(error: RowError, placed: PlacedRow) -> RowError:
+    fix = f"{error.fix} To leave such rows out: --on_bad_row skip"
+    return RowError(error.what, where=placed.place, fix=fix)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Rows of the verbosity check.
+
+    Attributes:
+        prompts: of each row.
+        shorter, longer: the terse and the wordy answer.
+        skipped: unusable rows that were left out.
+    """
+
+    prompts: list[Any]
+    shorter: list[Any]
+    longer: list[Any]
+    skipped: int = 0
+
+
+def read_twins(path: str, *, on_bad_row: OnBadRow) -> Twins:
+    """Read rows ``{"prompt", "shorter", "longer"}``.
+
+    Raises:
+        RowError: a row lacks one of them, and ``on_bad_row`` is ``"error"``.
+        DataError: the file cannot be read, or has no usable row.
+    """
+    twins = Twins([], [], [])
+    skipped = 0
+
+    def skip(error: RowError) -> None:
+        nonlocal skipped
+        skipped += 1
+
+    for number, row in read_rows(path, skip if on_bad_row == "skip" else None):
+        fields = [row.get(name) for name in ("prompt", "shorter", "longer")]
+        missing = [
+            name
+            for name, value in zip(("prompt", "shorter", "longer"), fields, strict=True)
+            if not isinstance(value, str) or not value.strip()
+        ]
+        if missing:
+            fix = "Give every row prompt, shorter and longer as text. To leave such rows out: --on_bad_row skip"
+            error = bad_row(path, number, f"'{missing[0]}' is missing, empty or no text", fix)
+            if on_bad_row == "error":
+                raise error
+            skip(error)
+            continue
+        for column, value in zip((twins.prompts, twins.shorter, twins.longer), fields, strict=True):
+            column.append(value)
+    if not twins.prompts:
+        raise DataError("no usable row", where=path, fix="Give rows with prompt, shorter and longer.")
+    return replace(twins, skipped=skipped)
+
+
+def earlier_audit(place: str) -> Path | None:
+    """The ``audit.json`` that ``place`` names: the file itself or an audit's folder; ``None`` where it is a model."""
+    path = Path(place)
+    if path.suffix == ".json" and (path.is_file() or not path.exists()):
+        return path
+    is_model = (path / "config.json").exists() or (path / "model").exists() or (path / "adapter_config.json").exists()
+    return path / "audit.json" if (path / "audit.json").is_file() and not is_model else None
+
+
+def read_audit(path: Path) -> AuditResult:
+    """The result that an ``audit.json`` holds.
+
+    Raises:
+        DataError: it cannot be read or is no audit.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=str(path), fix="Check the path after --compare.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"is not readable JSON ({error})", where=str(path), fix="Run the audit again.") from error
+    if not isinstance(content, dict):
+        raise DataError("does not hold an audit", where=str(path), fix="Give an audit.json that odin-rm wrote.")
+    try:
+        return AuditResult.from_json(content)
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix=error.fix) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"is no audit ({error})", where=str(path), fix="Give an audit.json of odin-rm.") from error
