@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from odin_rm.core.files import (
     atomic_write_text,
     claim_run_folder,
     environment_record,
+    read_rows,
 )
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
@@ -38,12 +40,14 @@ from odin_rm.testbed.annotator import (
     make_ranked_lists,
     make_sft,
 )
+from odin_rm.testbed.story import write_story
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World, WorldSettings, knob
 from odin_rm.workflows.train import train_reward_model
 
 ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
 SMALLEST_HELD_OUT = 10
+SHOWN_PAIRS = 3
 TRUE_QUALITY = "true_quality"
 
 Say = Callable[[str], None]
@@ -135,7 +139,14 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> dict[str, Arm]
         arms[name] = audit_arm(config, folder, run, name)
 
     say("4/4 Drawing the figures and writing the report.")
-    write_report(arms, folder)
+    write_story(
+        [arm.audit for arm in arms.values()],
+        [arm.scored for arm in arms.values()],
+        config.annotator,
+        facts,
+        [placed for _, placed in islice(read_rows(folder / "data" / "held_out.jsonl"), SHOWN_PAIRS)],
+        folder,
+    )
     seconds = time.perf_counter() - started
     atomic_write_json(folder / "summary.json", summary(config, arms, facts, seconds))
     return arms
@@ -221,10 +232,3 @@ def summary(
         "data": facts,
         "settings": {name: value for name, value in asdict(config).items() if name != "output"},
     }
-
-
-def write_report(arms: dict[str, Arm], folder: Path) -> None:
-    """Figures and one self-contained ``report.html`` for both arms."""
-    from odin_rm.reports import write_audit_report
-
-    write_audit_report([arm.audit for arm in arms.values()], folder, scored=[arm.scored for arm in arms.values()])

@@ -1,0 +1,112 @@
+"""The quickstart's page: what the world is, what both reward models learnt of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from odin_rm.evaluation.audit import AuditResult
+from odin_rm.evaluation.records import Figure, ScoredPreferences
+from odin_rm.reports import Section, Table, Text, audit_sections, write_report
+from odin_rm.testbed.annotator import Annotator, Row
+from odin_rm.testbed.world import count_tokens
+
+Facts = Mapping[str, Mapping[str, float]]
+
+_FACTS = {
+    "prefers_longer": "Share of pairs in which the longer response was chosen",
+    "prefers_better": "Share of pairs in which the truly better response was chosen",
+    "quality_length_pearson": "Pearson of true quality with length",
+    "mean_tokens": "Mean response length in tokens",
+    "mean_true_quality": "Mean true quality (1 is the best possible)",
+}
+
+
+def write_story(
+    audits: Sequence[AuditResult],
+    scored: Sequence[ScoredPreferences],
+    annotator: Annotator,
+    facts: Facts,
+    examples: Sequence[Row],
+    folder: Path,
+) -> Path:
+    """Writes the figures and ``report.html``; returns the page.
+
+    Args:
+        audits: vanilla first, then ODIN.
+        scored: the scores behind them, in the same order.
+        annotator: who judged the pairs.
+        facts: of each preference set, by its name (``describe_preferences``).
+        examples: a few pairs to show.
+        folder: where to write.
+    """
+    sections = [Section("The world", world_blocks(annotator, facts, examples)), *audit_sections(audits, scored)]
+    first = audits[0]
+    subtitle = (
+        f"The embedded testbed: {first.pairs:,} held-out pairs, {first.responses:,} distinct responses. "
+        "Both models start from the same weights and see the same pairs."
+    )
+    return write_report(
+        "Reward models that do not pay for length", headline(*audits), sections, folder, subtitle=subtitle
+    )
+
+
+def headline(vanilla: AuditResult, odin: AuditResult) -> str:
+    """The finding in plain words with its numbers."""
+    sentences = [
+        f"Trained on the same pairs, the plain reward model's reward correlates {_number(vanilla['pearson'])} with "
+        f"length, ODIN's {_number(odin['pearson'])}.",
+        f"ODIN orders {_percent(odin['true_quality_agreement'])} of the held-out pairs as their true quality does, the "
+        f"plain model {_percent(vanilla['true_quality_agreement'])}.",
+        f"The annotator, who has a length bias, agrees with the plain model on {_percent(vanilla['accuracy'])} of pairs "
+        f"and with ODIN on {_percent(odin['accuracy'])}.",
+    ]
+    if _above(vanilla, odin, "accuracy") and _above(odin, vanilla, "true_quality_agreement"):
+        sentences.append("What the plain model wins there is the bias: on the truth it is the worse one.")
+    return " ".join(sentences)
+
+
+def _above(one: AuditResult, other: AuditResult, figure: str) -> bool:
+    high, low = one[figure].value, other[figure].value
+    return high is not None and low is not None and high > low
+
+
+def world_blocks(annotator: Annotator, facts: Facts, examples: Sequence[Row]) -> list[Text | Table]:
+    """What a reader must know of the world: its rules, facts of the data, a few pairs."""
+    knobs, world = annotator.settings, annotator.world.settings
+    rules = f"""
+    A prompt names a topic; a response is a list of helpful steps, harmful steps and fillers. True quality is the number
+    of distinct helpful steps, up to {world.saturation}, minus {world.harm_weight:g} for each harmful one, divided by
+    {world.saturation}. Fillers count nothing. The best possible response needs about
+    {annotator.world.optimum_tokens():.0f} tokens.
+
+    The annotator chooses a over b with probability sigmoid of ({knobs.quality_scale:g} times the difference in quality
+    plus {knobs.length_bias:g} times the difference in tokens), divided by {knobs.temperature:g}. So
+    {_tokens_per_step(annotator):.0f} more tokens of filler are worth one helpful step to the annotator.
+    """
+    names = list(facts)
+    rows = [[label, *(facts[name][key] for name in names)] for key, label in _FACTS.items()]
+    table = Table("Facts of the preference data.", ["", *(name.replace("_", "-") for name in names)], rows, digits=3)
+    pairs = [
+        [f"{row['prompt']} ({kind})", row[kind], count_tokens(row[kind]), row[f"{kind}_true_quality"]]
+        for row in examples
+        for kind in ("chosen", "rejected")
+    ]
+    shown = Table(
+        "Pairs as the annotator judged them.", ["Prompt", "Response", "Tokens", "True quality"], pairs, digits=2
+    )
+    return [Text(rules), table, shown]
+
+
+def _tokens_per_step(annotator: Annotator) -> float:
+    knobs = annotator.settings
+    per_step = knobs.quality_scale / annotator.world.settings.saturation
+    return per_step / knobs.length_bias if knobs.length_bias > 0 else float("inf")
+
+
+def _number(figure: Figure) -> str:
+    return "an undefined amount" if figure.value is None else f"{figure.value:.3f}"
+
+
+def _percent(figure: Figure) -> str:
+    return "an unknown share" if figure.value is None else f"{100 * figure.value:.1f} %"
