@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -128,10 +129,11 @@ def _build_in_cache(
             if cache.read_columns(folder) is None:
                 what = f"tokenised data cannot be written ({error.strerror or error})"
                 raise OutputError(what, where=str(root), fix="Make room there, or give another cache_dir.") from error
-    data = cache.read_columns(folder)
-    if data is None:
-        raise OutputError("the cached data vanished while they were read", where=str(folder), fix="Run again.")
-    return data
+    for _ in range(20):
+        if (data := cache.read_columns(folder)) is not None:
+            return data
+        time.sleep(0.05)  # the other process may be between its two renames
+    raise OutputError("the cached data vanished while they were read", where=str(folder), fix="Run again.")
 
 
 def _hand_out_skipped(found: Path, wanted: PathLike | None) -> None:
