@@ -120,11 +120,11 @@ def test_both_lambdas_are_one_and_the_heads_normalised_unless_told_otherwise(tmp
 def test_shrinking_a_head_changes_nothing():
     heads = RewardHeads(8, (QUALITY, LENGTH), normalise=True)
     feature = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    before, cosine = heads(feature).detach(), float(heads.cosine(QUALITY, LENGTH))
+    before, cosine = heads(feature).detach(), heads.cosine(QUALITY, LENGTH).item()
     with torch.no_grad():
         heads.vectors[LENGTH].mul_(0.01)
     torch.testing.assert_close(heads(feature).detach(), before, rtol=1e-4, atol=1e-5)
-    assert float(heads.cosine(QUALITY, LENGTH)) == pytest.approx(cosine, abs=1e-5)
+    assert heads.cosine(QUALITY, LENGTH).item() == pytest.approx(cosine, abs=1e-5)
 
 
 # ---- the batch -------------------------------------------------------------------------------------------------------
