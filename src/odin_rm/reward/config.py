@@ -228,7 +228,7 @@ class RewardConfig(TrainingArguments):
 NOT_TRAJECTORY = frozenset([
     "accelerator_config", "activation_checkpointing", "activation_checkpointing_kwargs", "attn_implementation",
     "cache_dir", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
-    "dataloader_pin_memory", "dataloader_prefetch_factor", "ddp_backend", "ddp_broadcast_buffers",
+    "dataloader_pin_memory", "dataloader_prefetch_factor", "dataset", "ddp_backend", "ddp_broadcast_buffers",
     "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "debug",
     "deepspeed_plugin", "disable_tqdm", "distributed_state", "enable_jit_checkpoint", "eval_dataset", "eval_delay",
     "eval_on_start", "eval_steps", "eval_strategy", "gradient_checkpointing", "gradient_checkpointing_kwargs",

@@ -264,10 +264,10 @@ class RewardTrainer(Trainer):
         parts = disentangled_loss(
             torch.as_tensor(quality_R),
             None if length_R is None else torch.as_tensor(length_R),
-            torch.as_tensor(np.asarray(data.response_tokens), dtype=torch.float64),
-            torch.as_tensor(np.asarray(data.pair_chosen), dtype=torch.int64),
-            torch.as_tensor(np.asarray(data.pair_rejected), dtype=torch.int64),
-            margin_B=torch.as_tensor(np.asarray(data.pair_margin), dtype=torch.float64),
+            torch.tensor(np.asarray(data.response_tokens), dtype=torch.float64),
+            torch.tensor(np.asarray(data.pair_chosen), dtype=torch.int64),
+            torch.tensor(np.asarray(data.pair_rejected), dtype=torch.int64),
+            margin_B=torch.tensor(np.asarray(data.pair_margin), dtype=torch.float64),
             length_weight=self.config.length_weight or 0.0,
         )
         return float(parts.total) + float(self._head_loss(1.0))

@@ -34,7 +34,7 @@ from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.model.backbone import check_model_folder, ensure_pad_token
-from odin_rm.model.info import INFO_FILE, is_reward_model_folder
+from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.callbacks import MetricsFile, StopOnSignal
 from odin_rm.reward.config import REFUSED, RewardConfig
@@ -62,7 +62,8 @@ def train_reward_model(config: RewardConfig) -> Path:
     run = Path(config.output_dir)
     checkpoint = _resolve_checkpoint(config, run)
     check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-    check_model_folder(model_path)
+    if not is_reward_model_folder(model_path):
+        check_model_folder(model_path)
 
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
     # The seed decides the heads' first weights; data reading must not draw from it in between.
@@ -107,8 +108,6 @@ def train_reward_model(config: RewardConfig) -> Path:
 
 def build_model(config: RewardConfig, path: str) -> RewardModel:
     """The model that a config asks for: new heads on a backbone, or a saved reward model to go on from."""
-    if (Path(path) / "model" / INFO_FILE).is_file():
-        path = str(Path(path) / "model")
     kwargs: dict[str, Any] = {
         "dtype": DTYPES[config.model_dtype],
         "attn_implementation": config.attn_implementation,
@@ -221,7 +220,8 @@ def _check_required(config: RewardConfig) -> str:
         if not getattr(config, name):
             raise ConfigError("is required", where=f"--{name}", fix="See odin-rm reward --help.")
     assert config.model is not None
-    return config.model
+    inside = Path(config.model) / "model"
+    return str(inside) if is_reward_model_folder(inside) else config.model
 
 
 def _resolve_checkpoint(config: RewardConfig, run: Path) -> Path | None:

@@ -1,0 +1,361 @@
+"""A reward run from config to folder: what it writes, refuses, interrupts and resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from odin_rm.cli.config import parse_config
+from odin_rm.core.errors import CheckpointError, ConfigError, DataError, NumericalError, OutputError, RunInterrupted
+from odin_rm.model.reward_model import RewardModel
+from odin_rm.reward import callbacks
+from odin_rm.reward.config import REFUSED, RewardConfig
+from odin_rm.workflows import train as workflow
+from tests.workflows.conftest import read_metrics, write_rows
+
+Train = Callable[..., Path]
+
+STEP_FIELDS = {
+    "step",
+    "loss",
+    "ranking_loss",
+    "length_loss",
+    "orthogonality_loss",
+    "accuracy",
+    "quality_length_correlation",
+    "length_length_correlation",
+    "pairs",
+    "pairs_per_second",
+    "tokens_per_second",
+    "learning_rate",
+}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {**load_file(run / "model" / "model.safetensors"), **load_file(run / "model" / "reward_heads.safetensors")}
+
+
+def assert_equal_weights(first: Path, second: Path) -> None:
+    ours, theirs = weights(first), weights(second)
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_run_folder_holds_what_the_contract_names(train: Train, bed: dict[str, Path]) -> None:
+    run = train(eval_dataset=str(bed["eval"]), save_strategy="epoch")
+    assert {p.name for p in run.iterdir()} >= {
+        "model",
+        "metrics.jsonl",
+        "config.yaml",
+        "environment.json",
+        "checkpoints",
+    }
+    steps = [row for row in read_metrics(run) if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert all(row.keys() >= STEP_FIELDS for row in steps)
+    assert all(row["pairs"] == 16 for row in steps)
+    for row in steps:
+        total = row["ranking_loss"] + row["length_loss"] + row["orthogonality_loss"]
+        assert row["loss"] == pytest.approx(total, abs=1e-5)
+    model = RewardModel.from_pretrained(run / "model")
+    assert model.info.reward_std is not None
+    assert model.info.reward_std > 0
+    assert model.info.audit["pairs"] == 40
+    assert "accuracy" in (run / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_resolved_config_gives_the_same_run_again(train: Train, tmp_path: Path) -> None:
+    first = train("first", length_weight=0.5, max_steps=3)
+    again = parse_config(
+        RewardConfig, ["--config", str(first / "config.yaml"), "--output_dir", str(tmp_path / "second")], "reward"
+    )
+    second = workflow.train_reward_model(again)
+    assert_equal_weights(first, second)
+    resolved = yaml.safe_load((first / "config.yaml").read_text(encoding="utf-8"))
+    assert resolved["length_weight"] == 0.5
+    assert resolved["orthogonality_weight"] == 1.0
+
+
+def test_same_seed_same_weights_other_seed_others(train: Train) -> None:
+    first, second = train("a", max_steps=3), train("b", max_steps=3)
+    assert_equal_weights(first, second)
+    other = train("c", max_steps=3, seed=7)
+    assert not torch.equal(weights(first)["quality"], weights(other)["quality"])
+
+
+def test_both_arms_start_from_the_same_quality_vector(configure: Any) -> None:
+    from transformers import set_seed
+
+    vectors = []
+    for objective in ("odin", "bradley_terry"):
+        config = configure(objective=objective)
+        set_seed(3)
+        vectors.append(workflow.build_model(config, config.model).heads.vectors["quality"].detach())
+    assert torch.equal(vectors[0], vectors[1])
+
+
+class StopAt(TrainerCallback):
+    """Sends the process a signal at a step, as Ctrl-C or a scheduler would."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [4, 5])
+def test_interrupt_saves_and_resume_gives_bit_equal_weights(
+    train: Train, monkeypatch: pytest.MonkeyPatch, number: int, stop: int, tmp_path: Path
+) -> None:
+    """Steps 5 and 6 of 12: in the middle of the first epoch and at its end."""
+    whole = train("whole")
+    original = callbacks.MetricsFile.on_step_begin
+    trigger = StopAt(stop, number)
+    monkeypatch.setattr(callbacks.MetricsFile, "on_step_begin", trigger.on_step_begin)
+    with pytest.raises(RunInterrupted, match="resume_from_checkpoint") as caught:
+        train("cut")
+    assert caught.value.exit_code == 130
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == [f"checkpoint-{stop + 1}"]
+    assert not (tmp_path / "cut" / "model").exists()
+    monkeypatch.setattr(callbacks.MetricsFile, "on_step_begin", original)
+    resumed = train("cut", resume_from_checkpoint="true")
+    assert_equal_weights(whole, resumed)
+    steps = [row["step"] for row in read_metrics(resumed) if "loss" in row]
+    assert steps == list(range(1, 13))
+
+
+def test_kill_and_resume_from_the_last_complete_checkpoint(train: Train, tmp_path: Path) -> None:
+    whole = train("whole", save_steps=4, save_strategy="steps")
+    cut = train("cut", save_steps=4, save_strategy="steps", save_total_limit=10)
+    # As if killed while checkpoint 12 was being written, after logging all steps.
+    (cut / "checkpoints" / "checkpoint-12" / "trainer_state.json").unlink()
+    resumed = train("cut", save_steps=4, save_strategy="steps", save_total_limit=10, resume_from_checkpoint="true")
+    assert_equal_weights(whole, resumed)
+    assert [row["step"] for row in read_metrics(resumed) if "loss" in row] == list(range(1, 13))
+
+
+def test_checkpoint_of_other_settings_or_data_is_refused(train: Train, bed: dict[str, Path], tmp_path: Path) -> None:
+    train("run", save_steps=4, save_strategy="steps")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"length_weight \(1.0 there, 2.0 here\)"):
+        train("run", length_weight=2.0, resume_from_checkpoint="true", save_steps=4, save_strategy="steps")
+    fewer = write_rows(tmp_path / "fewer.jsonl", [json.loads(x) for x in bed["train"].read_text().splitlines()[:90]])
+    with pytest.raises(CheckpointError, match="other data"):
+        train("run", dataset=str(fewer), resume_from_checkpoint="true", save_steps=4, save_strategy="steps")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_resume_without_checkpoint_is_refused(train: Train) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        train("none", resume_from_checkpoint="true")
+
+
+def test_other_run_in_the_folder_is_refused_and_untouched(train: Train) -> None:
+    run = train(max_steps=1)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(OutputError, match="overwrite_output_dir"):
+        train(max_steps=2)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    again = train(max_steps=2, overwrite_output_dir=True)
+    assert [row["step"] for row in read_metrics(again) if "loss" in row] == [1, 2]
+
+
+def test_bad_data_leaves_no_folder(train: Train, tmp_path: Path) -> None:
+    bad = write_rows(tmp_path / "bad.jsonl", [{"prompt": "p", "chosen": "a"}])
+    with pytest.raises(DataError, match=r"row 1.*rejected"):
+        train("bad", dataset=str(bad))
+    assert not (tmp_path / "bad").exists()
+
+
+def test_skipped_rows_are_counted_and_written(train: Train, bed: dict[str, Path], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in bed["train"].read_text().splitlines()]
+    rows.insert(3, {"prompt": "p", "chosen": "same", "rejected": "same"})
+    run = train("skip", dataset=str(write_rows(tmp_path / "some.jsonl", rows)), on_bad_row="skip", max_steps=1)
+    skipped = [json.loads(line) for line in (run / "skipped_rows.jsonl").read_text().splitlines()]
+    assert len(skipped) == 1
+    assert 4 in skipped[0].values()
+
+
+def test_nan_stops_with_step_rows_and_a_saved_batch(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = RewardModel.forward
+    calls = {"n": 0}
+
+    def poisoned(self: RewardModel, **inputs: Any) -> Any:
+        calls["n"] += 1
+        scores = original(self, **inputs)
+        if calls["n"] < 4:
+            return scores
+        return type(scores)(scores.quality * float("nan"), scores.length)
+
+    monkeypatch.setattr(RewardModel, "forward", poisoned)
+    with pytest.raises(NumericalError, match=r"step 4.*rows \d+") as caught:
+        train("nan")
+    assert caught.value.exit_code == 2
+    saved = json.loads((tmp_path / "nan" / "bad_batch_step_4.json").read_text())
+    assert saved["step"] == 4
+    assert len(saved["rows"]) == 16
+    assert saved["quality"][0] is None
+    assert all(isinstance(ids, list) and ids for ids in saved["input_ids"])
+
+
+def test_equal_lengths_train_without_nan_and_are_counted(train: Train, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p {i}", "chosen": "add water and stir", "rejected": "stir water and add"} for i in range(16)]
+    run = train("equal", dataset=str(write_rows(tmp_path / "equal.jsonl", rows)), max_steps=2)
+    steps = [row for row in read_metrics(run) if "loss" in row]
+    assert [row["degenerate_correlations"] for row in steps] == [2, 2]
+    assert all(row["length_loss"] == 0.0 and np.isfinite(row["loss"]) for row in steps)
+
+
+def test_best_model_by_a_chosen_metric(train: Train, bed: dict[str, Path]) -> None:
+    run = train(
+        eval_dataset=str(bed["eval"]),
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        save_total_limit=10,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_accuracy_length_balanced",
+        greater_is_better=True,
+        learning_rate=3e-3,
+    )
+    rows = [row for row in read_metrics(run) if "eval_accuracy_length_balanced" in row]
+    best = max(rows, key=lambda row: row["eval_accuracy_length_balanced"])
+    saved = load_file(run / "checkpoints" / f"checkpoint-{best['step']}" / "model.safetensors")
+    final = load_file(run / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], final[name]) for name in saved)
+    assert RewardModel.from_pretrained(run / "model").info.audit["accuracy_length_balanced"]["value"] == pytest.approx(
+        best["eval_accuracy_length_balanced"], abs=1e-6
+    )
+
+
+def test_training_goes_on_from_a_saved_reward_model(train: Train) -> None:
+    first = train("first", max_steps=2)
+    second = train("second", model=str(first), max_steps=1, learning_rate=1e-12)
+    for name, tensor in weights(first).items():
+        assert torch.allclose(tensor, weights(second)[name], atol=1e-9), name
+    with pytest.raises(ConfigError, match="heads"):
+        train("third", model=str(first), objective="bradley_terry")
+
+
+def test_eval_fraction_holds_prompts_out(train: Train) -> None:
+    run = train(eval_fraction=0.25, eval_strategy="epoch")
+    assert any("eval_accuracy" in row for row in read_metrics(run))
+    model = RewardModel.from_pretrained(run / "model")
+    assert model.info.reference["held_out"] is True
+
+
+def test_learning_reduces_the_loss(train: Train) -> None:
+    run = train(num_train_epochs=8, learning_rate=3e-3)
+    losses = [row["ranking_loss"] for row in read_metrics(run) if "loss" in row]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.05
+
+
+# Every field of ours changes something that a user can see: the weights, the log, the groups of the optimiser.
+WEIGHT_CHANGES: list[dict[str, Any]] = [
+    {"length_weight": 3.0},
+    {"orthogonality_weight": 0.0},
+    {"length_warmup": 0.9},
+    {"length_scope": "prompt", "max_pairs_per_prompt": 4},
+    {"normalise_heads": False},
+    {"head_scale": 3.0},
+    {"head_learning_rate": 0.1},
+    {"batch_pairs": 8},
+    {"max_pairs_per_prompt": 1},
+    {"max_length": 45, "overlong": "truncate_prompt_left"},
+    {"weight_decay": 0.9},
+    {"learning_rate": 2e-3},
+    {"data_seed": 5},
+    {"objective": "bradley_terry"},
+]
+
+
+@pytest.mark.parametrize("change", WEIGHT_CHANGES, ids=lambda c: next(iter(c)))
+def test_no_dead_setting(train: Train, change: dict[str, Any]) -> None:
+    base, other = train("base", max_steps=3), train("other", **{"max_steps": 3, **change})
+    assert not torch.equal(weights(base)["quality"], weights(other)["quality"])
+
+
+def test_memory_settings_change_no_weight(train: Train) -> None:
+    base = train("base", max_steps=3, microbatch_tokens=10**6)
+    for name, change in {"small": {"microbatch_tokens": 200}, "kept": {"single_pass_tokens": 10**6}}.items():
+        other = train(name, **{"max_steps": 3, "microbatch_tokens": 200, **change})
+        for key, tensor in weights(base).items():
+            # Another order of float32 sums, amplified by Adam's first steps; a wrong gradient moves weights by 1e-3.
+            assert torch.allclose(tensor, weights(other)[key], atol=2e-5), key
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_fields_without_effect_are_refused(name: str, tmp_path: Path) -> None:
+    other: dict[str, Any] = {
+        "train_sampling_strategy": "sequential",
+        "length_column_name": "x",
+        "label_names": ["x"],
+        "include_for_metrics": ["loss"],
+        "include_num_input_tokens_seen": "all",
+        "parallelism_config": object(),
+    }
+    default = RewardConfig.__dataclass_fields__[name].default
+    value = other.get(name, (not default) if isinstance(default, bool) else 3)
+    with pytest.raises(ConfigError, match=f"--{name}: has no effect"):
+        RewardConfig(output_dir=str(tmp_path), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "odinn"}, "--objective"),
+        ({"batch_pairs": 0}, "--batch_pairs"),
+        ({"length_weight": -1.0}, "--length_weight"),
+        ({"objective": "bradley_terry", "orthogonality_weight": 1.0}, "length head"),
+        ({"objective": "bradley_terry", "head_scale": 2.0}, "--head_scale"),
+        ({"lora_alpha": 32}, "--lora_r"),
+        ({"length_warmup": 1.0}, "--length_warmup"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RewardConfig(output_dir=str(tmp_path), **options)
+
+
+def test_eval_strategy_without_data_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="eval_dataset"):
+        train("x", eval_strategy="epoch")
+    assert not (tmp_path / "x").exists()
+
+
+def test_command_line_sigterm_ends_with_130_and_one_line(bed: dict[str, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "odin_rm.cli.main", "reward", "--model", str(bed["model"])]
+    command += ["--dataset", str(bed["train"]), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    command += ["--num_train_epochs", "500", "--batch_pairs", "16", "--cache_dir", str(tmp_path / "cache")]
+    log = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors[-2000:]
+    assert "Traceback" not in errors
+    assert "odin-rm reward" in errors.strip().splitlines()[-1]
+    assert any((tmp_path / "run" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
