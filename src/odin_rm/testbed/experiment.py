@@ -179,29 +179,37 @@ def write_data(config: QuickstartConfig, folder: Path) -> dict[str, dict[str, fl
     return facts
 
 
-def reward_config(config: QuickstartConfig, folder: Path, name: str) -> RewardConfig:
-    """The arguments of ``odin-rm reward`` for one arm; a user could type the same."""
-    return RewardConfig(
-        model=str(folder / "initial_model"),
-        dataset=str(folder / "data" / "train.jsonl"),
-        output_dir=str(folder / name),
-        overwrite_output_dir=config.overwrite_output_dir,
-        objective=ARMS[name],
-        batch_pairs=config.batch_pairs,
-        learning_rate=config.learning_rate,
-        num_train_epochs=config.epochs,
-        warmup_steps=0.1,
+def reward_config(config: QuickstartConfig, folder: Path, name: str, **changes: Any) -> RewardConfig:
+    """The arguments of ``odin-rm reward`` for one arm; a user could type the same.
+
+    Args:
+        config: the experiment's settings.
+        folder: where data and initial model are.
+        name: the arm.
+        changes: fields to set otherwise (for benchmarks).
+    """
+    values: dict[str, Any] = {
+        "model": str(folder / "initial_model"),
+        "dataset": str(folder / "data" / "train.jsonl"),
+        "output_dir": str(folder / name),
+        "overwrite_output_dir": config.overwrite_output_dir,
+        "objective": ARMS[name],
+        "batch_pairs": config.batch_pairs,
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "warmup_steps": 0.1,
         # Small micro-batches have little padding, and the graphs of a whole batch of this model fit anywhere.
-        microbatch_tokens=2048,
-        single_pass_tokens=1_000_000,
-        max_length=256,
-        cache_dir=str(folder / "data" / "tokenised"),
-        logging_steps=10,
-        save_strategy="no",
-        seed=config.seed,
+        "microbatch_tokens": 2048,
+        "single_pass_tokens": 1_000_000,
+        "max_length": 256,
+        "cache_dir": str(folder / "data" / "tokenised"),
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "seed": config.seed,
         # So small a model is no faster on an accelerator, and the CPU gives the same figures everywhere.
-        use_cpu=True,
-    )
+        "use_cpu": True,
+    }
+    return RewardConfig(**(values | changes))
 
 
 def audit_arm(config: QuickstartConfig, folder: Path, run: Path, name: str) -> Arm:

@@ -58,7 +58,7 @@ def headline(vanilla: AuditResult, odin: AuditResult) -> str:
         f"length, ODIN's {_number(odin['pearson'])}.",
         f"ODIN orders {_percent(odin['true_quality_agreement'])} of the held-out pairs as their true quality does, the "
         f"plain model {_percent(vanilla['true_quality_agreement'])}.",
-        f"The annotator, who has a length bias, agrees with the plain model on {_percent(vanilla['accuracy'])} of pairs "
+        f"The annotator, who likes length, agrees with the plain model on {_percent(vanilla['accuracy'])} of pairs "
         f"and with ODIN on {_percent(odin['accuracy'])}.",
     ]
     if _above(vanilla, odin, "accuracy") and _above(odin, vanilla, "true_quality_agreement"):

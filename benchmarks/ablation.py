@@ -1,0 +1,199 @@
+"""Ablation of ODIN's parts on the testbed: exact batch, head normalisation, orthogonality term.
+
+    python benchmarks/ablation.py [--output runs/ablation] [--seeds 0 1 2]
+
+Each variant trains on the quickstart's data with the quickstart's settings and is measured on its held-out pairs, whose
+true quality is known. Writes ``ablation.json`` after each run (a second call goes on where the first stopped) and
+prints a markdown table.
+
+The wrong variants live here and not in the package:
+
+- *micro-batch N* takes the length term over groups of N sequences (N / 2 pairs) and averages it, as accumulating losses
+  of micro-batches does. Everything else, the ranking loss too, is the exact batch's.
+- *no head normalisation* uses the heads as they are, and ``|w_Q . w_L|`` of these raw vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from odin_rm.core.files import atomic_write_json
+from odin_rm.core.types import RewardScores
+from odin_rm.data.load import load_preferences
+from odin_rm.evaluation.audit import point_figures
+from odin_rm.evaluation.records import ScoredPreferences
+from odin_rm.objectives.association import pearson
+from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
+from odin_rm.reward.loader import RankBatch
+from odin_rm.reward.scoring import load_tokenizer
+from odin_rm.reward.trainer import RewardTrainer
+from odin_rm.testbed.experiment import TRUE_QUALITY, QuickstartConfig, reward_config, write_data
+from odin_rm.testbed.tiny import save_tiny_model
+from odin_rm.workflows.train import build_model, encoding_settings
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "vanilla (Bradley-Terry)": {"arm": "vanilla"},
+    "ODIN, exact batch (128 sequences)": {},
+    "micro-batch 64": {"group": 64},
+    "micro-batch 16": {"group": 16},
+    "micro-batch 4": {"group": 4},
+    "no orthogonality term": {"orthogonality_weight": 0.0},
+    "no head normalisation": {"normalise_heads": False},
+    "neither of the two": {"normalise_heads": False, "orthogonality_weight": 0.0},
+}
+COLUMNS = {
+    "pearson": "Pearson with length",
+    "absolute_pearson": "its absolute value",
+    "spearman": "Spearman",
+    "true_quality_agreement": "true-quality agreement",
+    "information_beyond_length": "information beyond length, bits",
+    "accuracy": "accuracy",
+    "length_head_pearson": "length head with length",
+    "absolute_cosine": "cosine of heads, absolute",
+}
+
+
+class AblationTrainer(RewardTrainer):
+    """The package's trainer with the wrong turns that the table compares it with."""
+
+    group: int | None = None
+
+    def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
+        """The exact objective, or the one that micro-batches of ``group`` sequences would give."""
+        if self.group is None:
+            return super().objective(scores, batch, warmth)
+        assert scores.length is not None
+        ranking = disentangled_loss(
+            scores.quality, scores.length, batch.tokens_R, batch.chosen_B, batch.rejected_B, length_weight=0.0
+        )
+        length = self.length_term(scores.quality, scores.length, batch, self.group // 2)
+        assert self.config.length_weight is not None
+        return replace(ranking, total=ranking.total + self.config.length_weight * length, length=length.detach())
+
+    @staticmethod
+    def length_term(quality_R: Tensor, length_R: Tensor, batch: RankBatch, pairs: int) -> Tensor:
+        """Mean over groups of ``pairs`` pairs of ``|rho(r_Q, L)| - rho(r_L, L)`` within the group."""
+        terms = []
+        for chosen, rejected in zip(batch.chosen_B.split(pairs), batch.rejected_B.split(pairs), strict=True):
+            slots = torch.cat([chosen, rejected])
+            tokens = batch.tokens_R[slots]
+            terms.append(pearson(quality_R[slots], tokens).value.abs() - pearson(length_R[slots], tokens).value)
+        return torch.stack(terms).mean()
+
+    def _head_term(self, warmth: float) -> Tensor | None:
+        model = self._reward_model()
+        if model.heads.normalise or not model.has_length_head or not self.config.orthogonality_weight:
+            return super()._head_term(warmth)
+        raw = model.heads.vectors["quality"] @ model.heads.vectors["length"]
+        return self.config.orthogonality_weight * raw.abs()
+
+
+def measure(scored: ScoredPreferences, trainer: RewardTrainer, seed: int) -> dict[str, float | None]:
+    """What the table shows of one run."""
+    figures = point_figures(scored, seed=seed)
+    pearson_value = figures["pearson"]
+    cosine = trainer._cosine()
+    heads = trainer._reward_model().heads
+    return {
+        **{name: figures.get(name) for name in COLUMNS},
+        "absolute_pearson": None if pearson_value is None else abs(pearson_value),
+        "length_head_pearson": None
+        if scored.length_reward is None
+        else float(np.corrcoef(scored.length_reward, scored.response_tokens)[0, 1]),
+        "absolute_cosine": None if cosine is None else abs(cosine),
+        **{f"{name}_head_norm": float(heads.effective(name).detach().norm()) for name in heads.names},
+    }
+
+
+def run_one(variant: str, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains one variant with one seed and measures it."""
+    settings = dict(VARIANTS[variant])
+    arm, group = settings.pop("arm", "odin"), settings.pop("group", None)
+    config = QuickstartConfig(
+        output=str(folder), seed=seed, pairs=options.pairs, held_out_pairs=options.held_out_pairs, epochs=options.epochs
+    )
+    if not (folder / "initial_model").exists():
+        write_data(config, folder / "data")
+        save_tiny_model(folder / "initial_model", seed)
+    reward = reward_config(config, folder, arm, disable_tqdm=True, logging_strategy="no", **settings)
+    tokenizer = load_tokenizer(str(reward.model))
+    texts = encoding_settings(reward)
+    train = load_preferences(str(reward.dataset), tokenizer, texts, cache_dir=reward.cache_dir)
+    held_out = load_preferences(
+        str(folder / "data" / "held_out.jsonl"),
+        tokenizer,
+        texts,
+        cache_dir=reward.cache_dir,
+        extra_columns=(TRUE_QUALITY,),
+    )
+    set_seed(seed)
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = AblationTrainer(build_model(reward, str(reward.model)), reward, train, tokenizer=tokenizer)
+        trainer.group = group
+        trainer.train()
+    seconds = time.perf_counter() - started
+    return {"variant": variant, "seed": seed, **measure(trainer.score(held_out), trainer, seed), "seconds": seconds}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Markdown: one row per variant, mean and (from two seeds) standard deviation over seeds."""
+    lines = ["| | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for variant in VARIANTS:
+        rows = [run for run in runs if run["variant"] == variant]
+        if rows:
+            cells = [_cell([row[name] for row in rows if row[name] is not None]) for name in COLUMNS]
+            lines.append(f"| {variant} | {len(rows)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--pairs", type=int, default=4000)
+    parser.add_argument("--held_out_pairs", type=int, default=2500)
+    parser.add_argument("--epochs", type=float, default=3.0)
+    options = parser.parse_args()
+
+    settings = {name: getattr(options, name) for name in ("pairs", "held_out_pairs", "epochs")}
+    path = options.output / "ablation.json"
+    runs: list[dict[str, Any]] = []
+    if path.is_file():
+        saved = json.loads(path.read_text())
+        if saved["settings"] != settings:
+            parser.error(f"{path} was made with other settings: {saved['settings']}")
+        runs = saved["runs"]
+    for seed in options.seeds:
+        for variant in options.variants:
+            if any(run["variant"] == variant and run["seed"] == seed for run in runs):
+                continue
+            runs.append(run_one(variant, seed, options.output / f"seed_{seed}", options))
+            atomic_write_json(path, {"settings": settings, "runs": runs})
+            shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in runs[-1].items()}
+            print(json.dumps(shown), flush=True)
+    print("\n" + table(runs))
+
+
+if __name__ == "__main__":
+    main()
