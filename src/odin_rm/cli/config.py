@@ -186,7 +186,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = re.sub(r"%%|%(?!\()", "%%", (action.help or "").strip())  # a plain "50 %" is fine in a help text
-        silent = action.default in (None, "", argparse.SUPPRESS) or action.nargs == 0 or action.required
+        silent = action.default in (None, "", [], argparse.SUPPRESS) or action.nargs == 0 or action.required
         return text if silent else f"{text} (default: %(default)s)"
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
