@@ -54,6 +54,8 @@ def pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> 
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     w = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if x.shape != y.shape or x.shape != w.shape:
+        raise ShapeError(f"reward, length and weights must be of one length, not {x.shape}, {y.shape} and {w.shape}")
     held = w > 0
     why = undefined_reason(x[held], y[held])
     if why is not None:

@@ -193,6 +193,8 @@ def figures_table(results: Sequence[AuditResult]) -> Table:
         rows.append(["Length head: Pearson with length", *head])
     for label, attribute in (("Pairs", "pairs"), ("Distinct responses", "responses"), ("Prompts", "prompts")):
         rows.append([label, *(getattr(result, attribute) for result in results)])
+    if len({result.dataset for result in results}) > 1:
+        rows.append(["Data", *(result.dataset for result in results)])
     columns = ["Figure", *(result.name for result in results)]
     return Table("Figures with their 95 % bootstrap intervals.", columns, rows)
 

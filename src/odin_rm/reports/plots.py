@@ -70,7 +70,7 @@ def _panel_grid(results: Sequence[AuditResult]) -> tuple[list[tuple[int, str]], 
     """
     there = [(k, head) for k, r in enumerate(results) for head in ("quality", *(["length"] if r.length_head else []))]
     if len(there) <= 3:
-        return there, len(there)
+        return list(there), len(there)
     columns = min(len(results), 3)
     grid: list[tuple[int, str]] = []
     for start in range(0, len(results), columns):

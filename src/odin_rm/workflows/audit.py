@@ -135,12 +135,15 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
 
 
 def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audited:
+    from odin_rm.model.info import is_reward_model_folder
     from odin_rm.reward import scoring
 
     assert config.dataset is not None  # checked by the config
+    # Beside somebody's classifier, our models may be compared: --column is not for them.
+    ours = is_reward_model_folder(place) or is_reward_model_folder(Path(place) / "model")
     scorer = scoring.load_scorer(
         place,
-        column=config.column,
+        column=None if ours and place != config.model else config.column,
         dtype=config.torch_dtype,
         device=config.device,
         attn_implementation=config.attn_implementation,

@@ -1,0 +1,90 @@
+"""Information beyond length: what it must be where the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from odin_rm.evaluation.audit import audit_preferences
+from odin_rm.evaluation.information import FOLDS, fit_pair_logistic, heldout_gain, undefined_information
+
+
+def world(pairs: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth and length differences, chosen minus rejected, and prompts; labels follow sigmoid(1.5 t + 0.8 l)."""
+    rng = np.random.default_rng(seed)
+    truth, length = rng.normal(size=pairs), rng.normal(size=pairs)
+    flip = np.where(rng.random(pairs) < 1 / (1 + np.exp(-(1.5 * truth + 0.8 * length))), 1.0, -1.0)
+    return truth * flip, length * flip, np.arange(pairs) // 3
+
+
+def test_newton_against_sklearn_on_mirrored_data() -> None:
+    truth, length, _ = world(400)
+    features = np.stack([truth, length], axis=1)
+    mirrored, labels = np.concatenate([features, -features]), np.r_[np.ones(400), np.zeros(400)]
+    # sklearn minimises sum of losses + |b|^2 / (2 C); mirrored data count each pair twice, so C = 1 / (2 ridge).
+    peer = LogisticRegression(C=1 / (2 * 3.0), fit_intercept=False, tol=1e-10, max_iter=1000).fit(mirrored, labels)
+    assert fit_pair_logistic(features, ridge=3.0) == pytest.approx(peer.coef_[0], abs=1e-5)
+
+
+def test_newton_stays_finite_on_separable_data() -> None:
+    b = fit_pair_logistic(np.abs(np.random.default_rng(0).normal(size=(50, 2))))
+    assert np.isfinite(b).all()
+
+
+def test_quality_that_is_length_carries_nothing() -> None:
+    _, length, prompt = world()
+    assert abs(heldout_gain(7 * length, length, prompt, 0).mean()) < 1e-4
+
+
+def test_noise_carries_nothing() -> None:
+    _, length, prompt = world()
+    gains = [
+        heldout_gain(np.random.default_rng(s).normal(size=len(length)), length, prompt, 0).mean() for s in range(9)
+    ]
+    # The price of a useless coefficient is about 1 / (2 ln 2 * 2400) bits = 0.0003.
+    assert -0.001 < np.mean(gains) < 0.0005
+
+
+def test_truth_carries_the_gain_that_the_world_has() -> None:
+    truth, length, prompt = world(20000)
+    # Bits of the two true models, by numerical integration over the world itself.
+    rng = np.random.default_rng(1)
+    t, d = rng.normal(size=(2, 400000))
+    p = 1 / (1 + np.exp(-(1.5 * t + 0.8 * d)))
+    full = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean()
+    slopes = np.linspace(0.2, 1.0, 81)
+    short = min((p * np.logaddexp(0, -b * d) + (1 - p) * np.logaddexp(0, b * d)).mean() for b in slopes) / np.log(2)
+    assert heldout_gain(truth, length, prompt, 0).mean() == pytest.approx(short - full, abs=0.012)
+    # A reward that pays for length on top of the truth knows just as much.
+    assert heldout_gain(truth + 2 * length, length, prompt, 0).mean() == pytest.approx(short - full, abs=0.012)
+
+
+def test_no_change_under_affine_change_of_quality_and_unit_of_length() -> None:
+    truth, length, prompt = world(600)
+    gain = heldout_gain(truth, length, prompt, 0)
+    assert heldout_gain(-40 * truth, length, prompt, 0) == pytest.approx(gain, abs=1e-6)
+    assert heldout_gain(truth, 1000 * length, prompt, 0) == pytest.approx(gain, abs=1e-6)
+
+
+def test_pairs_of_a_prompt_are_never_split_over_train_and_test() -> None:
+    # The quality of each prompt's pairs is unique to it: only a leak could make a held-out prompt predictable.
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(40), 5)
+    gain = heldout_gain(np.where(prompt % 2, 1.0, -1.0), rng.normal(size=200), prompt, 0)
+    assert gain.mean() < 0.02
+    assert FOLDS == 5
+
+
+def test_undefined_says_why() -> None:
+    length = np.array([1.0, -1] * 20)
+    assert "fewer than 10 prompts" in undefined_information(length, np.arange(40) // 8)
+    assert "always the longer" in undefined_information(np.abs(length), np.arange(40))
+    assert "always the shorter" in undefined_information(-np.abs(length), np.arange(40))
+    assert undefined_information(length, np.arange(40)) is None
+
+
+def test_the_audit_reports_it(scored) -> None:
+    figure = audit_preferences(scored, bootstrap_samples=100)["information_beyond_length"]
+    assert figure.low < figure.value < figure.high
+    assert figure.value > 0.05
