@@ -18,7 +18,7 @@ from odin_rm.data.batching import (
     plan_epoch,
     plan_microbatches,
 )
-from odin_rm.data.epoch import order_within_prompts
+from odin_rm.data.epoch import fill_batches, order_within_prompts
 from odin_rm.data.schema import TokenisedPreferences
 
 
@@ -92,6 +92,27 @@ def test_a_dominating_prompt_makes_batches_smaller_and_keeps_the_cap():
     # 10 pairs of one prompt need 5 batches; the 5 other pairs are shared out, 3 pairs each.
     data = preferences([ALL_PAIRS] + [[(0, 1)]] * 5)
     assert [len(b) for b in plan_epoch(data, 15, 2, 0, 0)] == [3] * 5
+
+
+def test_what_cannot_wait_goes_first():
+    # Three pairs each, two in a batch, two batches: each prompt must give one now, however full the batch is.
+    data = preferences([[(0, 1), (0, 2), (1, 2)]] * 4)
+    for epoch in range(20):
+        plan = plan_epoch(data, 6, 2, 0, epoch)
+        assert [len(batch) for batch in plan] == [6, 6]
+        assert sorted(np.concatenate(plan).tolist()) == list(range(12))
+
+
+def test_chunks_of_a_walk_stay_together():
+    prompts, pairs, cap = 40, 10, 3
+    starts = np.arange(prompts + 1) * pairs
+    plan = fill_batches(np.arange(prompts * pairs), starts, 10, cap, 40, np.random.default_rng(0))
+    pieces = [
+        np.unique(batch[batch // pairs == prompt] % pairs // cap)
+        for batch in plan
+        for prompt in np.unique(batch // pairs)
+    ]
+    assert np.mean([len(chunks) == 1 for chunks in pieces]) > 0.95
 
 
 def test_pairs_put_together_share_responses():
