@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,6 @@ from odin_rm.workflows.train import train_reward_model
 
 ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
 SMALLEST_HELD_OUT = 10
-SHOWN_PAIRS = 3
 TRUE_QUALITY = "true_quality"
 
 Say = Callable[[str], None]
@@ -144,7 +142,7 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> dict[str, Arm]
         [arm.scored for arm in arms.values()],
         config.annotator,
         facts,
-        [placed for _, placed in islice(read_rows(folder / "data" / "held_out.jsonl"), SHOWN_PAIRS)],
+        (row for _, row in read_rows(folder / "data" / "held_out.jsonl")),
         folder,
     )
     seconds = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from odin_rm.evaluation.audit import AuditResult
@@ -10,6 +10,8 @@ from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports import Section, Table, Text, audit_sections, write_report
 from odin_rm.testbed.annotator import Annotator, Row
 from odin_rm.testbed.world import count_tokens
+
+SHOWN_PAIRS = 2
 
 Facts = Mapping[str, Mapping[str, float]]
 
@@ -27,7 +29,7 @@ def write_story(
     scored: Sequence[ScoredPreferences],
     annotator: Annotator,
     facts: Facts,
-    examples: Sequence[Row],
+    examples: Iterable[Row],
     folder: Path,
 ) -> Path:
     """Writes the figures and ``report.html``; returns the page.
@@ -37,7 +39,7 @@ def write_story(
         scored: the scores behind them, in the same order.
         annotator: who judged the pairs.
         facts: of each preference set, by its name (``describe_preferences``).
-        examples: a few pairs to show.
+        examples: pairs, of which the first that show the bias are told.
         folder: where to write.
     """
     sections = [Section("The world", world_blocks(annotator, facts, examples)), *audit_sections(audits, scored)]
@@ -71,7 +73,7 @@ def _above(one: AuditResult, other: AuditResult, figure: str) -> bool:
     return high is not None and low is not None and high > low
 
 
-def world_blocks(annotator: Annotator, facts: Facts, examples: Sequence[Row]) -> list[Text | Table]:
+def world_blocks(annotator: Annotator, facts: Facts, examples: Iterable[Row]) -> list[Text | Table]:
     """What a reader must know of the world: its rules, facts of the data, a few pairs."""
     knobs, world = annotator.settings, annotator.world.settings
     rules = f"""
@@ -87,15 +89,24 @@ def world_blocks(annotator: Annotator, facts: Facts, examples: Sequence[Row]) ->
     names = list(facts)
     rows = [[label, *(facts[name][key] for name in names)] for key, label in _FACTS.items()]
     table = Table("Facts of the preference data.", ["", *(name.replace("_", "-") for name in names)], rows, digits=3)
-    pairs = [
-        [f"{row['prompt']} ({kind})", row[kind], count_tokens(row[kind]), row[f"{kind}_true_quality"]]
-        for row in examples
-        for kind in ("chosen", "rejected")
-    ]
-    shown = Table(
-        "Pairs as the annotator judged them.", ["Prompt", "Response", "Tokens", "True quality"], pairs, digits=2
-    )
-    return [Text(rules), table, shown]
+    return [Text(rules), table, *_biased_pairs(examples)]
+
+
+def _biased_pairs(rows: Iterable[Row]) -> list[Text | Table]:
+    """The first pairs in which length won over quality, as text."""
+    paragraphs = ["Pairs in which the annotator preferred the longer response although it is truly the worse one:"]
+    for row in rows:
+        longer = count_tokens(row["chosen"]) > count_tokens(row["rejected"])
+        if longer and row["chosen_true_quality"] < row["rejected_true_quality"]:
+            paragraphs.append(f"{row['prompt']} Preferred: {_told(row, 'chosen')} Rejected: {_told(row, 'rejected')}")
+        if len(paragraphs) > SHOWN_PAIRS:
+            break
+    return [Text("\n\n".join(paragraphs))] if len(paragraphs) > 1 else []
+
+
+def _told(row: Row, kind: str) -> str:
+    text = " ".join(row[kind].split())
+    return f'"{text}" ({count_tokens(row[kind])} tokens, true quality {row[f"{kind}_true_quality"]:.2f}).'
 
 
 def _tokens_per_step(annotator: Annotator) -> float:
