@@ -129,7 +129,9 @@ def test_overwriting_replaces_the_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["seed"] == 7
 
 
-def test_interruption_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_ends_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def raises(error: BaseException):
         def train(run: object) -> Path:
             raise error
@@ -140,6 +142,9 @@ def test_interruption_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(experiment, "train_reward_model", raises(error))
         assert main(["quickstart", "--output", str(tmp_path / str(number)), *BUDGET]) == 130
         assert not (tmp_path / str(number) / "summary.json").exists()
+        message = capsys.readouterr().err
+        assert "interrupted" in message
+        assert "--resume_from_checkpoint" not in message  # that is a flag of odin-rm reward
 
 
 def test_world_and_annotator_knobs_are_fields_and_reach_the_data(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError
+from odin_rm.core.errors import ConfigError, RunInterrupted
 from odin_rm.core.files import (
     RowWriter,
     atomic_write_json,
@@ -133,7 +133,11 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> dict[str, Arm]
     arms = {}
     for number, (name, objective) in enumerate(ARMS.items(), start=2):
         say(f"{number}/4 Training and auditing the {name} reward model (--objective {objective}).")
-        run = train_reward_model(reward_config(config, folder, name))
+        try:
+            run = train_reward_model(reward_config(config, folder, name))
+        except RunInterrupted as error:
+            fix = "Run it again with --overwrite_output_dir; it starts anew."
+            raise RunInterrupted(error.what, where=error.where, fix=fix) from error
         arms[name] = audit_arm(config, folder, run, name)
 
     say("4/4 Drawing the figures and writing the report.")
