@@ -229,29 +229,29 @@ def _add(values: dict[str, Figure], statistics: dict[str, boot.Statistic], parts
         values[name], statistics[name] = figure, statistic
 
 
-def _correlations(reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
+def _correlations(head_reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
     prompt, prompts = sampler.prompt, sampler.prompts
-    if assoc.is_constant(reward):
+    if assoc.is_constant(head_reward):
         # Rounding noise of a constant is not an order either.
-        reward = np.full(len(reward), reward.mean())
+        head_reward = np.full(len(head_reward), head_reward.mean())
     return {
-        "pearson": (assoc.pearson(reward, length), boot.pearson_statistic(reward, length, prompt, prompts)),
-        "spearman": (assoc.spearman(reward, length), boot.spearman_statistic(reward, length, prompt)),
+        "pearson": (assoc.pearson(head_reward, length), boot.pearson_statistic(head_reward, length, prompt, prompts)),
+        "spearman": (assoc.spearman(head_reward, length), boot.spearman_statistic(head_reward, length, prompt)),
         "kendall": (
-            assoc.kendall(reward, length),
-            boot.kendall_statistic(reward, length, prompt, sampler.kendall_resamples()),
+            assoc.kendall(head_reward, length),
+            boot.kendall_statistic(head_reward, length, prompt, sampler.kendall_resamples()),
         ),
         "pearson_within_prompt": (
-            assoc.pearson_within_prompt(reward, length, prompt),
-            boot.within_statistic(reward, length, prompt, prompts),
+            assoc.pearson_within_prompt(head_reward, length, prompt),
+            boot.within_statistic(head_reward, length, prompt, prompts),
         ),
     }
 
 
-def _slope(reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
-    correlation = assoc.pearson(reward, length)
+def _slope(head_reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:
+    correlation = assoc.pearson(head_reward, length)
     value = None if correlation.value is None else correlation.value / float(length.std())
-    statistic = boot.slope_statistic(reward, length, sampler.prompt, sampler.prompts)
+    statistic = boot.slope_statistic(head_reward, length, sampler.prompt, sampler.prompts)
     return {"deviations_per_length_unit": (Figure(value, why=correlation.why), statistic)}
 
 
@@ -309,9 +309,9 @@ def _checked(scored: ScoredPreferences) -> ScoredPreferences:
     named = np.concatenate([scored.chosen, scored.rejected])
     if named.min() < 0 or named.max() >= size:
         raise ShapeError(f"pairs name responses outside 0..{size - 1}", where=scored.dataset)
-    rewards: dict[str, np.ndarray | None] = {"quality reward": scored.quality, "length reward": scored.length_reward}
-    for name, reward in rewards.items():
-        bad = 0 if reward is None else int((~np.isfinite(reward)).sum())
+    heads: dict[str, np.ndarray | None] = {"quality reward": scored.quality, "length reward": scored.length_reward}
+    for name, column in heads.items():
+        bad = 0 if column is None else int((~np.isfinite(column)).sum())
         if bad:
             fix = "Score in float32 and check the model."
             raise NumericalError(f"the {name} of {bad} of {size} responses is not finite", where=scored.name, fix=fix)
