@@ -127,21 +127,21 @@ def run_one(variant: str, seed: int, folder: Path, options: argparse.Namespace) 
     if not (folder / "initial_model").exists():
         write_data(config, folder / "data")
         save_tiny_model(folder / "initial_model", seed)
-    reward = reward_config(config, folder, arm, disable_tqdm=True, logging_strategy="no", **settings)
-    tokenizer = load_tokenizer(str(reward.model))
-    texts = encoding_settings(reward)
-    train = load_preferences(str(reward.dataset), tokenizer, texts, cache_dir=reward.cache_dir)
+    run = reward_config(config, folder, arm, disable_tqdm=True, logging_strategy="no", **settings)
+    tokenizer = load_tokenizer(str(run.model))
+    texts = encoding_settings(run)
+    train = load_preferences(str(run.dataset), tokenizer, texts, cache_dir=run.cache_dir)
     held_out = load_preferences(
         str(folder / "data" / "held_out.jsonl"),
         tokenizer,
         texts,
-        cache_dir=reward.cache_dir,
+        cache_dir=run.cache_dir,
         extra_columns=(TRUE_QUALITY,),
     )
     set_seed(seed)
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = AblationTrainer(build_model(reward, str(reward.model)), reward, train, tokenizer=tokenizer)
+        trainer = AblationTrainer(build_model(run, str(run.model)), run, train, tokenizer=tokenizer)
         trainer.group = group
         trainer.train()
     seconds = time.perf_counter() - started
