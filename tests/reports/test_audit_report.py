@@ -61,8 +61,8 @@ def test_correlations_are_drawn_where_they_are(two) -> None:
 
 def test_scatter_has_a_panel_per_head_and_its_trend(two) -> None:
     canvas = plots.reward_against_length(*two)
-    titles = [axis.get_title(loc="left").split("\n")[0] for axis in canvas.axes]
-    assert titles == ["vanilla · quality head", "odin · quality head", "odin · length head"]
+    titles = [axis.get_title(loc="left").partition(", r = ")[0] for axis in canvas.axes]
+    assert titles == ["vanilla\nquality head", "odin\nquality head", "odin\nlength head"]
     line = next(line for line in canvas.axes[0].lines if len(line.get_xdata()) > 2)
     assert list(line.get_ydata()) == [row["value"] for row in two[0][0].trend["quality"]]
     assert len(canvas.axes[0].collections[0].get_offsets()) == 300

@@ -243,3 +243,13 @@ def test_an_earlier_audit_that_is_none(tmp_path) -> None:
 def test_folder_names() -> None:
     assert folder_name("org/model (2)") == "org-model-2"
     assert folder_name("..") == "model"
+
+
+def test_the_command_prints_every_figure_and_the_finding(models, rows, tmp_path, capsys) -> None:
+    from odin_rm.cli.audit import run
+
+    argv = ["--model", "pay-1", "--compare", "pay-0", "--dataset", str(rows), "--output", str(tmp_path / "o")]
+    assert run([*argv, "--bootstrap_samples", "9"]) == 0
+    out = capsys.readouterr().out
+    for words in ("Accuracy", "Spearman", "Information", "pay-1 pays 0.", str(tmp_path / "o" / "report.html")):
+        assert words in out

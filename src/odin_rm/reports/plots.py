@@ -15,7 +15,6 @@ from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports.page import MINUS, format_number
 from odin_rm.reports.style import FAINT, GREY, INK, model_colours, model_markers, new_canvas, styled
 
-MIDDLE_DOT = "\N{MIDDLE DOT}"
 HEXBIN_FROM = 2500
 CORRELATION_NAMES = {
     "pearson": "Pearson",
@@ -124,7 +123,7 @@ def _scatter_panel(
     if ranges is not None:
         axis.set_xlim(*ranges)
     figure = result["pearson"] if head == "quality" else (result.length_head or {}).get("pearson", Figure(None))
-    axis.set_title(f"{shorten(result.name)} {MIDDLE_DOT} {head} head\n{correlation_words(figure)}", color=INK)
+    axis.set_title(f"{shorten(result.name)}\n{head} head, {correlation_words(figure)}", color=INK, fontsize=9.5)
 
 
 def correlation_words(figure: Figure) -> str:
@@ -138,8 +137,9 @@ def correlation_words(figure: Figure) -> str:
 
 
 def shorten(name: str, longest: int = 28) -> str:
-    """A model's name short enough for a label."""
-    return name if len(name) <= longest else name[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    """A model's name short enough for a label; its middle goes, since the end often tells versions apart."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def accuracy_by_length_difference(results: Sequence[AuditResult]) -> Canvas:
@@ -189,7 +189,7 @@ def correlations_side_by_side(results: Sequence[AuditResult]) -> Canvas:
     colours, markers = model_colours(names), model_markers(names)
     place = np.arange(len(CORRELATIONS))[::-1]
     with styled():
-        canvas, (axis,) = new_canvas(width=8.6, height=1.7 + 0.34 * len(CORRELATIONS) * max(2, len(results)))
+        canvas, (axis,) = new_canvas(width=8.6, height=1.5 + 0.27 * len(CORRELATIONS) * max(2, len(results)))
         axis.axvspan(-NEAR_ZERO, NEAR_ZERO, color="#e8edf2", zorder=0, label=f"within {NEAR_ZERO} of zero")
         axis.axvline(0, color=INK, linewidth=1.0, zorder=1)
         for offset, result in zip(_dodge(len(results), 0.62)[::-1], results, strict=True):
@@ -229,7 +229,7 @@ def accuracy_decomposition(results: Sequence[AuditResult]) -> Canvas:
     place = np.arange(len(ACCURACY_NAMES))
     width = 0.8 / len(results)
     with styled():
-        canvas, (axis,) = new_canvas(width=max(8.6, 1.1 * len(ACCURACY_NAMES) * len(results) * 0.62), height=4.4)
+        canvas, (axis,) = new_canvas(width=min(12.0, max(8.6, 3.4 * len(results))), height=4.4)
         for offset, result in zip(_dodge(len(results), 0.8), results, strict=True):
             figures = [result[name] for name in ACCURACY_NAMES]
             heights = [np.nan if f.value is None else f.value for f in figures]
