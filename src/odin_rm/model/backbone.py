@@ -9,7 +9,7 @@ one-label model of the same weights gives the same numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,12 @@ def load_classifier(
 ) -> PreTrainedModel:
     """The sequence classifier of a folder or hub id, safetensors only.
 
-    ``quiet`` leaves out transformers' report of missing weights, where the caller replaces the classifier anyway.
+    ``quiet`` is for callers that put the missing weights in themselves: transformers' report of them is left out, and
+    they are no error.
 
     Raises:
-        ModelError: nothing there to load, or the architecture has no sequence classifier.
+        ModelError: nothing there to load, the architecture has no sequence classifier, or (unless ``quiet``) weights
+            are missing: a classifier drawn at random would give scores that mean nothing.
     """
     check_model_folder(path)
     kwargs: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust_remote_code}
@@ -106,10 +108,18 @@ def load_classifier(
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
     try:
-        with quiet_loading() if quiet else nullcontext():
-            return AutoModelForSequenceClassification.from_pretrained(path, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with quiet_loading():
+            model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise _load_error(path, error) from error
+    missing = sorted(report["missing_keys"])
+    if missing and not quiet:
+        raise ModelError(
+            f"the model has no weights for {', '.join(missing[:3])}, so it is not a trained sequence classifier",
+            where=str(path),
+            fix="Give a reward model; train one from this model with odin-rm reward.",
+        )
+    return model
 
 
 def find_output_layer(model: nn.Module, labels: int) -> str:
@@ -140,6 +150,32 @@ def outside_modules(model: nn.Module) -> list[str]:
     return [n for n, m in model.named_children() if n != base_prefix and any(True for _ in m.parameters())]
 
 
+def position_table(model: nn.Module) -> int | None:
+    """How many tokens a table of learnt positions allows; ``None`` where positions are computed (rotary, relative).
+
+    RoBERTa's kind counts positions from after its padding index, OPT's has an offset of 2.
+    """
+    sizes = []
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and last in ("position_embeddings", "embed_positions", "wpe"):
+            taken = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            sizes.append(module.num_embeddings - int(taken))
+    return min(sizes, default=None)
+
+
+def model_window(model: nn.Module, tokenizer: Any) -> int | None:
+    """The longest input in tokens by what tokenizer, config and position table say; ``None`` where none says it."""
+    config = next((m.config for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    limits = [
+        getattr(tokenizer, "model_max_length", None),
+        getattr(config, "max_position_embeddings", None),
+        position_table(model),
+    ]
+    # Tokenizers without a limit say 1e30; configs without one say -1.
+    return min((int(limit) for limit in limits if limit is not None and 0 < limit < 2**31), default=None)
+
+
 def switch_dropout_off(config: Any) -> dict[str, float]:
     """Set every dropout rate of a config to 0 and give the old values back, for the two passes of a step must agree.
 
@@ -168,6 +204,24 @@ def pad_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor
     first_R = attention_mask.argmax(-1)
     source_RT = (columns_T + first_R[:, None]) % input_ids.shape[1]
     return input_ids.gather(1, source_RT), attention_mask.gather(1, source_RT)
+
+
+def mean_pool(hidden_RTD: Tensor, attention_mask: Tensor) -> Tensor:
+    """``(R, D)`` mean of the hidden states of the real tokens, in float32."""
+    weight_RT1 = attention_mask.unsqueeze(-1).float()
+    return (hidden_RTD.float() * weight_RT1).sum(1) / weight_RT1.sum(1).clamp_min(1.0)
+
+
+def freeze_unread(classifier: PreTrainedModel, output_layer: str) -> None:
+    """Stop training what mean pooling does not read: the pooler and everything outside the base model but the heads.
+
+    Data-parallel engines wait for the gradient of every trained parameter, and these get none.
+    """
+    prefix = classifier.base_model_prefix + "."
+    for name, parameter in classifier.named_parameters():
+        outside = not name.startswith(prefix) and not name.startswith(output_layer + ".")
+        if outside or ".pooler." in name:
+            parameter.requires_grad_(False)
 
 
 def ensure_pad_token(tokenizer: Any, model_config: Any) -> int:

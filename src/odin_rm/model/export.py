@@ -17,8 +17,11 @@ from transformers import AutoModelForSequenceClassification
 
 from odin_rm.core.errors import ExportError
 from odin_rm.core.files import atomic_folder
+from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.backbone import load_classifier, quiet_loading
+from odin_rm.model.card import write_export_card
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.stock_tokenizer import stock_tokenizer
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class ParityReport:
         sequences: number of sequences compared.
         max_difference: largest absolute difference of the two models' scores, reward units.
         tolerance: largest difference that was allowed.
+        chat_template: whether the exported tokenizer renders conversations to the ids that training saw.
     """
 
     sequences: int
     max_difference: float
     tolerance: float
+    chat_template: bool = False
 
 
 def export_quality_head(
@@ -55,7 +60,7 @@ def export_quality_head(
         model: the trained reward model; a LoRA adapter is merged.
         folder: where to write.
         sequences: token ids of the sequences to compare on.
-        tokenizer: saved beside the model.
+        tokenizer: a copy is saved beside the model, padding on the right, with the template of the training.
         dtype: dtype of the exported weights; by default the model's own.
         tolerance: largest absolute difference allowed. By default 1e-5 times the largest score (at least 1) in
             float32; 2e-2 times that in half precisions, whose rounding of every layer cannot be avoided.
@@ -64,6 +69,12 @@ def export_quality_head(
     Raises:
         ExportError: the scores differ by more than the tolerance, or are not finite.
     """
+    if model.info.pooling != "backbone":
+        raise ExportError(
+            f"the heads read {model.info.pooling}-pooled features, which no stock classifier does",
+            where=str(folder),
+            fix="Train with --pooling backbone to export, or score with odin-rm score.",
+        )
     was_training = model.training
     merged = model.merged().eval()
     target = dtype or next(merged.classifier.parameters()).dtype
@@ -77,9 +88,11 @@ def export_quality_head(
         tensors = {k: v.to(target) if v.is_floating_point() else v for k, v in merged.quality_state_dict().items()}
         with quiet_loading():
             _save_stock(merged, temporary, tensors, target)
+        faithful = False
         if tokenizer is not None:
-            tokenizer.padding_side = "right"
-            tokenizer.save_pretrained(temporary)
+            stock_side, faithful = stock_tokenizer(tokenizer, EncodingSettings(**merged.info.encoding))
+            stock_side.save_pretrained(temporary)
+        write_export_card(temporary, merged.info, chat_template=faithful)
         stock = load_classifier(temporary, dtype=target)
         found = _score_stock(stock.to(expected.device), sequences, int(merged.config.pad_token_id or 0))
         difference = float((found - expected).abs().max())
@@ -90,7 +103,7 @@ def export_quality_head(
                 fix="Nothing was written. Raise --tolerance if a low precision explains it, else report it.",
             )
     model.train(was_training)
-    return ParityReport(len(sequences), difference, tolerance)
+    return ParityReport(len(sequences), difference, tolerance, faithful)
 
 
 def _save_stock(merged: RewardModel, folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

@@ -23,6 +23,7 @@ class RewardModelInfo:
         heads: head names in column order.
         normalise_heads: whether the forward pass normalises the head vectors.
         head_scale: constant that multiplies a normalised head.
+        pooling: ``backbone`` (the architecture's own read-out) or ``mean`` (mean of the last hidden states).
         objective: ``odin`` or ``bradley_terry``, what the model was trained with.
         length_unit: the unit of length that training and audit used.
         encoding: fields of :class:`odin_rm.data.tokenise.EncodingSettings` used in training.
@@ -36,6 +37,7 @@ class RewardModelInfo:
     heads: tuple[str, ...] = (QUALITY, LENGTH)
     normalise_heads: bool = True
     head_scale: float = 1.0
+    pooling: str = "backbone"
     objective: str = "odin"
     length_unit: str = "response tokens"
     encoding: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,9 @@
 
 The saved folder is at the same time a stock one-label classifier whose single label is the quality head, so a tool that
 knows nothing of odin-rm ranks by quality and never by length. The heads by name are in ``reward_heads.safetensors``.
+
+With ``pooling="mean"`` (encoders trained as sentence embedders) the heads read the mean of the last hidden states. No
+stock classifier does that, so such a folder has no classifier weight and such a model cannot be exported.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.model.backbone import (
     check_model_folder,
     find_output_layer,
+    freeze_unread,
     load_classifier,
     load_config,
+    mean_pool,
     pad_right,
     quiet_loading,
     switch_dropout_off,
@@ -67,6 +72,7 @@ class RewardModel(nn.Module):
         heads: Sequence[str] = (QUALITY, LENGTH),
         normalise_heads: bool = True,
         head_scale: float = 1.0,
+        pooling: str = "backbone",
         dtype: torch.dtype | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
@@ -90,7 +96,9 @@ class RewardModel(nn.Module):
         name = find_output_layer(backbone, 1)
         size = int(backbone.get_submodule(name).in_features)  # type: ignore[arg-type]
         _set_submodule(backbone, name, RewardHeads(size, heads, normalise=normalise_heads, scale=head_scale))
-        return cls(backbone, name, RewardModelInfo(tuple(heads), normalise_heads, head_scale), dropout)
+        if pooling == "mean":
+            freeze_unread(backbone, name)
+        return cls(backbone, name, RewardModelInfo(tuple(heads), normalise_heads, head_scale, pooling), dropout)
 
     @classmethod
     def from_pretrained(
@@ -122,7 +130,11 @@ class RewardModel(nn.Module):
             "trust_remote_code": trust_remote_code,
         }
         source: str | Path = info.base_model if info.base_model is not None else folder
-        heads: dict[str, Any] = {"normalise_heads": info.normalise_heads, "head_scale": info.head_scale}
+        heads: dict[str, Any] = {
+            "normalise_heads": info.normalise_heads,
+            "head_scale": info.head_scale,
+            "pooling": info.pooling,
+        }
         model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
         model.info = info
         if info.base_model is not None:
@@ -175,7 +187,12 @@ class RewardModel(nn.Module):
         """
         input_ids, attention_mask = pad_right(input_ids, attention_mask)
         kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
-        rewards_RH = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
+        if self.info.pooling == "mean":
+            base = self.classifier.base_model
+            hidden_RTD = base(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+            rewards_RH = self.heads(mean_pool(hidden_RTD, attention_mask))
+        else:
+            rewards_RH = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
         columns = dict(zip(self.heads.names, rewards_RH.float().unbind(-1), strict=True))
         return RewardScores(columns[QUALITY], columns.get(LENGTH))
 
@@ -235,6 +252,8 @@ class RewardModel(nn.Module):
             self.backbone = peft.get_peft_model(classifier, lora)
         except ValueError as error:
             raise ModelError(f"LoRA cannot be added ({error})", fix="Check --lora_target_modules.") from error
+        if self.info.pooling == "mean":
+            freeze_unread(classifier, self.output_layer)
         self.heads.requires_grad_(True)
         self.info = self.info.with_(base_model=base_model)
 
@@ -250,6 +269,9 @@ class RewardModel(nn.Module):
         backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
         vectors = self.output_layer + ".vectors."
         stock = {k: v for k, v in backbone.items() if not k.startswith(vectors)}
+        if self.info.pooling != "backbone":
+            # A stock classifier reads another token: it must find no classifier here rather than a wrong one.
+            return {k: v.detach().contiguous() for k, v in stock.items()}
         dtype = next((v.dtype for v in stock.values() if v.is_floating_point()), torch.float32)
         weight = self._effective(backbone[vectors + QUALITY]).to(dtype)[None]
         stock[self.output_layer + ".weight"] = weight
@@ -284,7 +306,7 @@ class RewardModel(nn.Module):
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         self.info.save(folder)
-        write_model_card(folder, self.info, self.config)
+        write_model_card(folder, self.info)
 
     def load_heads(self, folder: str | Path) -> None:
         """Read the heads by name from ``reward_heads.safetensors``.
@@ -351,7 +373,8 @@ class RewardModel(nn.Module):
         config = copy.deepcopy(self.config)
         config.num_labels = 1
         config.id2label, config.label2id = {0: QUALITY}, {QUALITY: 0}
-        config.problem_type = None
+        # transformers' pipeline and vLLM then give the raw score; for one label they squash it by default.
+        config.problem_type = "regression"
         config.architectures = [type(self.classifier).__name__]
         for name, value in self._dropout.items():
             setattr(config, name, value)

@@ -6,7 +6,7 @@ Training's evaluation, ``odin-rm score``, ``odin-rm audit`` and the parity check
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from odin_rm.model.backbone import (
     ensure_pad_token,
     load_classifier,
     load_config,
+    model_window,
     pad_right,
+    position_table,
 )
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
@@ -145,6 +147,34 @@ def load_scorer(
         settings = EncodingSettings(**info.encoding) if info is not None and info.encoding else EncodingSettings()
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
     return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+
+
+def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: str | None = None) -> EncodingSettings:
+    """The scorer's text settings with what a caller changes; a model that names no window is held to its own.
+
+    Args:
+        scorer: the model.
+        max_length: most tokens of a sequence; default the model's own setting, or 1024 and at most its window.
+        overlong: what happens to longer ones; default the model's own setting.
+
+    Raises:
+        ConfigError: ``max_length`` is larger than the model's table of positions.
+    """
+    known = scorer.info is not None and bool(scorer.info.encoding)
+    changes: dict[str, Any] = {}
+    if max_length is not None:
+        changes["max_length"] = max_length
+    elif not known:
+        window = model_window(scorer.model, scorer.tokenizer)
+        changes["max_length"] = min(scorer.settings.max_length, window or scorer.settings.max_length)
+    if overlong is not None:
+        changes["overlong"] = overlong
+    settings = replace(scorer.settings, **changes)
+    table = position_table(scorer.model)
+    if max_length is not None and table is not None and max_length > table:
+        what = f"is {max_length:,}, but the model has {table:,} positions"
+        raise ConfigError(what, where="--max_length", fix=f"Give at most {table}.")
+    return settings
 
 
 @torch.no_grad()

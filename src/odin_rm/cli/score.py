@@ -1,0 +1,24 @@
+"""Score rows of prompt and response; same rows, same order, scores added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from odin_rm.cli.config import parse_config
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, score, say what was done."""
+    from odin_rm.workflows.score import ScoreConfig, run_score, skipped_file
+
+    config = parse_config(ScoreConfig, list(argv), "score")
+    report = run_score(config)
+    speed = report.rows / max(report.seconds, 1e-9)
+    print(f"Scored {report.scored:,} of {report.rows:,} rows ({speed:,.0f} rows/s), written to {config.output}")
+    if report.overlong:
+        print(f"{report.overlong:,} rows are longer than max_length and have no quality (--overlong, --max_length)")
+    if report.truncated:
+        print(f"{report.truncated:,} rows were cut to max_length")
+    if report.bad_rows:
+        print(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")
+    return 0

@@ -1,0 +1,175 @@
+"""Exporting the quality head as a stock one-label classifier, with the parity of scores proved on texts first."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from odin_rm.core.errors import ConfigError, ExportError, OutputError
+from odin_rm.core.files import check_run_folder
+from odin_rm.core.types import QUALITY
+
+if TYPE_CHECKING:
+    from odin_rm.data.tokenise import EncodingSettings
+    from odin_rm.model.export import ParityReport
+
+# Several lengths, from one word on; the last is repeated until it fills the model's window.
+PARITY_TEXTS: tuple[tuple[str, str], ...] = (
+    ("Hi", "Hello."),
+    ("What is 2 + 2?", "It is 4."),
+    ("Name three colours.", "Red, green and blue. Many people would also call black and white colours."),
+    (
+        "How do I boil an egg?",
+        "Put it into boiling water. Wait six minutes for a soft yolk and ten for a hard one. Cool it in cold water.",
+    ),
+    ("Is it good to walk? Answer with yes or no.", "Yes"),
+    (
+        "Human: I slept badly.\n\nAssistant: What kept you awake?\n\nHuman: The street.",
+        "Ear plugs help at once; a bed farther from the window helps for good.",
+    ),
+    (
+        "Write a long story about a journey.",
+        "They set out before the sun rose, and the road was white with frost. Nobody spoke until the first hill. ",
+    ),
+)
+# A window of 100,000 tokens need not be filled to prove that two models are the same.
+_LONGEST_PARITY_TEXT = 2048
+# A folder with one of these is more than an export and is never replaced by one.
+_FOREIGN = ("odin_rm.json", "metrics.jsonl", "audit.json", "summary.json", "config.yaml", "model", "checkpoints")
+
+
+@dataclass
+class ExportConfig:
+    """Everything that ``odin-rm export`` takes."""
+
+    model: str = field(metadata={"help": "Reward model saved by odin-rm: its folder, its run folder, or a hub id."})
+    output: str = field(metadata={"help": "Folder to write the stock classifier to."})
+    parity_dataset: str | None = field(
+        default=None, metadata={"help": "Preference data to compare scores on too, beside the built-in texts."}
+    )
+    parity_rows: int = field(default=64, metadata={"help": "How many responses of the parity data to compare on."})
+    tolerance: float | None = field(
+        default=None,
+        metadata={"help": "Largest difference of scores; default 1e-5 (2e-2 in half precision) of the largest score."},
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "Precision of the exported weights."}
+    )
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier export in the folder."})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is loaded."""
+        if self.parity_rows < 1:
+            raise ConfigError(f"is {self.parity_rows}", where="--parity_rows", fix="Give at least 1.")
+        if self.tolerance is not None and not (self.tolerance > 0 and math.isfinite(self.tolerance)):
+            raise ConfigError(f"is {self.tolerance}", where="--tolerance", fix="Give a positive number.")
+
+
+def run_export(config: ExportConfig) -> ParityReport:
+    """Export the quality head.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        What the comparison of scores measured.
+
+    Raises:
+        ExportError: the scores differ; nothing is written.
+        OdinError: the model cannot be loaded, or the output folder holds something else.
+    """
+    _check_output(config)
+    import torch
+
+    from odin_rm.model.backbone import ensure_pad_token
+    from odin_rm.model.export import export_quality_head
+    from odin_rm.model.reward_model import RewardModel
+    from odin_rm.reward.scoring import DTYPES, load_tokenizer
+
+    path = Path(config.model) / "model" if (Path(config.model) / "model").is_dir() else config.model
+    model = RewardModel.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    model.to(torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
+    ensure_pad_token(tokenizer, model.config)
+    settings = _settings(model, tokenizer)
+    model.info = model.info.with_(encoding=vars(settings))
+    sequences = parity_sequences(tokenizer, settings)
+    if config.parity_dataset is not None:
+        sequences += _dataset_sequences(config, tokenizer, settings)
+    return export_quality_head(
+        model,
+        config.output,
+        sequences=sequences,
+        tokenizer=tokenizer,
+        dtype=DTYPES[config.dtype],
+        tolerance=config.tolerance,
+        overwrite=config.overwrite_output_dir,
+    )
+
+
+def parity_sequences(tokenizer: Any, settings: EncodingSettings) -> list[list[int]]:
+    """Token ids of the built-in texts as the model reads them, from very short to (nearly) its window.
+
+    Raises:
+        ExportError: not one text fits into the window.
+    """
+    from odin_rm.data.tokenise import encode_responses
+
+    window = min(settings.max_length, _LONGEST_PARITY_TEXT)
+    cut = replace(settings, max_length=window, overlong="truncate_response")
+    prompts = [prompt for prompt, _ in PARITY_TEXTS]
+    responses = [response for _, response in PARITY_TEXTS]
+    words = len(responses[-1].split())
+    responses[-1] = responses[-1] * (window // words + 1)
+    encoded = encode_responses(tokenizer, prompts, responses, cut)
+    sequences = [e.input_ids for e in encoded if not e.dropped]
+    if not sequences:
+        raise ExportError(f"no text fits into the model's window of {settings.max_length} tokens")
+    return sequences
+
+
+def _settings(model: Any, tokenizer: Any) -> EncodingSettings:
+    """The training's text settings; a model saved without any is held to its window."""
+    from odin_rm.data.tokenise import EncodingSettings
+    from odin_rm.model.backbone import model_window
+
+    if model.info.encoding:
+        return EncodingSettings(**model.info.encoding)
+    settings = EncodingSettings()
+    return replace(settings, max_length=min(settings.max_length, model_window(model, tokenizer) or settings.max_length))
+
+
+def _dataset_sequences(config: ExportConfig, tokenizer: Any, settings: EncodingSettings) -> list[list[int]]:
+    from odin_rm.data.load import load_preferences
+
+    assert config.parity_dataset is not None
+    data = load_preferences(config.parity_dataset, tokenizer, settings)
+    return [data.input_ids(r).tolist() for r in range(min(config.parity_rows, data.num_responses))]
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the folder is a classifier whose one label is quality: nothing else is ever replaced."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(content.get("id2label") == {"0": QUALITY})
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_output(config: ExportConfig) -> None:
+    """Refuse a folder that holds anything but an earlier export, and that one too unless it may be replaced."""
+    folder = Path(config.output)
+    if folder.is_dir() and any(folder.iterdir()):
+        foreign = [name for name in _FOREIGN if (folder / name).exists()]
+        if foreign or not _is_export(folder):
+            what = f"the output folder holds something else ({', '.join(foreign) or 'no earlier export'})"
+            raise OutputError(what, where=str(folder), fix="Choose another folder; an export replaces only an export.")
+        if not config.overwrite_output_dir:
+            fix = "Choose another folder, or pass --overwrite_output_dir to replace it."
+            raise OutputError("the output folder already holds a model", where=str(folder), fix=fix)
+    check_run_folder(folder, overwrite=config.overwrite_output_dir, resume=False)

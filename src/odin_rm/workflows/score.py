@@ -1,0 +1,386 @@
+"""Scoring files of any size: rows of prompt and response in, the same rows in the same order with scores out.
+
+Rows are read, encoded, scored and written in chunks, so memory depends on the chunk and not on the file (a ``.json``
+list is the exception: it is read at once). Inside a chunk sequences are batched by length.
+
+No row is ever lost. A sequence longer than ``max_length`` that the policy ``drop`` would leave out of training keeps
+its row here, with its true ``response_tokens`` and ``quality`` null. With ``--on_bad_row skip`` an unusable row is kept
+with all three fields null (a line that is no row at all becomes a row of nulls) and is listed, with its number and the
+reason, in ``<output>.skipped.jsonl``. The output appears when everything is done, or not at all.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from odin_rm.core.errors import ConfigError, DataError, NumericalError, OutputError, RowError
+from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.rows import row_format
+from odin_rm.data.rows import parse_prompt_response
+
+if TYPE_CHECKING:
+    from odin_rm.data.tokenise import EncodedResponse, EncodingSettings
+    from odin_rm.reward.scoring import Scorer
+
+ADDED = ("quality", "length_reward", "response_tokens")
+# Texts per call of the tokenizer: enough for its threads, few enough to find a refused conversation quickly.
+_ENCODED_AT_ONCE = 1000
+
+
+@dataclass
+class ScoreConfig:
+    """Everything that ``odin-rm score`` takes."""
+
+    model: str = field(
+        metadata={"help": "Reward model: ours, or any that AutoModelForSequenceClassification loads (path or hub id)."}
+    )
+    input: str = field(metadata={"help": "File of rows: .jsonl, .json, .parquet or .csv, each also .gz."})
+    output: str = field(metadata={"help": "File to write; its suffix chooses the format."})
+    prompt_field: str = field(default="prompt", metadata={"help": "Field that holds the prompt."})
+    response_field: str = field(default="response", metadata={"help": "Field that holds the response."})
+    column: str | None = field(
+        default=None, metadata={"help": "Label (name or index) to read of classifiers with several labels."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a sequence; default the model's own setting, or its window."}
+    )
+    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = field(
+        default=None,
+        metadata={
+            "help": "What to do with longer ones; default the model's own setting, or drop. "
+            "With drop the row is written with quality null."
+        },
+    )
+    on_bad_row: Literal["error", "skip"] = field(
+        default="error",
+        metadata={"help": "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."},
+    )
+    microbatch_tokens: int = field(default=16384, metadata={"help": "Padded tokens per forward pass (memory)."})
+    chunk_rows: int = field(default=8192, metadata={"help": "Rows in memory at a time; sorted by length inside."})
+    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None, metadata={"help": "Precision of the model; default float32."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention of transformers: eager, sdpa, flash_attention_2, ..."}
+    )
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    overwrite_scores: bool = field(
+        default=False, metadata={"help": "Replace quality, length_reward and response_tokens where rows have them."}
+    )
+    overwrite_output: bool = field(default=False, metadata={"help": "Replace an existing output file."})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is loaded."""
+        for name in ("microbatch_tokens", "chunk_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix="Give at least 1.")
+
+
+@dataclass
+class ScoreReport:
+    """What a scoring pass did.
+
+    Attributes:
+        rows: rows written.
+        scored: rows with a quality reward.
+        overlong: rows longer than ``max_length``, written with quality null.
+        truncated: scored rows of which something was cut away.
+        bad_rows: unusable rows, written with nulls.
+        seconds: wall-clock time of reading, scoring and writing, without loading the model.
+    """
+
+    rows: int = 0
+    scored: int = 0
+    overlong: int = 0
+    truncated: int = 0
+    bad_rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Item:
+    """A row on its way: what was read, what is wrong with it, its sequence."""
+
+    number: int
+    row: dict[str, Any] | None
+    error: RowError | None = None
+    encoded: EncodedResponse | None = None
+    scores: tuple[float, float | None] | None = None
+
+
+def skipped_file(output: str | Path) -> Path:
+    """Where the unusable rows of an output file are listed."""
+    return Path(f"{output}.skipped.jsonl")
+
+
+def run_score(config: ScoreConfig) -> ScoreReport:
+    """Score a file.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The counts of what was done.
+
+    Raises:
+        OdinError: bad input, an output that exists already, a model that cannot be loaded, a score that is not finite.
+        KeyboardInterrupt: stopped by SIGINT or SIGTERM; nothing was written.
+    """
+    _check_output(config)
+    items = _read_items(config)  # a missing or empty file ends here, before the model is loaded
+    from odin_rm.reward.scoring import load_scorer, text_settings
+
+    scorer = load_scorer(
+        config.model,
+        column=config.column,
+        dtype=config.dtype,
+        device=config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+    settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
+    report, start = ScoreReport(), time.perf_counter()
+    with _interruptible(), ExitStack() as stack:
+        advance = stack.enter_context(_progress(config))
+        writer = stack.enter_context(RowWriter(config.output))
+        skipped: RowWriter | None = None
+        while chunk := list(islice(items, config.chunk_rows)):
+            _score_chunk(config, scorer, settings, chunk, advance)
+            columns = _columns(config, chunk)
+            for item in chunk:
+                _count(report, item)
+                writer.write(_scored_row(item, columns))
+                if item.error is not None:
+                    if skipped is None:
+                        skipped = stack.enter_context(RowWriter(skipped_file(config.output)))
+                    skipped.write({"row": item.number, "error": str(item.error)})
+    if skipped is None:
+        skipped_file(config.output).unlink(missing_ok=True)  # an earlier output's list
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _check_output(config: ScoreConfig) -> None:
+    row_format(config.output)
+    if Path(config.output).is_dir():
+        raise OutputError("is a folder, not a file", where=config.output, fix="Give the name of a file.")
+    for path in (Path(config.output), skipped_file(config.output)):
+        if path.exists() and not config.overwrite_output:
+            fix = "Choose another one, or pass --overwrite_output to replace it."
+            raise OutputError("the output file exists already", where=str(path), fix=fix)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_items(config: ScoreConfig) -> Iterator[_Item]:
+    """Rows with their numbers; with ``skip`` malformed ones too, at their place."""
+    malformed: list[RowError] = []
+    rows = read_rows(config.input, malformed.append if config.on_bad_row == "skip" else None)
+
+    def stream() -> Iterator[_Item]:
+        for number, row in rows:
+            yield from _drain(malformed)
+            yield _Item(number, row)
+        yield from _drain(malformed)
+
+    return stream()
+
+
+def _drain(malformed: list[RowError]) -> Iterator[_Item]:
+    for error in malformed:
+        yield _Item(int(error.where.rpartition(" ")[2]), None, error)
+    malformed.clear()
+
+
+def _parse(config: ScoreConfig, item: _Item) -> tuple[Any, Any] | None:
+    """Prompt and response of a row, or ``None`` where it is unusable (noted in the item)."""
+    if item.row is None:
+        return None
+    there = [name for name in ADDED if name in item.row]
+    if there and not config.overwrite_scores:
+        fix = "Pass --overwrite_scores to replace it, or rename the field."
+        raise DataError(f"the row already has the field '{there[0]}'", where=_place(config, item), fix=fix)
+    try:
+        names = {"prompt": config.prompt_field, "response": config.response_field}
+        return parse_prompt_response({name: item.row.get(source) for name, source in names.items()})
+    except RowError as error:
+        what, fix = error.what, error.fix
+        for name, source in names.items():
+            what, fix = what.replace(f"'{name}'", f"'{source}'"), fix.replace(f"'{name}'", f"'{source}'")
+        missing = [source for source in names.values() if source not in item.row]
+        if missing and len(item.row):
+            fix = f"{fix.rstrip('.')}, or name the fields with --prompt_field and --response_field."
+        _fail(config, item, RowError(what, where=_place(config, item), fix=fix))
+        return None
+
+
+def _place(config: ScoreConfig, item: _Item) -> str:
+    return f"{config.input}, row {item.number}"
+
+
+def _fail(config: ScoreConfig, item: _Item, error: RowError) -> None:
+    if config.on_bad_row == "error":
+        raise error
+    item.error = error
+
+
+# ---- scoring ---------------------------------------------------------------------------------------------------------
+
+
+def _score_chunk(
+    config: ScoreConfig,
+    scorer: Scorer,
+    settings: EncodingSettings,
+    chunk: Sequence[_Item],
+    advance: Callable[[int], None],
+) -> None:
+    """Encode and score a chunk; results go into its items."""
+    from odin_rm.reward.scoring import score_sequences
+
+    usable = [(item, texts) for item in chunk if (texts := _parse(config, item)) is not None]
+    for start in range(0, len(usable), _ENCODED_AT_ONCE):
+        _encode(config, scorer.tokenizer, settings, usable[start : start + _ENCODED_AT_ONCE])
+    ready = [item for item in chunk if item.encoded is not None and not item.encoded.dropped]
+    advance(len(chunk) - len(ready))
+    if not ready:
+        return
+    sequences = [np.asarray(item.encoded.input_ids, dtype=np.int32) for item in ready if item.encoded is not None]
+    quality_R, length_R = score_sequences(
+        scorer.model,
+        sequences,
+        pad_token_id=scorer.pad_token_id,
+        microbatch_tokens=config.microbatch_tokens,
+        device=next(scorer.model.parameters()).device,
+        progress=advance,
+    )
+    for k, item in enumerate(ready):
+        if not np.isfinite(quality_R[k]) or (length_R is not None and not np.isfinite(length_R[k])):
+            fix = "Load the model in float32, or check that its weights are sound."
+            raise NumericalError("the model's score is not finite", where=_place(config, item), fix=fix)
+        item.scores = (float(quality_R[k]), None if length_R is None else float(length_R[k]))
+
+
+def _encode(
+    config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, usable: Sequence[tuple[_Item, tuple[Any, Any]]]
+) -> None:
+    from odin_rm.data.tokenise import encode_named, overlong_error
+
+    # "error" is raised here: it stops the pass whatever --on_bad_row says, for a long row is not a broken one.
+    lenient = replace(settings, overlong="drop") if settings.overlong == "error" else settings
+    places = [_place(config, item) for item, _ in usable]
+    prompts, responses = [p for _, (p, _) in usable], [r for _, (_, r) in usable]
+    try:
+        encoded: Sequence[EncodedResponse | None] = encode_named(tokenizer, prompts, responses, lenient, places)
+    except RowError:
+        encoded = [_encode_one(config, tokenizer, lenient, item, texts) for item, texts in usable]
+    for (item, _), one in zip(usable, encoded, strict=True):
+        if one is not None and one.dropped and settings.overlong == "error":
+            raise overlong_error(one, settings, _place(config, item))
+        item.encoded = one
+
+
+def _encode_one(
+    config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, item: _Item, texts: tuple[Any, Any]
+) -> EncodedResponse | None:
+    from odin_rm.data.tokenise import encode_named
+
+    try:
+        return encode_named(tokenizer, [texts[0]], [texts[1]], settings, [_place(config, item)])[0]
+    except RowError as error:
+        _fail(config, item, error)
+        return None
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _columns(config: ScoreConfig, chunk: Sequence[_Item]) -> list[str]:
+    """Fields of a row of nulls: those of the chunk's first readable row."""
+    first = next((item.row for item in chunk if item.row is not None), None)
+    return [config.prompt_field, config.response_field] if first is None else list(first)
+
+
+def _scored_row(item: _Item, columns: list[str]) -> dict[str, Any]:
+    row = dict.fromkeys(columns) if item.row is None else item.row
+    quality, length = item.scores or (None, None)
+    tokens = None if item.encoded is None else item.encoded.response_tokens
+    return {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
+
+
+def _count(report: ScoreReport, item: _Item) -> None:
+    report.rows += 1
+    report.scored += item.scores is not None
+    report.bad_rows += item.error is not None
+    if item.encoded is not None:
+        report.overlong += item.encoded.dropped
+        report.truncated += item.encoded.truncated
+
+
+# ---- progress and signals --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(config: ScoreConfig) -> Iterator[Callable[[int], None]]:
+    """A bar with rows per second and the time left on a terminal, nothing in a log file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    speed = TextColumn("{task.fields[speed]:,.0f} rows/s")
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        total = count_rows(config.input) if console.is_terminal else None
+        task, start, done = bar.add_task("scoring", total=total, speed=0.0), time.perf_counter(), 0
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            bar.update(task, advance=rows, speed=done / max(time.perf_counter() - start, 1e-9))
+
+        yield advance
+
+
+def count_rows(path: str | Path) -> int | None:
+    """Number of rows where it is cheap to know: from a Parquet file's footer, or the lines of a plain ``.jsonl``."""
+    suffix, gzipped = row_format(path)
+    if gzipped or suffix not in (".jsonl", ".parquet"):
+        return None
+    if suffix == ".jsonl":
+        with Path(path).open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):  # the reader will say what is wrong
+        return None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the pass as Ctrl-C does: the temporary file goes, the exit code is 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
