@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from odin_rm.evaluation import information
 from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.evaluation.information import FOLDS, fit_pair_logistic, heldout_gain, undefined_information
 
@@ -67,13 +68,22 @@ def test_no_change_under_affine_change_of_quality_and_unit_of_length() -> None:
     assert heldout_gain(truth, 1000 * length, prompt, 0) == pytest.approx(gain, abs=1e-6)
 
 
-def test_pairs_of_a_prompt_are_never_split_over_train_and_test() -> None:
-    # The quality of each prompt's pairs is unique to it: only a leak could make a held-out prompt predictable.
-    rng = np.random.default_rng(0)
-    prompt = np.repeat(np.arange(40), 5)
-    gain = heldout_gain(np.where(prompt % 2, 1.0, -1.0), rng.normal(size=200), prompt, 0)
-    assert gain.mean() < 0.02
-    assert FOLDS == 5
+def test_pairs_of_a_prompt_are_never_split_over_train_and_test(monkeypatch) -> None:
+    trained = []
+
+    def spy(difference_BK: np.ndarray) -> np.ndarray:
+        trained.append(difference_BK)
+        return fit_pair_logistic(difference_BK)
+
+    monkeypatch.setattr(information, "fit_pair_logistic", spy)
+    # The quality difference names the prompt, so the training rows tell which prompts were held out.
+    prompt = np.tile(np.arange(1, 41), 5)
+    heldout_gain(prompt.astype(float), np.random.default_rng(0).normal(size=200), prompt, 0)
+    with_quality = [rows for rows in trained if rows.shape[1] == 2]
+    assert len(with_quality) == FOLDS == 5
+    for rows in with_quality:
+        _, counts = np.unique(rows[:, 1], return_counts=True)
+        assert counts.tolist() == [5] * 32
 
 
 def test_undefined_says_why() -> None:

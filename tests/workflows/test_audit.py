@@ -128,8 +128,13 @@ def test_a_folder_with_an_audit_is_kept_unless_told_otherwise(models, rows, tmp_
     with pytest.raises(OutputError, match="overwrite_output_dir"):
         run_audit(config)
     assert (out / "audit.json").read_bytes() == before
-    config.overwrite_output_dir, config.model = True, "pay-0"
+    config.overwrite_output_dir, config.model, config.compare = True, "pay-0", ["pay-2"]
     run_audit(config)
+    assert (out / "pay-2" / "audit.json").exists()
+    config.compare = []
+    run_audit(config)
+    assert not (out / "pay-2").exists()
+    assert not (out / "comparison.json").exists()
     assert json.loads((out / "audit.json").read_text())["name"] == "pay-0"
 
 

@@ -9,6 +9,7 @@ Everything is measured before the output folder is touched. The folder then hold
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -286,8 +287,7 @@ def folder_name(name: str) -> str:
 def _move_in(stage: Path, folder: Path, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        for name in _OURS:
-            (folder / name).unlink(missing_ok=True)
+        _clear(folder)
     entries = sorted(stage.iterdir(), key=lambda entry: entry.name == "audit.json")
     for entry in entries:
         if entry.is_dir():
@@ -295,3 +295,20 @@ def _move_in(stage: Path, folder: Path, overwrite: bool) -> None:
             os.replace(entry / "audit.json", folder / entry.name / "audit.json")
         else:
             os.replace(entry, folder / entry.name)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier audit left, so that none of it passes for the new one's; nothing else is touched."""
+    comparison = folder / "comparison.json"
+    if comparison.is_file():
+        try:
+            names = json.loads(comparison.read_text(encoding="utf-8"))["models"]
+        except (ValueError, KeyError, TypeError):
+            names = []
+        for name in names:
+            place = folder / folder_name(str(name))
+            (place / "audit.json").unlink(missing_ok=True)
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+    for name in _OURS:
+        (folder / name).unlink(missing_ok=True)
