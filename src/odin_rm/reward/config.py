@@ -12,6 +12,7 @@ from odin_rm.core.types import LENGTH, QUALITY
 
 OBJECTIVES = ("odin", "bradley_terry")
 LENGTH_SCOPES = ("batch", "prompt")
+POOLINGS = ("backbone", "mean")
 OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
 
 # Fields of TrainingArguments that would do nothing here, and what to use instead. Setting one is an error.
@@ -98,6 +99,14 @@ class RewardConfig(TrainingArguments):
     head_scale: float = field(
         default=1.0,
         metadata={"help": "Constant that multiplies normalised heads (the paper: 1); raise it for encoders."},
+    )
+    pooling: str = field(
+        default="backbone",
+        metadata={
+            "help": "What the heads read: the backbone's own read-out (exportable), or the mean of the last hidden "
+            "states (sentence encoders; no export).",
+            "choices": list(POOLINGS),
+        },
     )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the heads. Default: --learning_rate."}
@@ -202,6 +211,7 @@ class RewardConfig(TrainingArguments):
     def _check_own(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("length_scope", self.length_scope, LENGTH_SCOPES)
+        _one_of("pooling", self.pooling, POOLINGS)
         _one_of("overlong", self.overlong, OVERLONG)
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens", "max_length"):

@@ -115,18 +115,18 @@ def build_model(config: RewardConfig, path: str) -> RewardModel:
     }
     if is_reward_model_folder(path):
         model = RewardModel.from_pretrained(path, trainable=True, **kwargs)
-        wanted = {"heads": config.heads, "normalise_heads": config.normalise_heads, "head_scale": config.head_scale}
+        wanted = {name: getattr(config, name) for name in ("heads", "normalise_heads", "head_scale", "pooling")}
         for name, value in wanted.items():
             if getattr(model.info, name) != value:
                 raise ConfigError(
                     f"the reward model was trained with {name} = {getattr(model.info, name)}, this run asks {value}",
                     where=path,
-                    fix="Use the same --objective, --normalise_heads and --head_scale, or start from the backbone.",
+                    fix="Use the same objective and head settings, or start from the backbone.",
                 )
         if config.lora_r and not model.is_lora:
             model.add_lora(path, **_lora(config))
         return model
-    heads: dict[str, Any] = {"normalise_heads": config.normalise_heads, "head_scale": config.head_scale}
+    heads: dict[str, Any] = {name: getattr(config, name) for name in ("normalise_heads", "head_scale", "pooling")}
     model = RewardModel.from_backbone(path, heads=config.heads, **heads, **kwargs)
     if config.lora_r:
         model.add_lora(path, **_lora(config))
