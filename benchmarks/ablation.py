@@ -9,7 +9,8 @@ prints a markdown table.
 The wrong variants live here and not in the package:
 
 - *micro-batch N* takes the length term over groups of N sequences (N / 2 pairs) and averages it, as accumulating losses
-  of micro-batches does. Everything else, the ranking loss too, is the exact batch's.
+  of micro-batches does. Everything else, the ranking loss too, is the exact batch's. *By length*: the groups are
+  sequences of like length, as a token budget with little padding makes them; else they are pairs in random order.
 - *no head normalisation* uses the heads as they are, and ``|w_Q . w_L|`` of these raw vectors.
 """
 
@@ -49,6 +50,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "micro-batch 64": {"group": 64},
     "micro-batch 16": {"group": 16},
     "micro-batch 4": {"group": 4},
+    "micro-batch 64, by length": {"group": 64, "by_length": True},
+    "micro-batch 16, by length": {"group": 16, "by_length": True},
+    "micro-batch 4, by length": {"group": 4, "by_length": True},
     "no orthogonality term": {"orthogonality_weight": 0.0},
     "no head normalisation": {"normalise_heads": False},
     "neither of the two": {"normalise_heads": False, "orthogonality_weight": 0.0},
@@ -65,10 +69,20 @@ COLUMNS = {
 }
 
 
+def slot_groups(batch: RankBatch, size: int, *, by_length: bool) -> list[Tensor]:
+    """Positions of the batch's chosen and rejected slots in groups of ``size``: whole pairs, or like lengths."""
+    if by_length:
+        slots = torch.cat([batch.chosen_B, batch.rejected_B])
+        return list(slots[batch.tokens_R[slots].argsort(stable=True)].split(size))
+    pairs = size // 2
+    return [torch.cat(pair) for pair in zip(batch.chosen_B.split(pairs), batch.rejected_B.split(pairs), strict=True)]
+
+
 class AblationTrainer(RewardTrainer):
     """The package's trainer with the wrong turns that the table compares it with."""
 
     group: int | None = None
+    by_length = False
 
     def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
         """The exact objective, or the one that micro-batches of ``group`` sequences would give."""
@@ -78,17 +92,17 @@ class AblationTrainer(RewardTrainer):
         ranking = disentangled_loss(
             scores.quality, scores.length, batch.tokens_R, batch.chosen_B, batch.rejected_B, length_weight=0.0
         )
-        length = self.length_term(scores.quality, scores.length, batch, self.group // 2)
+        groups = slot_groups(batch, self.group, by_length=self.by_length)
+        length = self.length_term(scores.quality, scores.length, batch.tokens_R, groups)
         assert self.config.length_weight is not None
         return replace(ranking, total=ranking.total + self.config.length_weight * length, length=length.detach())
 
     @staticmethod
-    def length_term(quality_R: Tensor, length_R: Tensor, batch: RankBatch, pairs: int) -> Tensor:
-        """Mean over groups of ``pairs`` pairs of ``|rho(r_Q, L)| - rho(r_L, L)`` within the group."""
+    def length_term(quality_R: Tensor, length_R: Tensor, tokens_R: Tensor, groups: list[Tensor]) -> Tensor:
+        """Mean over groups of slots of ``|rho(r_Q, L)| - rho(r_L, L)`` within the group."""
         terms = []
-        for chosen, rejected in zip(batch.chosen_B.split(pairs), batch.rejected_B.split(pairs), strict=True):
-            slots = torch.cat([chosen, rejected])
-            tokens = batch.tokens_R[slots]
+        for slots in groups:
+            tokens = tokens_R[slots]
             terms.append(pearson(quality_R[slots], tokens).value.abs() - pearson(length_R[slots], tokens).value)
         return torch.stack(terms).mean()
 
@@ -121,6 +135,7 @@ def run_one(variant: str, seed: int, folder: Path, options: argparse.Namespace) 
     """Trains one variant with one seed and measures it."""
     settings = dict(VARIANTS[variant])
     arm, group = settings.pop("arm", "odin"), settings.pop("group", None)
+    by_length = settings.pop("by_length", False)
     config = QuickstartConfig(
         output=str(folder), seed=seed, pairs=options.pairs, held_out_pairs=options.held_out_pairs, epochs=options.epochs
     )
@@ -142,7 +157,7 @@ def run_one(variant: str, seed: int, folder: Path, options: argparse.Namespace) 
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = AblationTrainer(build_model(run, str(run.model)), run, train, tokenizer=tokenizer)
-        trainer.group = group
+        trainer.group, trainer.by_length = group, by_length
         trainer.train()
     seconds = time.perf_counter() - started
     return {"variant": variant, "seed": seed, **measure(trainer.score(held_out), trainer, seed), "seconds": seconds}

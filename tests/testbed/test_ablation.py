@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.ablation import COLUMNS, VARIANTS, AblationTrainer, table
+from benchmarks.ablation import COLUMNS, VARIANTS, AblationTrainer, slot_groups, table
 
 from odin_rm.core.types import RewardScores
 
@@ -30,7 +30,7 @@ def batch(pairs: int = 8) -> Any:
 
 def trainer(group: int | None, length_weight: float = 1.0) -> AblationTrainer:
     made = AblationTrainer.__new__(AblationTrainer)
-    made.group = group
+    made.group, made.by_length = group, False
     made.config = SimpleNamespace(length_weight=length_weight, length_scope="batch")  # type: ignore[assignment]
     return made
 
@@ -44,7 +44,8 @@ def test_length_term_is_the_mean_over_groups_of_pairs(pairs: int) -> None:
         tokens = b.tokens_R.numpy()[slots]
         quality = np.corrcoef(b.quality.numpy()[slots], tokens)[0, 1]
         expected.append(abs(quality) - np.corrcoef(b.length.numpy()[slots], tokens)[0, 1])
-    got = AblationTrainer.length_term(b.quality, b.length, b, pairs)
+    groups = slot_groups(b, 2 * pairs, by_length=False)
+    got = AblationTrainer.length_term(b.quality, b.length, b.tokens_R, groups)
     assert float(got) == pytest.approx(np.mean(expected), abs=1e-12)
 
 
@@ -58,6 +59,18 @@ def test_one_group_is_the_exact_batch_and_small_groups_are_not() -> None:
     assert float(small.ranking) == float(exact.ranking)
     halved = trainer(4, length_weight=0.5).objective(scores, b)
     assert float(halved.total - halved.ranking) == pytest.approx(0.5 * float(small.total - small.ranking))
+
+
+def test_groups_by_length_hold_each_slot_once_and_do_not_overlap_in_length() -> None:
+    b = batch()
+    groups = slot_groups(b, 4, by_length=True)
+    assert [len(group) for group in groups] == [4, 4, 4, 4]
+    assert sorted(torch.cat(groups).tolist()) == list(range(16))
+    lengths = [b.tokens_R[group] for group in groups]
+    assert all(float(low.max()) <= float(high.min()) for low, high in zip(lengths, lengths[1:], strict=False))
+    mixed = slot_groups(b, 4, by_length=False)
+    assert sorted(torch.cat(mixed).tolist()) == list(range(16))
+    assert set(mixed[0].tolist()) == {*b.chosen_B[:2].tolist(), *b.rejected_B[:2].tolist()}
 
 
 def test_table_shows_mean_and_spread_per_variant() -> None:
