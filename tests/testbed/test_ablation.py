@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_groups_by_length_hold_each_slot_once_and_do_not_overlap_in_length() -> 
     assert [len(group) for group in groups] == [4, 4, 4, 4]
     assert sorted(torch.cat(groups).tolist()) == list(range(16))
     lengths = [b.tokens_R[group] for group in groups]
-    assert all(float(low.max()) <= float(high.min()) for low, high in zip(lengths, lengths[1:], strict=False))
+    assert all(float(low.max()) <= float(high.min()) for low, high in itertools.pairwise(lengths))
     mixed = slot_groups(b, 4, by_length=False)
     assert sorted(torch.cat(mixed).tolist()) == list(range(16))
     assert set(mixed[0].tolist()) == {*b.chosen_B[:2].tolist(), *b.rejected_B[:2].tolist()}
