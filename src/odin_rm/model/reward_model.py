@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from odin_rm.core.errors import MissingExtraError, ModelError
 from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.model.backbone import (
     check_model_folder,
@@ -32,10 +31,11 @@ from odin_rm.model.backbone import (
     switch_dropout_off,
 )
 from odin_rm.model.heads import RewardHeads, effective_head
-from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
+from odin_rm.model.info import RewardModelInfo
+from odin_rm.model.lora import import_peft, with_adapter
+from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
 
-HEADS_FILE = "reward_heads.safetensors"
-ADAPTER_FILE = "adapter_config.json"
+__all__ = ["HEADS_FILE", "RewardModel"]
 
 
 class RewardModel(nn.Module):
@@ -122,7 +122,7 @@ class RewardModel(nn.Module):
         Raises:
             ModelError: the folder is not a saved reward model, or a part of it is missing.
         """
-        folder = _local_folder(path)
+        folder = local_folder(path)
         info = RewardModelInfo.load(folder)
         kwargs: dict[str, Any] = {
             "dtype": dtype,
@@ -138,7 +138,7 @@ class RewardModel(nn.Module):
         model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
         model.info = info
         if info.base_model is not None:
-            peft = _import_peft()
+            peft = import_peft()
             model.backbone = peft.PeftModel.from_pretrained(model.backbone, folder, is_trainable=trainable)
         model.load_heads(folder)
         return model
@@ -234,24 +234,8 @@ class RewardModel(nn.Module):
             MissingExtraError: peft is not installed.
             ModelError: no layer has the names asked for.
         """
-        peft = _import_peft()
         classifier = self.classifier
-        prefix = classifier.base_model_prefix + "."
-        if target_modules is None:
-            modules = dict(classifier.named_modules())
-            target_modules = [n for n, m in modules.items() if n.startswith(prefix) and _is_linear(m)]
-        outside = sorted(
-            n
-            for n, m in classifier.named_modules()
-            if _is_linear(m) and not n.startswith(prefix) and not n.startswith(self.output_layer + ".")
-        )
-        lora = peft.LoraConfig(
-            r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=target_modules, modules_to_save=outside or None
-        )
-        try:
-            self.backbone = peft.get_peft_model(classifier, lora)
-        except ValueError as error:
-            raise ModelError(f"LoRA cannot be added ({error})", fix="Check --lora_target_modules.") from error
+        self.backbone = with_adapter(classifier, self.output_layer, r=r, alpha=alpha, target_modules=target_modules)
         if self.info.pooling == "mean":
             freeze_unread(classifier, self.output_layer)
         self.heads.requires_grad_(True)
@@ -314,12 +298,7 @@ class RewardModel(nn.Module):
         Raises:
             ModelError: the file is missing or holds other heads.
         """
-        path = Path(folder) / HEADS_FILE
-        if not path.is_file():
-            raise ModelError("the heads are missing", where=str(path), fix="Copy the whole model folder.")
-        tensors = load_file(path)
-        if set(tensors) != set(self.heads.names):
-            raise ModelError(f"expected the heads {self.heads.names}, found {sorted(tensors)}", where=str(path))
+        tensors = read_heads(folder, self.heads.names)
         with torch.no_grad():
             for name, parameter in self.heads.vectors.items():
                 parameter.copy_(tensors[name])
@@ -327,8 +306,8 @@ class RewardModel(nn.Module):
     def load_weights(self, folder: str | Path) -> None:
         """Load all weights of a folder saved from the same kind of model into this one, in place (checkpoints)."""
         if self.is_lora:
-            peft = _import_peft()
-            adapter = load_file(Path(folder) / "adapter_model.safetensors")
+            peft = import_peft()
+            adapter = load_file(Path(folder) / ADAPTER_WEIGHTS)
             peft.set_peft_model_state_dict(self.backbone, adapter)
         else:
             fresh = load_classifier(folder, dtype=next(self.classifier.parameters()).dtype, quiet=True)
@@ -340,13 +319,9 @@ class RewardModel(nn.Module):
         """Upload the saved folder to the hub; returns the address of the commit."""
         import tempfile
 
-        from huggingface_hub import HfApi
-
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, tokenizer=tokenizer)
-            api = HfApi()
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
+            return upload_folder(folder, repo_id, private=private, **kwargs)
 
     def merged(self) -> RewardModel:
         """The same model with a LoRA adapter merged into the backbone (a deep copy; itself where there is none)."""
@@ -396,35 +371,3 @@ def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     module.stock_bias = getattr(old, "bias", None) is not None  # type: ignore[assignment]
     setattr(model.get_submodule(parent) if parent else model, child, module)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    # GPT-2's Conv1D is a linear layer by another name.
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingExtraError("peft", "peft") from error
-    return peft
-
-
-def _local_folder(path: str | Path) -> Path:
-    if is_reward_model_folder(path):
-        return Path(path)
-    if Path(path).is_dir():
-        raise ModelError(
-            "the folder is not a reward model saved by odin-rm (no odin_rm.json)",
-            where=str(path),
-            fix="For another library's reward model use odin-rm audit or score, which load it as a classifier.",
-        )
-    check_model_folder(path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"]))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(f"cannot download the model ({type(error).__name__})", where=str(path)) from error
