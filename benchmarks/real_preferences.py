@@ -114,6 +114,13 @@ def make_config(arguments: argparse.Namespace, arm: str, seed: int, dataset: Pat
             "orthogonality_weight": arguments.orthogonality_weight,
             "length_warmup": arguments.length_warmup,
         }
+    if arguments.curve:
+        options |= {
+            "eval_dataset": str(Path(arguments.data) / VAL),
+            "on_bad_row": "skip",
+            "eval_strategy": "steps",
+            "eval_steps": round(1 / arguments.curve, 3),
+        }
     return RewardConfig(
         output_dir=str(run),
         overwrite_output_dir=True,
@@ -225,6 +232,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--selection", action="store_true", help="audit held-out training prompts, to choose settings")
     parser.add_argument("--in_domain", action="store_true", help="cross-validate on OpenAssistant prompts")
     parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the five folds to run")
+    parser.add_argument("--curve", type=int, default=0, help="measure the val file about so many times in training")
     parser.add_argument("--tag", default="", help="name of the setting, part of the run folders' names")
     return parser.parse_args()
 
