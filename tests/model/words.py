@@ -1,4 +1,4 @@
-"""A word-level tokenizer for the tiny families: every word of the tests has an id below 64, special ids as configured."""
+"""A word-level tokenizer for the tiny families: words of the tests have ids below 64, special ids fit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from tests.families import FAMILIES, VOCABULARY, family_configs, save_base
 
 ENCODERS = ("bert", "roberta", "deberta-v2", "modernbert")
 DECODERS = tuple(name for name in FAMILIES if name not in ENCODERS)
-WORDS = (
-    "human assistant system user : . , ? ! what is the best way to cook rice wash it well then boil for ten minutes in "
-    "salted water and let rest a red house stands on green hill cats sleep all day long yes no why not"
-).split()
+# fmt: off
+WORDS = [
+    "human", "assistant", "system", "user", ":", ".", ",", "?", "!", "what", "is", "the", "best", "way", "to", "cook",
+    "rice", "wash", "it", "well", "then", "boil", "for", "ten", "minutes", "in", "salted", "water", "and", "let",
+    "rest", "a", "red", "house", "stands", "on", "green", "hill", "cats", "sleep", "all", "day", "long", "yes", "no",
+    "why", "not",
+]
+# fmt: on
 
 TEXTS = [
     ("What is the best way to cook rice?", "Wash it well, then boil it for ten minutes in salted water."),

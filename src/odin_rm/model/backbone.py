@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as hf_logging
@@ -103,6 +104,7 @@ def load_classifier(
     check_model_folder(path)
     kwargs: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust_remote_code}
     kwargs["dtype"] = dtype or torch.float32
+    kwargs["ignore_mismatched_sizes"] = quiet
     if config is not None:
         kwargs["config"] = config
     if attn_implementation is not None:
@@ -110,8 +112,13 @@ def load_classifier(
     try:
         with quiet_loading():
             model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _load_error(path, error) from error
+    if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
+        layer = find_output_layer(model, int(model.config.num_labels))
+        other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))
+        if other:
+            raise ModelError(f"the weights of {other[0]} do not have the shape that the config asks", where=str(path))
     missing = sorted(report["missing_keys"])
     if missing and not quiet:
         raise ModelError(

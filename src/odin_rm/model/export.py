@@ -67,7 +67,7 @@ def export_quality_head(
         overwrite: replace an existing folder.
 
     Raises:
-        ExportError: the scores differ by more than the tolerance, or are not finite.
+        ExportError: the scores differ by more than the tolerance, are not finite, or there are no sequences.
     """
     if model.info.pooling != "backbone":
         raise ExportError(
@@ -75,6 +75,8 @@ def export_quality_head(
             where=str(folder),
             fix="Train with --pooling backbone to export, or score with odin-rm score.",
         )
+    if not sequences:
+        raise ExportError("there is nothing to compare on", fix="Give token ids of some sequences.")
     was_training = model.training
     merged = model.merged().eval()
     target = dtype or next(merged.classifier.parameters()).dtype

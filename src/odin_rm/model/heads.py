@@ -25,11 +25,14 @@ INIT_STD = 0.02
 def normalise_head(weight_D: Tensor) -> Tensor:
     """``(w - mean(w)) / ||w - mean(w)||``, shape ``(D,)``; differentiable.
 
-    A constant vector has no direction and gives zeros, not NaN.
+    A constant vector has no direction and gives zeros, not NaN and not its rounding errors blown up.
     """
     centred_D = weight_D - weight_D.mean()
     norm = torch.linalg.vector_norm(centred_D)
-    return centred_D / norm.clamp_min(torch.finfo(weight_D.dtype).tiny)
+    rounding = 4 * torch.finfo(weight_D.dtype).eps * torch.linalg.vector_norm(weight_D.detach())
+    constant = norm <= rounding  # false for NaN, which must stay visible
+    # The inner where keeps the unused branch's gradient finite; the outer one makes the value exactly zero.
+    return torch.where(constant, 0.0, centred_D / torch.where(constant, 1.0, norm))
 
 
 def effective_head(vector_D: Tensor, *, normalise: bool, scale: float) -> Tensor:

@@ -1,0 +1,161 @@
+"""``odin-rm export``: parity on texts, refusals in one line, nothing of the user's replaced."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers as tf
+
+from odin_rm.cli.main import main
+from odin_rm.data.tokenise import EncodingSettings
+from odin_rm.model.backbone import ensure_pad_token
+from odin_rm.model.heads import RewardHeads
+from odin_rm.model.reward_model import RewardModel
+from odin_rm.workflows.export import PARITY_TEXTS, parity_sequences
+from tests.families import save_base
+from tests.model.words import TEXTS, build_tokenizer, reward_model
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    tf.logging.set_verbosity_error()
+    tf.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run folder with a saved reward model of a window of 48 tokens."""
+    tokenizer = build_tokenizer("llama")
+    model = reward_model("llama", tmp_path / "base", head_scale=2.0)
+    ensure_pad_token(tokenizer, model.config)
+    audit = {"pairs": 9, "pearson": {"value": 0.021, "low": -0.1, "high": 0.1}}
+    model.info = model.info.with_(encoding={"max_length": 48}, audit=audit, reward_mean=0.5, reward_std=1.25)
+    model.save_pretrained(tmp_path / "run" / "model", tokenizer=tokenizer)
+    return tmp_path / "run"
+
+
+def export(model, output, *flags) -> int:
+    return main(["export", "--model", str(model), "--output", str(output), *flags])
+
+
+def refused(capsys, *arguments) -> str:
+    assert export(*arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("odin-rm")]
+    return line
+
+
+def test_the_run_folder_or_its_model_folder_is_exported_and_the_parity_printed(saved, tmp_path, capsys):
+    assert export(saved, tmp_path / "a") == 0
+    printed = capsys.readouterr().out
+    assert f"{len(PARITY_TEXTS)} sequences score equally" in printed
+    assert export(saved / "model", tmp_path / "b") == 0
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| pearson | 0.021 |" in card
+    assert "mean\n0.5000 and deviation 1.2500" in card
+    assert "stock" in card
+    assert "reward_heads" not in card
+    assert "Texts longer than 48 tokens" in card
+
+
+def test_more_sequences_from_a_preference_file(saved, tmp_path, capsys):
+    data = tmp_path / "val.jsonl"
+    rows = [{"prompt": p, "chosen": r, "rejected": "House."} for p, r in TEXTS]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert export(saved, tmp_path / "out", "--parity_dataset", str(data), "--parity_rows", "3") == 0
+    assert f"{len(PARITY_TEXTS) + 3} sequences" in capsys.readouterr().out
+
+
+def test_the_built_in_texts_run_from_a_few_tokens_to_the_window():
+    tokenizer = build_tokenizer("llama")
+    for window in (24, 48, 300):
+        lengths = [len(s) for s in parity_sequences(tokenizer, EncodingSettings(max_length=window))]
+        assert max(lengths) == window
+        assert min(lengths) < 12
+        assert len(set(lengths)) >= 3
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
+def test_a_model_saved_without_text_settings_is_held_to_its_position_table(name, tmp_path):
+    tokenizer = build_tokenizer(name)
+    model = reward_model(name, tmp_path / "base")
+    ensure_pad_token(tokenizer, model.config)
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    assert export(tmp_path / "model", tmp_path / "out") == 0
+    window = {"roberta": 62}.get(name, 64)
+    assert tf.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == window
+
+
+def test_half_precision(saved, tmp_path):
+    assert export(saved, tmp_path / "out", "--dtype", "bfloat16") == 0
+    stock = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype="auto")
+    assert stock.dtype == torch.bfloat16
+
+
+def test_a_wrong_read_out_is_refused_and_leaves_no_folder(saved, tmp_path, capsys, monkeypatch):
+    """The model in memory reads its heads without normalisation, what is written is normalised."""
+    monkeypatch.setattr(RewardHeads, "effective", lambda self, name: 5 * self.vectors[name].float())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    line = refused(capsys, saved, tmp_path / "out")
+    assert "the exported model scores differently" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_swapped_heads_are_refused(saved, tmp_path, capsys, monkeypatch):
+    honest = RewardModel.quality_state_dict
+
+    def swapped(self, state_dict=None):
+        tensors = honest(self, state_dict)
+        tensors[self.output_layer + ".weight"] = self.heads.effective("length").detach()[None]
+        return tensors
+
+    monkeypatch.setattr(RewardModel, "quality_state_dict", swapped)
+    assert "scores differently" in refused(capsys, saved, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_export_is_replaced_only_when_asked(saved, tmp_path, capsys):
+    assert export(saved, tmp_path / "out") == 0
+    assert "--overwrite_output_dir" in refused(capsys, saved, tmp_path / "out")
+    (tmp_path / "out" / "README.md").unlink()
+    assert export(saved, tmp_path / "out", "--overwrite_output_dir") == 0
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_nothing_but_an_export_is_ever_replaced(saved, tmp_path, capsys):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("x")
+    for folder in (saved, saved / "model", save_base("llama", tmp_path / "policy"), tmp_path / "notes"):
+        before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+        assert "holds something else" in refused(capsys, saved, folder, "--overwrite_output_dir")
+        assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_what_is_no_reward_model_of_ours(saved, tmp_path, capsys):
+    assert "there is no such model folder" in refused(capsys, tmp_path / "none", tmp_path / "out")
+    assert "no odin_rm.json" in refused(capsys, tmp_path / "base", tmp_path / "out")
+    export(saved, tmp_path / "exported")
+    capsys.readouterr()
+    assert "no odin_rm.json" in refused(capsys, tmp_path / "exported", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tolerance", "0"], "--tolerance: is 0.0"),
+        (["--tolerance", "nan"], "--tolerance: is nan"),
+        (["--parity_rows", "0"], "--parity_rows: is 0"),
+        (["--parity_data", "x"], "--parity_dataset"),
+    ],
+)
+def test_flags_that_cannot_work(flags, message, saved, tmp_path, capsys):
+    assert message in refused(capsys, saved, tmp_path / "out", *flags)
+
+
+def test_a_tolerance_below_the_rounding_is_obeyed(saved, tmp_path, capsys):
+    flags = ["--dtype", "bfloat16", "--tolerance", "1e-7"]
+    assert "1.00e-07 allowed" in refused(capsys, saved, tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
