@@ -68,12 +68,14 @@ def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     temporary = _sibling(target)
+    made = _missing_parents(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise OutputError("is a folder, not a file", where=str(target), fix="Give the name of a file.")
         file = temporary.open("xb")
     except OSError as error:
+        _remove_empty(made)
         raise _not_writable(target, error) from error
     try:
         with file:
@@ -83,6 +85,7 @@ def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        _remove_empty(made)
         raise
     _sync_folder(target.parent)
 
@@ -126,9 +129,11 @@ def atomic_folder(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise OutputError("the folder is not empty", where=str(target), fix="Choose another one, or ask to overwrite.")
     temporary = _sibling(target)
+    made = _missing_parents(target)
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
+        _remove_empty(made)
         raise _not_writable(target, error) from error
     try:
         yield temporary
@@ -145,8 +150,23 @@ def atomic_folder(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
             os.rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
         raise
     _sync_folder(target.parent)
+
+
+def _missing_parents(target: Path) -> list[Path]:
+    """Folders above ``target`` that a write would have to make, the innermost first."""
+    return [folder for folder in target.parents if not folder.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Take away folders that were made for a write that failed; one that holds something by now stays."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _sibling(target: Path) -> Path:

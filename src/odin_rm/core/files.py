@@ -50,7 +50,16 @@ __all__ = [
 # Any of these says that a folder holds a run.
 RUN_MARKERS = ("config.yaml", "metrics.jsonl", "model", "audit.json", "summary.json")
 # What an overwritten run leaves behind and the next one must not inherit. Nothing else is ever deleted.
-_RUN_FILES = ("config.yaml", "metrics.jsonl", "audit.json", "summary.json", "environment.json", "report.html")
+_RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "audit.json",
+    "summary.json",
+    "environment.json",
+    "report.html",
+    "skipped_rows.jsonl",
+    "bad_batch_step_*.json",
+)
 _RUN_FOLDERS = {"model": ("config.json", "*.safetensors"), "checkpoints": ("checkpoint-*",)}
 
 _PACKAGES = ("odin-rm", "torch", "transformers", "datasets", "accelerate", "tokenizers", "peft", "numpy", "scipy")
@@ -99,7 +108,8 @@ def claim_run_folder(path: PathLike, *, overwrite: bool, resume: bool) -> Path:
     folder = check_run_folder(path, overwrite=overwrite, resume=resume)
     if overwrite and not resume:
         for name in _RUN_FILES:
-            (folder / name).unlink(missing_ok=True)
+            for file in folder.glob(name):
+                file.unlink()
         for name in _RUN_FOLDERS:
             if (folder / name).is_symlink():
                 (folder / name).unlink()

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def collect(
     """
     found = Collected(folder / "texts.arrow", extra={name: array("d") for name in extra_columns})
     with _TextFile(found.texts) as texts, _SkippedRows(folder / "skipped.jsonl") as skipped, Progress("read") as bar:
-        for placed in source.rows(skipped.malformed if skip_bad_rows else None):
+        for placed in source.rows(skipped.malformed if skip_bad_rows else _refuse):
             found.rows += 1
             bar.update(1)
             try:
@@ -124,8 +124,7 @@ def collect(
                 prompt, responses = found.add(row, placed.number)
             except RowError as error:
                 if not skip_bad_rows:
-                    fix = f"{error.fix} To leave such rows out: --on_bad_row skip"
-                    raise RowError(error.what, where=placed.place, fix=fix) from error
+                    _refuse(RowError(error.what, where=placed.place, fix=error.fix))
                 skipped.write(placed.number, RowError(error.what, where=placed.place, fix=error.fix), placed.row)
                 continue
             texts.write(placed.place, prompt, responses)
@@ -133,6 +132,13 @@ def collect(
     found.rows += skipped.unread
     found.skipped, found.first_reason = skipped.count, skipped.first_reason
     return found
+
+
+def _refuse(error: RowError) -> NoReturn:
+    """Raise for an unusable row, with the flag that would leave it out."""
+    raise RowError(
+        error.what, where=error.where, fix=f"{error.fix} To leave such rows out: --on_bad_row skip"
+    ) from error
 
 
 class _TextFile:

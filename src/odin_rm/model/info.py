@@ -67,8 +67,12 @@ class RewardModelInfo:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content.pop("format_version")
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"cannot read the reward model's description ({error})", where=str(path)) from error
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"cannot read the reward model's description ({error})",
+                where=str(path),
+                fix="Copy the whole model folder again.",
+            ) from error
         if version > FORMAT_VERSION:
             raise ModelError(
                 f"the model has format {version}, this odin-rm reads up to {FORMAT_VERSION}",

@@ -39,7 +39,8 @@ def local_folder(path: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.pth"]))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(f"cannot download the model ({type(error).__name__})", where=str(path)) from error
+        fix = "Check the path or the id, and the network."
+        raise ModelError(f"cannot download the model ({type(error).__name__})", where=str(path), fix=fix) from error
 
 
 def read_heads(folder: str | Path, names: Sequence[str]) -> dict[str, Tensor]:

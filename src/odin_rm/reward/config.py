@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -40,6 +42,7 @@ REFUSED = {
     "remove_unused_columns": "columns are chosen by the preference reader",
     "logging_nan_inf_filter": "a loss that is not finite stops the run and saves the batch",
     "use_cache": "training needs no key-value cache",
+    "use_liger_kernel": "its kernels know transformers' own models only",
     "do_train": "the command trains",
     "do_eval": "give --eval_dataset and --eval_strategy",
     "do_predict": "use odin-rm score",
@@ -177,6 +180,9 @@ class RewardConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._check_refused()
+        if getattr(self, "disable_tqdm", None) is None:
+            # A bar is for a person who looks at it; a log file gets the lines of figures.
+            self.disable_tqdm = not sys.stderr.isatty()
         super().__post_init__()
         is_odin = self.objective == "odin"
         if self.length_weight is None:
@@ -216,8 +222,13 @@ class RewardConfig(TrainingArguments):
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens", "max_length"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("length_weight", "orthogonality_weight", "single_pass_tokens", "lora_r"):
+        for name in ("length_weight", "orthogonality_weight", "single_pass_tokens", "lora_r", "learning_rate"):
             _at_least(name, getattr(self, name), 0)
+        if self.head_learning_rate is not None:
+            _at_least("head_learning_rate", self.head_learning_rate, 0)
+        _at_least("weight_decay", self.weight_decay, 0)
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            raise ConfigError(f"must be positive, it is {self.num_train_epochs}", where="--num_train_epochs")
         for name in ("length_warmup", "eval_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"must be in [0, 1), it is {getattr(self, name)}", where=f"--{name}")
@@ -227,7 +238,7 @@ class RewardConfig(TrainingArguments):
             raise ConfigError(
                 "scales normalised heads only", where="--head_scale", fix="Add --normalise_heads true or leave it out."
             )
-        if self.head_scale <= 0:
+        if not 0 < self.head_scale < math.inf:
             raise ConfigError(f"must be positive, it is {self.head_scale}", where="--head_scale")
         if self.lora_r == 0 and (self.lora_target_modules is not None or self.lora_alpha != 16):
             raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
@@ -273,5 +284,5 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _at_least(name: str, value: float, low: float) -> None:
-    if value < low:
+    if not low <= value < math.inf:  # NaN fails every comparison
         raise ConfigError(f"must be at least {low}, it is {value}", where=f"--{name}")

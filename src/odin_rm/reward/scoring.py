@@ -30,6 +30,7 @@ from odin_rm.model.backbone import (
     pad_right,
     position_table,
 )
+from odin_rm.model.device import pick_device
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
 
@@ -91,7 +92,8 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raise a bare Exception for a broken file
         reason = str(error).strip().split("\n")[0][:200]
-        raise ModelError(f"cannot load the tokenizer ({reason})", where=str(path)) from error
+        fix = "Save the tokenizer into the model folder, or check the id."
+        raise ModelError(f"cannot load the tokenizer ({reason})", where=str(path), fix=fix) from error
 
 
 def load_scorer(
@@ -121,7 +123,7 @@ def load_scorer(
     """
     if (Path(path) / "model" / INFO_FILE).is_file():
         path = Path(path) / "model"
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = pick_device(device)
     kwargs: dict[str, Any] = {
         "dtype": DTYPES[dtype] if dtype else torch.float32,
         "attn_implementation": attn_implementation,
@@ -130,7 +132,8 @@ def load_scorer(
     model: nn.Module
     if is_reward_model_folder(path) or _is_ours_on_hub(path):
         if column is not None:
-            raise ConfigError("belongs to other libraries' classifiers; ours scores by quality", where="--column")
+            what = "belongs to other libraries' classifiers; ours scores by quality"
+            raise ConfigError(what, where="--column", fix="Leave it out.")
         model = RewardModel.from_pretrained(path, **kwargs)
         info: RewardModelInfo | None = model.info
         config, has_length = model.config, model.has_length_head

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from odin_rm.core.errors import NumericalError
+from odin_rm.core.errors import ConfigError, NumericalError
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.types import RewardScores
 from odin_rm.data.schema import TokenisedPreferences
@@ -190,7 +190,7 @@ class RewardTrainer(Trainer):
         raise NumericalError(
             f"the loss is not finite (rows {listing}{', ...' if len(set(rows)) > 8 else ''})",
             where=f"{self.train_data.source}, step {step}",
-            fix=f"The batch is saved in {path.name}; lower --learning_rate, or train with --bf16 instead of --fp16.",
+            fix=f"The batch is saved in {path}; lower --learning_rate, or train with --bf16 instead of --fp16.",
         )
 
     def _describe(self, batch: RankBatch, scores: RewardScores, step: int) -> dict[str, Any]:
@@ -232,6 +232,17 @@ class RewardTrainer(Trainer):
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """The Trainer's, but a figure that these data leave undefined (nothing shorter was chosen) is one line."""
+        wanted = str(self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if f"eval_{wanted}" not in metrics:
+            raise ConfigError(
+                f"'{wanted}' is undefined on the held-out data",
+                where="--metric_for_best_model",
+                fix=f"Use one of {', '.join(sorted(name.removeprefix('eval_') for name in metrics))}.",
+            )
+        return super()._determine_best_metric(metrics, trial)
 
     def score(self, data: TokenisedPreferences) -> Any:
         """:class:`ScoredPreferences` of a data set with the model as it stands, split over ranks."""

@@ -84,16 +84,16 @@ def run_export(config: ExportConfig) -> ParityReport:
         OdinError: the model cannot be loaded, or the output folder holds something else.
     """
     _check_output(config)
-    import torch
-
     from odin_rm.model.backbone import ensure_pad_token
+    from odin_rm.model.device import pick_device
     from odin_rm.model.export import export_quality_head
     from odin_rm.model.reward_model import RewardModel
     from odin_rm.reward.scoring import DTYPES, load_tokenizer
 
+    device = pick_device(config.device)
     path = Path(config.model) / "model" if (Path(config.model) / "model").is_dir() else config.model
     model = RewardModel.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    model.to(torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    model.to(device)
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
     ensure_pad_token(tokenizer, model.config)
     settings = _settings(model, tokenizer)

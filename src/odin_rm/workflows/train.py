@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from transformers import set_seed
 
-from odin_rm.core.errors import CheckpointError, ConfigError, RunInterrupted
+from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, OutputError, RunInterrupted
 from odin_rm.core.files import (
     append_jsonl,
     atomic_folder,
@@ -32,7 +32,7 @@ from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
-from odin_rm.evaluation.audit import audit_preferences
+from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
 from odin_rm.model.backbone import check_model_folder, ensure_pad_token
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
@@ -43,6 +43,8 @@ from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
+BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
+"""What --metric_for_best_model may name."""
 
 
 def train_reward_model(config: RewardConfig) -> Path:
@@ -78,23 +80,17 @@ def train_reward_model(config: RewardConfig) -> Path:
         _check_checkpoint(checkpoint, config, train_data)
 
     resume = checkpoint is not None
-    args = copy.copy(config)
-    args.output_dir = str(run / "checkpoints")
-    args.push_to_hub = False
+    stop = StopOnSignal()
+    callbacks = [MetricsFile(run / "metrics.jsonl"), stop]
+    trainer = build_trainer(config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks)
+    trainer.args.output_dir = str(run / "checkpoints")
     if config.process_index == 0:
         claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=resume)
+        (run / "checkpoints").mkdir(exist_ok=True)
         _write_settings(run, config, checkpoint)
         if skipped_rows is not None:
             atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
-    with StopOnSignal() as stop:
-        trainer = RewardTrainer(
-            model,
-            args,
-            train_data,
-            eval_data=eval_data,
-            tokenizer=tokenizer,
-            callbacks=[MetricsFile(run / "metrics.jsonl"), stop],
-        )
+    with stop:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped:
         raise RunInterrupted(
@@ -104,6 +100,29 @@ def train_reward_model(config: RewardConfig) -> Path:
         )
     _finish(trainer, config, run, tokenizer)
     return run
+
+
+def build_trainer(
+    config: RewardConfig, model: RewardModel, train_data: TokenisedPreferences, **parts: Any
+) -> RewardTrainer:
+    """The trainer of a config, made beside the run folder: what the Trainer refuses must not leave half a run.
+
+    Raises:
+        ConfigError: an optimiser, a tracker or an engine that is asked for is not installed or cannot work.
+    """
+    args = copy.copy(config)
+    args.push_to_hub = False  # the finished model is uploaded, not every checkpoint
+    with tempfile.TemporaryDirectory() as scratch:
+        args.output_dir = scratch
+        try:
+            trainer = RewardTrainer(model, args, train_data, **parts)
+            trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
+        except (ImportError, RuntimeError, ValueError) as error:
+            if isinstance(error, OdinError):
+                raise
+            what = " ".join(str(error).split())[:300]
+            raise ConfigError(what, fix="See odin-rm reward --help.") from error
+    return trainer
 
 
 def build_model(config: RewardConfig, path: str) -> RewardModel:
@@ -124,12 +143,12 @@ def build_model(config: RewardConfig, path: str) -> RewardModel:
                     fix="Use the same objective and head settings, or start from the backbone.",
                 )
         if config.lora_r and not model.is_lora:
-            model.add_lora(path, **_lora(config))
+            model.add_lora(_findable(path), **_lora(config))
         return model
     heads: dict[str, Any] = {name: getattr(config, name) for name in ("normalise_heads", "head_scale", "pooling")}
     model = RewardModel.from_backbone(path, heads=config.heads, **heads, **kwargs)
     if config.lora_r:
-        model.add_lora(path, **_lora(config))
+        model.add_lora(_findable(path), **_lora(config))
     return model
 
 
@@ -150,6 +169,10 @@ def load_data(
         eval_data = load_preferences(config.eval_dataset, tokenizer, settings, **kwargs)
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
+    best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
+    if config.load_best_model_at_end and best not in BEST_MODEL_METRICS:
+        fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
+        raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
         raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
     return data, eval_data
@@ -183,8 +206,17 @@ def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path, tokenizer: 
             model.save_pretrained(folder, tokenizer=tokenizer)
         append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True})
         if config.push_to_hub:
-            model.push_to_hub(config.hub_model_id or run.name, tokenizer=tokenizer, private=config.hub_private_repo)
+            _push(model, config, run, tokenizer)
     trainer.accelerator.wait_for_everyone()
+
+
+def _push(model: RewardModel, config: RewardConfig, run: Path, tokenizer: Any) -> None:
+    place = config.hub_model_id or run.name
+    try:
+        model.push_to_hub(place, tokenizer=tokenizer, private=config.hub_private_repo)
+    except Exception as error:  # no network, no token, no permission: the hub's client has many words for it
+        what = f"the model is in {run / 'model'}, but it cannot be uploaded ({' '.join(str(error).split())[:200]})"
+        raise OutputError(what, where=place, fix="Check the network and the token, and upload that folder.") from error
 
 
 def _training_note(trainer: RewardTrainer, config: RewardConfig) -> dict[str, Any]:
@@ -232,7 +264,8 @@ def _resolve_checkpoint(config: RewardConfig, run: Path) -> Path | None:
         folder = run / "checkpoints"
         found = _last_complete_checkpoint(folder)
         if found is None:
-            raise CheckpointError("there is no checkpoint to go on from", where=str(folder))
+            fix = "Start anew without --resume_from_checkpoint, or check --output_dir."
+            raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
         return found
     path = Path(str(wanted))
     if not (path / "trainer_state.json").is_file():
@@ -255,7 +288,8 @@ def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPre
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError("is not a checkpoint of odin-rm reward", where=str(checkpoint)) from error
+        fix = "Give checkpoints/checkpoint-N of a run folder."
+        raise CheckpointError("is not a checkpoint of odin-rm reward", where=str(checkpoint), fix=fix) from error
     ours, theirs = config.trajectory(), saved["settings"]
     differing = [n for n in sorted(set(ours) | set(theirs)) if ours.get(n) != theirs.get(n)]
     if differing:
@@ -282,7 +316,7 @@ def _write_settings(run: Path, config: RewardConfig, checkpoint: Path | None) ->
 
 def resolved_yaml(config: RewardConfig) -> str:
     """The settings as YAML that ``--config`` takes again; secrets and fields without effect are left out."""
-    left_out = {*REFUSED, "hub_token", "local_rank"}
+    left_out = {*REFUSED, "hub_token", "local_rank", "disable_tqdm"}
     values = {}
     for item in fields(config):
         if item.init and item.name not in left_out:
@@ -301,6 +335,11 @@ def _drop_later_lines(path: Path, step: int) -> None:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
         atomic_write_text(path, "".join(line + "\n" for line in kept))
+
+
+def _findable(path: str) -> str:
+    """A local folder by its full path: the adapter must find its frozen weights from any working directory."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 def _lora(config: RewardConfig) -> dict[str, Any]:
