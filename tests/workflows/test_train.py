@@ -359,3 +359,15 @@ def test_command_line_sigterm_ends_with_130_and_one_line(bed: dict[str, Path], t
     assert "Traceback" not in errors
     assert "odin-rm reward" in errors.strip().splitlines()[-1]
     assert any((tmp_path / "run" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
+
+
+def test_lora_run_is_found_from_any_working_directory(
+    configure: Any, bed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bed["model"].parent)
+    config = configure("lora", model=bed["model"].name, lora_r=2, max_steps=1)
+    run = workflow.train_reward_model(config)
+    monkeypatch.chdir(tmp_path)
+    model = RewardModel.from_pretrained(run / "model")
+    assert model.is_lora
+    assert not (run / "model" / "model.safetensors").exists()
