@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import enum
+import os
 import re
 import types
 import typing
@@ -16,6 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
+from transformers.utils import logging as transformers_logging
 
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError, OdinError
@@ -52,6 +54,12 @@ def parse_config(config_class: type[Config], argv: Sequence[str], command: str) 
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(_one_line(error), fix=f"See odin-rm {command} --help.") from error
+
+
+def quiet_transformers() -> None:
+    """Leave transformers' remarks on its own inner workings out; --log_level and TRANSFORMERS_VERBOSITY bring them."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers_logging.set_verbosity_error()
 
 
 def read_config_file(path: str) -> dict[str, Any]:

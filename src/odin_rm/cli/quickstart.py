@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from odin_rm.cli.config import parse_config
+from odin_rm.cli.config import parse_config, quiet_transformers
 
 if TYPE_CHECKING:
     from odin_rm.evaluation.records import Figure
@@ -26,6 +26,7 @@ _ROWS = {
 
 def run(argv: Sequence[str]) -> int:
     """Parse, run, print the table."""
+    quiet_transformers()
     from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
 
     config = parse_config(QuickstartConfig, list(argv), "quickstart")

@@ -115,7 +115,11 @@ def claim_run_folder(path: PathLike, *, overwrite: bool, resume: bool) -> Path:
                 (folder / name).unlink()
             elif (folder / name).is_dir():
                 shutil.rmtree(folder / name)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot be made ({error.strerror or error})"
+        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
     return folder
 
 

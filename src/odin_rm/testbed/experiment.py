@@ -7,6 +7,7 @@ thing special to the testbed is that the true quality of each response is known.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -80,7 +81,7 @@ class QuickstartConfig(AnnotatorSettings, WorldSettings, _RunSettings):
             if getattr(self, name) < low:
                 raise ConfigError(f"must be at least {low}, it is {getattr(self, name)}", where=f"--{name}")
         for name in ("epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"must be positive, it is {getattr(self, name)}", where=f"--{name}")
         if self.hidden % 8:
             raise ConfigError(f"must be a multiple of 8, it is {self.hidden}", where="--hidden")

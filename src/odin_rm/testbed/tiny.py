@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from odin_rm.core.files import atomic_folder
+from odin_rm.model.backbone import quiet_loading
 from odin_rm.testbed import phrases
 from odin_rm.testbed.world import TOKEN
 
@@ -92,7 +93,7 @@ def save_tiny_model(
     """
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed, hidden=hidden, layers=layers, heads=heads)
-    with atomic_folder(folder, overwrite=overwrite) as place:
+    with atomic_folder(folder, overwrite=overwrite) as place, quiet_loading():
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
     return Path(folder)

@@ -256,8 +256,12 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
     """Write everything beside the folder first, then move it in, ``audit.json`` last."""
     from odin_rm.reports.audit_report import write_audit_report
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
     try:
         results = [item.result for item in audited]
         write_audit_report(results, stage, [item.scored for item in audited])
