@@ -140,8 +140,10 @@ def load_scorer(
     else:
         check_model_folder(path)
         config = load_config(path, trust_remote_code=trust_remote_code)
-        index = _column_index(config, column, str(path))
+        if _is_classifier(config):
+            _column_index(config, column, str(path))  # a missing --column is told before minutes of loading
         classifier = load_classifier(path, **kwargs)
+        index = _column_index(config, column, str(path))
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
@@ -297,6 +299,10 @@ def check_finite(values: Iterable[float] | np.ndarray, name: str) -> None:
         )
 
 
+def _is_classifier(config: Any) -> bool:
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
 def _column_index(config: Any, column: str | int | None, where: str) -> int:
     labels = int(config.num_labels)
     names = {str(name): int(index) for index, name in config.id2label.items()}
@@ -315,14 +321,10 @@ def _column_index(config: Any, column: str | int | None, where: str) -> int:
 def _is_ours_on_hub(path: str | Path) -> bool:
     if Path(path).exists() or str(path).count("/") > 1:
         return False
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import file_exists, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(str(path), INFO_FILE)
-    if isinstance(cached, str):
-        return True
     try:
-        from huggingface_hub import file_exists
-
-        return bool(file_exists(str(path), INFO_FILE))
-    except Exception:  # offline or no such repository: let the classifier's loader say so
+        cached = try_to_load_from_cache(str(path), INFO_FILE)
+        return isinstance(cached, str) or bool(file_exists(str(path), INFO_FILE))
+    except Exception:  # offline, no such repository or no possible name: let the classifier's loader say so
         return False

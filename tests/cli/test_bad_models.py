@@ -1,0 +1,156 @@
+"""Models and checkpoints that cannot be used, and numbers that are none: one line, code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from odin_rm.cli.main import main
+from tests.cli.conftest import PAIRS, lines
+
+ON_MODELS = ("reward", "score", "audit", "export")
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones(arguments, refuse, room, shop):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    assert main(arguments("reward", **saving)) == 0
+    checkpoint = room / "out" / "checkpoints" / "checkpoint-1"
+    resume = saving | {"resume_from_checkpoint": checkpoint}
+    refuse(arguments("reward", **resume, learning_rate=0.5), "other settings: learning_rate (1e-05 there, 0.5 here)")
+    (room / "rows.jsonl").write_bytes(lines(PAIRS))
+    refuse(arguments("reward", **resume, dataset="rows.jsonl"), "other data (24 pairs there, 5 here)", "--dataset")
+    refuse(arguments("reward", resume_from_checkpoint=shop / "base"), "is not a checkpoint", "Give checkpoints/")
+    for name, damage in {
+        "optimizer.pt": b"",
+        "scheduler.pt": None,
+        "reward_heads.safetensors": None,
+        "model.safetensors": None,
+        "odin_rm_run.json": b"{}",
+    }.items():
+        whole = (checkpoint / name).read_bytes()
+        if damage is None:
+            (checkpoint / name).unlink()
+        else:
+            (checkpoint / name).write_bytes(damage)
+        refuse(arguments("reward", **resume), str(checkpoint))
+        (checkpoint / name).write_bytes(whole)
+    assert main(arguments("reward", **resume)) == 0
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def broken_description(folder: Path) -> None:
+    (folder / "odin_rm.json").write_text("[1]")
+
+
+MODELS: list[tuple[Callable[[Path], None], str, str]] = [
+    (lambda folder: (folder / "model.safetensors").unlink(), "the folder has no weights", "Copy the weights"),
+    (pickled, "weights as a pickle only", "Convert it to safetensors"),
+    (cut, "cannot load the model", "Give a model folder"),
+    (lambda folder: (folder / "config.json").unlink(), "the folder has no config.json", "Give the folder"),
+    (without_tokenizer, "cannot load the tokenizer", "Save the tokenizer"),
+    (lambda folder: (folder / "reward_heads.safetensors").unlink(), "the heads are missing", "Copy the whole"),
+    (broken_description, "cannot read the reward model's description", "Copy the whole"),
+]
+
+
+@pytest.mark.parametrize("command", ON_MODELS)
+@pytest.mark.parametrize(("damage", "what", "fix"), MODELS)
+def test_a_damaged_reward_model(command, damage, what, fix, arguments, refuse, room, shop):
+    damage(Path(shutil.copytree(shop / "ours", room / "damaged")))
+    refuse(arguments(command, model="damaged"), "damaged", what, fix)
+
+
+@pytest.mark.parametrize("damage_what_fix", MODELS[:4])
+def test_a_damaged_backbone(damage_what_fix, arguments, refuse, room, shop):
+    damage, what, fix = damage_what_fix
+    damage(Path(shutil.copytree(shop / "base", room / "damaged")))
+    refuse(arguments("reward", model="damaged"), "damaged", what, fix)
+
+
+@pytest.mark.parametrize("command", ON_MODELS)
+def test_no_model_at_all(command, arguments, refuse):
+    refuse(arguments(command, model="./nothing"), "./nothing: there is no such model folder", "Give a model folder")
+
+
+@pytest.mark.parametrize("command", ["score", "audit", "export"])
+def test_a_backbone_is_no_reward_model(command, arguments, refuse, shop):
+    said = "not a reward model" if command == "export" else "not a trained sequence classifier"
+    refuse(arguments(command, model=shop / "base"), str(shop / "base"), said)
+
+
+def without_pad_token(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+
+
+def test_a_tokenizer_without_pad_token_is_handled(arguments, room, shop):
+    without_pad_token(Path(shutil.copytree(shop / "base", room / "base")))
+    assert main(arguments("reward", model="base", output_dir="run")) == 0
+    without_pad_token(room / "run" / "model")
+    for command in ("score", "audit", "export"):
+        output = "scored.jsonl" if command == "score" else command
+        assert main(arguments(command, model="run", output=output)) == 0
+
+
+# ---- numbers that are none -------------------------------------------------------------------------------------------
+
+
+def with_nan(folder: Path) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    weights[name][0, 0] = math.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_rows_and_saved_batch(arguments, room, shop, capfd):
+    with_nan(Path(shutil.copytree(shop / "base", room / "base")))
+    assert main(arguments("reward", model="base")) == 2
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1
+    assert "step 1: the loss is not finite (rows " in line
+    assert "out/bad_batch_step_1.json" in line
+    saved = json.loads((room / "out" / "bad_batch_step_1.json").read_text())
+    assert saved["step"] == 1
+    assert len(saved["rows"]) == 8
+    assert len(saved["input_ids"]) == len(saved["quality"])
+    assert not (room / "out" / "model").exists()
+    # The next run in that folder leaves the old batch behind.
+    assert main(arguments("reward", overwrite_output_dir=True)) == 0
+    assert not (room / "out" / "bad_batch_step_1.json").exists()
+
+
+@pytest.mark.parametrize("command", ["score", "audit", "export"])
+def test_scores_that_are_not_finite_are_refused(command, arguments, refuse, room, shop):
+    with_nan(Path(shutil.copytree(shop / "ours", room / "ours")))
+    refuse(arguments(command, model="ours"), "finite")
