@@ -99,9 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if found[-1]["rows"] != count:
                 raise RuntimeError(f"{count} rows went in, {found[-1]['rows']} came out")
             target.unlink()
-    print(
-        "| rows | input, MB | rows per second | whole command, s | CPU, s | peak memory, MB |\n|---|---|---|---|---|---|"
-    )
+    print("| rows | input, MB | rows per second | whole command, s | CPU, s | peak memory, MB |")
+    print("|---|---|---|---|---|---|")
     for row in found:
         cells = [f"{row['rows']:,}", f"{row['input_mb']:.1f}", f"{row['rows_per_second']:,.0f}"]
         print(
