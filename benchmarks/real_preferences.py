@@ -49,6 +49,7 @@ FIGURES = (
     "kendall",
     "pearson_within_prompt",
     "information_beyond_length",
+    "information_beyond_length_curve",
 )
 FOLDS = 5
 
@@ -139,6 +140,7 @@ def make_config(arguments: argparse.Namespace, arm: str, seed: int, dataset: Pat
         head_learning_rate=arguments.head_learning_rate,
         num_train_epochs=arguments.epochs,
         warmup_steps=0.06,
+        adam_beta1=arguments.adam_beta1,
         weight_decay=0.01,
         seed=seed,
         bf16=not arguments.float32,
@@ -216,13 +218,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", default="runs/real")
     parser.add_argument("--arms", nargs="+", default=["vanilla", "odin"], choices=["vanilla", "odin"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--pairs", type=int, default=8000)
+    parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--batch_pairs", type=int, default=64)
     parser.add_argument("--max_pairs_per_prompt", type=int, default=4)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--head_learning_rate", type=float, default=1e-3)
+    parser.add_argument("--head_learning_rate", type=float, default=1e-4)
+    parser.add_argument("--adam_beta1", type=float, default=0.5)
     parser.add_argument("--pooling", default="mean", choices=["mean", "backbone"])
     parser.add_argument("--head_scale", type=float, default=10.0)
     parser.add_argument("--length_weight", type=float, default=1.0)

@@ -8,7 +8,13 @@ from sklearn.linear_model import LogisticRegression
 
 from odin_rm.evaluation import information
 from odin_rm.evaluation.audit import audit_preferences
-from odin_rm.evaluation.information import FOLDS, fit_pair_logistic, heldout_gain, undefined_information
+from odin_rm.evaluation.information import (
+    FOLDS,
+    fit_pair_logistic,
+    heldout_gain,
+    length_curve,
+    undefined_information,
+)
 
 
 def world(pairs: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,3 +104,19 @@ def test_the_audit_reports_it(scored) -> None:
     figure = audit_preferences(scored, bootstrap_samples=100)["information_beyond_length"]
     assert figure.low < figure.value < figure.high
     assert figure.value > 0.05
+
+
+def test_curved_length_beats_the_straight_line_but_not_the_curve() -> None:
+    """A judge whose liking of length saturates, and a reward that is that very curve and knows nothing else."""
+    rng = np.random.default_rng(5)
+    first, second = np.exp(rng.uniform(1, 7, (2, 4000)))
+    first_wins = rng.random(4000) < 1 / (1 + np.exp(-1.5 * (np.log(first) - np.log(second))))
+    chosen, rejected = np.where(first_wins, first, second), np.where(first_wins, second, first)
+    log_length, prompt = np.log(chosen) - np.log(rejected), np.arange(4000) // 4
+    assert heldout_gain(log_length, chosen - rejected, prompt, 0).mean() > 0.1
+    assert abs(heldout_gain(log_length, length_curve(chosen, rejected), prompt, 0).mean()) < 0.002
+
+
+def test_length_curve_by_hand() -> None:
+    found = length_curve(np.array([9.0]), np.array([4.0]))
+    assert found[0] == pytest.approx([5.0, 1.0, np.log(10 / 5)])

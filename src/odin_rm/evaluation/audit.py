@@ -16,7 +16,7 @@ import numpy as np
 from odin_rm.core.errors import DataError, NumericalError, ShapeError
 from odin_rm.evaluation import association as assoc
 from odin_rm.evaluation import bootstrap as boot
-from odin_rm.evaluation.information import heldout_gain, undefined_information
+from odin_rm.evaluation.information import heldout_gain, length_curve, undefined_information
 from odin_rm.evaluation.pairs import BIN_EDGES, BIN_LABELS, PairView, accuracy_figures, bin_masks, half_ties, share
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.evaluation.trend import reward_trend
@@ -34,6 +34,7 @@ CONTRACT_FIGURES = (
     "information_beyond_length",
 )
 EXTRA_FIGURES = (
+    "information_beyond_length_curve",
     "share_chosen_longer",
     "deviations_per_length_unit",
     "accuracy_with_length_head",
@@ -215,7 +216,8 @@ def _measure(
     values, statistics = accuracy_figures(view)
     _add(values, statistics, _correlations(scored.quality, length, sampler))
     _add(values, statistics, _slope(scored.quality, length, sampler))
-    _add(values, statistics, _information(view, sampler.seed))
+    curve_BK = length_curve(length[scored.chosen], length[scored.rejected])
+    _add(values, statistics, _information(view, curve_BK, sampler.seed))
     if scored.true_quality is not None:
         _add(values, statistics, _true_quality_rank(scored.quality, scored.true_quality, sampler))
     if scored.length_reward is not None:
@@ -255,13 +257,15 @@ def _slope(head_reward: np.ndarray, length: np.ndarray, sampler: boot.PromptBoot
     return {"deviations_per_length_unit": (Figure(value, why=correlation.why), statistic)}
 
 
-def _information(view: PairView, seed: int) -> Parts:
+def _information(view: PairView, curve_BK: np.ndarray, seed: int) -> Parts:
     why = undefined_information(view.length, view.prompt)
-    gain = np.zeros(len(view.length)) if why else heldout_gain(view.quality, view.length, view.prompt, seed)
-    figure = Figure(None, why=why) if why else Figure(float(gain.mean()))
-    return {
-        "information_beyond_length": (figure, boot.ratio_statistic(gain, np.ones(len(gain)), view.prompt, view.prompts))
-    }
+    parts = {}
+    for name, baseline in (("", view.length), ("_curve", curve_BK)):
+        gain = np.zeros(len(view.length)) if why else heldout_gain(view.quality, baseline, view.prompt, seed)
+        figure = Figure(None, why=why) if why else Figure(float(gain.mean()))
+        statistic = boot.ratio_statistic(gain, np.ones(len(gain)), view.prompt, view.prompts)
+        parts[f"information_beyond_length{name}"] = (figure, statistic)
+    return parts
 
 
 def _true_quality_rank(quality: np.ndarray, truth: np.ndarray, sampler: boot.PromptBootstrap) -> Parts:

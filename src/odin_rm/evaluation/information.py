@@ -11,6 +11,10 @@ because a pair has no order of its own: exchanging chosen and rejected negates b
 Five folds by prompt; features are divided by their root mean square in the training folds, so neither the unit of
 length nor any affine change of the reward matters. A content-free reward gives about 0 or slightly less (the price of
 a useless coefficient).
+
+A straight line in length is a weak baseline: a reward that is a *curved* function of length, and nothing else, beats
+it. So the same gain is also measured against a baseline that may bend (``length_curve``: differences of length, of its
+square root and of its logarithm); what is left there is neither straight nor curved length.
 """
 
 from __future__ import annotations
@@ -74,6 +78,13 @@ def undefined_information(length_difference: np.ndarray, prompt: np.ndarray) -> 
     return None
 
 
+def length_curve(chosen_length: np.ndarray, rejected_length: np.ndarray) -> np.ndarray:
+    """``(B, 3)`` differences, chosen minus rejected, of length, its square root and its logarithm (of length + 1)."""
+    bends = (lambda length: length, np.sqrt, np.log1p)
+    chosen, rejected = np.asarray(chosen_length, np.float64), np.asarray(rejected_length, np.float64)
+    return np.stack([bend(chosen) - bend(rejected) for bend in bends], axis=1)
+
+
 def heldout_gain(
     quality_difference: np.ndarray, length_difference: np.ndarray, prompt: np.ndarray, seed: int
 ) -> np.ndarray:
@@ -81,7 +92,8 @@ def heldout_gain(
 
     Args:
         quality_difference: ``(B,)`` quality of chosen minus rejected.
-        length_difference: ``(B,)`` length of chosen minus rejected.
+        length_difference: ``(B,)`` length of chosen minus rejected, or ``(B, K)`` several functions of it
+            (:func:`length_curve`).
         prompt: ``(B,)`` prompt numbers; all pairs of a prompt are in one fold.
         seed: of the folds.
 
@@ -91,7 +103,7 @@ def heldout_gain(
     numbers, prompt_of_pair = np.unique(prompt, return_inverse=True)
     fold_of_prompt = np.random.default_rng(seed).permutation(len(numbers)) % FOLDS
     fold = fold_of_prompt[prompt_of_pair]
-    features_BK = np.stack([length_difference, quality_difference], axis=1).astype(np.float64)
+    features_BK = np.column_stack([length_difference, quality_difference]).astype(np.float64)
     gain = np.zeros(len(prompt))
     for held in range(FOLDS):
         test = fold == held
@@ -99,7 +111,7 @@ def heldout_gain(
         scale = np.sqrt((train_BK**2).mean(axis=0))
         scaled_BK = features_BK / np.where(scale > 0, scale, 1.0)
         losses = []
-        for columns in (scaled_BK[:, :1], scaled_BK):
+        for columns in (scaled_BK[:, :-1], scaled_BK):
             b = fit_pair_logistic(columns[~test])
             losses.append(np.logaddexp(0.0, -columns[test] @ b))
         gain[test] = (losses[0] - losses[1]) / np.log(2.0)

@@ -24,6 +24,7 @@ _ROWS = (
     ("kendall", "Kendall τ-b with length", False),
     ("pearson_within_prompt", "Pearson with length within a prompt", False),
     ("information_beyond_length", "Information beyond length (bits per pair)", False),
+    ("information_beyond_length_curve", "Information beyond a curve of length (bits)", False),
     ("true_quality_agreement", "Agreement with the true quality", True),
     ("true_quality_spearman", "Spearman with the true quality", False),
     ("verbosity_twins_longer_wins", "Verbosity twins won by the wordier one", True),
@@ -35,7 +36,8 @@ in which the shorter response was chosen alike: a model that only reads length g
 
 Information beyond length is the fall of the held-out log loss, in bits per pair, when the quality difference joins the
 length difference in predicting the human choice. It is 0 for a reward that knows nothing but length, however accurate
-that makes it.
+that makes it. A reward that is a curved function of length beats that straight line without knowing anything else; the
+next figure lets the length side bend too (length, its root and its logarithm).
 """
 
 
