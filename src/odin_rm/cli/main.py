@@ -12,6 +12,7 @@ import traceback
 
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
+from odin_rm.core.ranks import is_main_process
 
 INTERRUPTED = 130
 
@@ -48,11 +49,10 @@ def _run(command: str, arguments: list[str]) -> int:
     try:
         module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
         return int(module.run(arguments) or 0)
-    except RunInterrupted as error:
-        print(f"odin-rm {command}: interrupted: {error}", file=sys.stderr)
-        return error.exit_code
     except OdinError as error:
-        print(f"odin-rm {command}: error: {error}", file=sys.stderr)
+        if is_main_process() or not error.known_to_all:
+            kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
+            print(f"odin-rm {command}: {kind}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"odin-rm {command}: interrupted", file=sys.stderr)

@@ -17,6 +17,8 @@ class OdinError(Exception):
     """
 
     exit_code = 2
+    known_to_all = False
+    """Of several processes of a run, each one raises this error; the first one tells the user."""
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -48,6 +50,8 @@ class RowError(DataError):
 class ConfigError(OdinError, ValueError):
     """A flag, a config key or a combination of them is wrong."""
 
+    known_to_all = True
+
 
 class ModelError(OdinError, ValueError):
     """A model folder or id cannot be used as asked."""
@@ -67,6 +71,8 @@ class CheckpointError(OdinError):
 
 class NumericalError(OdinError, ArithmeticError):
     """A loss or a score is not finite."""
+
+    known_to_all = True
 
 
 class ShapeError(OdinError, ValueError):
@@ -93,3 +99,4 @@ class RunInterrupted(OdinError):
     """The run was stopped by a signal; its state is saved."""
 
     exit_code = 130
+    known_to_all = True

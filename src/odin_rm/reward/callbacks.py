@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -95,7 +96,8 @@ class MetricsFile(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
 
-    A second Ctrl-C is not caught any more. ``stopped`` says afterwards whether a signal came.
+    A second Ctrl-C is not caught any more. ``stopped`` says afterwards whether a signal came. Of several processes the
+    signal may reach one only, or in different steps: each step they ask each other, and stop together.
     """
 
     def __init__(self) -> None:
@@ -119,7 +121,11 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, self._previous[number])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Ask for a checkpoint and the end of training where a signal came."""
+        """Ask for a checkpoint and the end of training where a signal came to any process."""
+        if args.world_size > 1:
+            number = torch.tensor(signal.Signals[self.stopped] if self.stopped else 0, device=args.device)
+            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+            self.stopped = signal.Signals(int(number)).name if number else None
         if self.stopped:
             control.should_save = True
             control.should_training_stop = True

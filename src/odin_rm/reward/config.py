@@ -177,6 +177,9 @@ class RewardConfig(TrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     report_to: str | None = field(default="none", metadata={"help": "Trackers: none, tensorboard, wandb, trackio, ..."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search for weights without a gradient in each step; none are expected."}
+    )
 
     def __post_init__(self) -> None:
         self._check_refused()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, OutputError, RunInterrupted
 from odin_rm.core.files import (
@@ -36,10 +37,12 @@ from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_pref
 from odin_rm.model.backbone import check_model_folder, ensure_pad_token
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.callbacks import MetricsFile, StopOnSignal
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.scoring import DTYPES, load_tokenizer
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
+from odin_rm.workflows.together import together
 
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
@@ -62,34 +65,27 @@ def train_reward_model(config: RewardConfig) -> Path:
     """
     model_path = _check_required(config)
     run = Path(config.output_dir)
-    checkpoint = _resolve_checkpoint(config, run)
-    check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-    if not is_reward_model_folder(model_path):
-        check_model_folder(model_path)
-
-    tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
-    # The seed decides the heads' first weights; data reading must not draw from it in between.
-    set_seed(config.seed)
-    model = build_model(config, model_path)
-    ensure_pad_token(tokenizer, model.config)
-    with tempfile.TemporaryDirectory() as scratch:
-        skipped = Path(scratch) / "skipped_rows.jsonl"
-        train_data, eval_data = load_data(config, tokenizer, skipped)
-        skipped_rows = skipped.read_bytes() if skipped.is_file() else None
-    if checkpoint is not None:
-        _check_checkpoint(checkpoint, config, train_data)
-
-    resume = checkpoint is not None
+    with together():
+        model, tokenizer, checkpoint = _load_model(config, model_path, run)
+    # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
+    with together(), config.main_process_first(desc="tokenising"):
+        train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
     stop = StopOnSignal()
-    callbacks = [MetricsFile(run / "metrics.jsonl"), stop]
-    trainer = build_trainer(config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks)
-    trainer.args.output_dir = str(run / "checkpoints")
-    if config.process_index == 0:
-        claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=resume)
-        (run / "checkpoints").mkdir(exist_ok=True)
-        _write_settings(run, config, checkpoint)
-        if skipped_rows is not None:
-            atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
+    callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
+    with together():
+        if checkpoint is not None:
+            _check_checkpoint(checkpoint, config, train_data)
+        trainer = build_trainer(
+            config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
+        )
+        trainer.args.output_dir = str(run / "checkpoints")
+    with together():
+        if config.process_index == 0:
+            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+            (run / "checkpoints").mkdir(exist_ok=True)
+            _write_settings(run, config, checkpoint)
+            if skipped_rows is not None:
+                atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     with stop:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped:
@@ -98,8 +94,32 @@ def train_reward_model(config: RewardConfig) -> Path:
             where=str(run),
             fix=f"Go on with --resume_from_checkpoint true --output_dir {run}",
         )
-    _finish(trainer, config, run, tokenizer)
+    _finish(trainer, config, run)
     return run
+
+
+def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[RewardModel, Any, Path | None]:
+    """The model with its tokenizer, and the checkpoint to go on from; refuses an output folder that cannot be used."""
+    checkpoint = _resolve_checkpoint(config, run)
+    check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+    if not is_reward_model_folder(model_path):
+        check_model_folder(model_path)
+    tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
+    # The seed decides the heads' first weights; nothing may draw from it in between.
+    set_seed(config.seed)
+    model = build_model(config, model_path)
+    ensure_pad_token(tokenizer, model.config)
+    return model, tokenizer, checkpoint
+
+
+def _load_data(
+    config: RewardConfig, tokenizer: Any
+) -> tuple[TokenisedPreferences, TokenisedPreferences | None, bytes | None]:
+    """Training and held-out data, and the file of rows left out, which waits for its run folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        skipped = Path(scratch) / "skipped_rows.jsonl"
+        train_data, eval_data = load_data(config, tokenizer, skipped)
+        return train_data, eval_data, skipped.read_bytes() if skipped.is_file() else None
 
 
 def build_trainer(
@@ -183,11 +203,11 @@ def encoding_settings(config: RewardConfig) -> EncodingSettings:
     return EncodingSettings(max_length=config.max_length, overlong=config.overlong)  # type: ignore[arg-type]
 
 
-def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path, tokenizer: Any) -> None:
+def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
     """Reference statistics, held-out figures and the model folder; every rank takes part in scoring."""
     reference = trainer.eval_data or _sample(trainer.train_data, REFERENCE_RESPONSES)
     scored = trainer.score(reference)
-    model = trainer._reward_model()
+    model, tokenizer = trainer._reward_model(), trainer.processing_class
     audit = {}
     if trainer.eval_data is not None:
         audit = audit_preferences(scored, seed=config.seed).to_json()
@@ -287,10 +307,11 @@ def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPre
     path = checkpoint / SETTINGS_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        theirs, their_data = saved["settings"], saved["data"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "Give checkpoints/checkpoint-N of a run folder."
         raise CheckpointError("is not a checkpoint of odin-rm reward", where=str(checkpoint), fix=fix) from error
-    ours, theirs = config.trajectory(), saved["settings"]
+    ours = config.trajectory()
     differing = [n for n in sorted(set(ours) | set(theirs)) if ours.get(n) != theirs.get(n)]
     if differing:
         listing = ", ".join(f"{n} ({theirs.get(n)} there, {ours.get(n)} here)" for n in differing[:5])
@@ -299,12 +320,26 @@ def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPre
             where=str(checkpoint),
             fix="Use the settings of the run's config.yaml, or start anew.",
         )
-    if saved["data"] != data_note(data):
+    if their_data != data_note(data):
         raise CheckpointError(
-            f"the checkpoint comes from other data ({saved['data']['pairs']} pairs there, {data.num_pairs} here)",
+            f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",
             where=str(checkpoint),
             fix="Give the same --dataset, or start anew.",
         )
+    if not (config.deepspeed or config.fsdp):
+        _check_state_files(checkpoint)
+
+
+def _check_state_files(checkpoint: Path) -> None:
+    """Refuse a checkpoint with missing or cut-off files; the Trainer would go on without the optimiser's state."""
+    for name in ("optimizer.pt", "scheduler.pt", HEADS_FILE):
+        path = checkpoint / name
+        # torch writes zip archives, whose table of contents is their end.
+        sound = path.is_file() if name == HEADS_FILE else zipfile.is_zipfile(path)
+        if not sound:
+            what = f"{name} is {'damaged' if path.exists() else 'missing'}, so the run cannot go on from here"
+            raise CheckpointError(what, where=str(checkpoint), fix="Give an earlier checkpoint, or start anew.")
+    check_model_folder(checkpoint, extra_weight_files=(ADAPTER_WEIGHTS,))
 
 
 def _write_settings(run: Path, config: RewardConfig, checkpoint: Path | None) -> None:

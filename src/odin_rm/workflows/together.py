@@ -1,0 +1,49 @@
+"""Several processes of one run: what one of them refuses, all of them refuse, and the first one says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from odin_rm.core.errors import OdinError
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block that ends for all processes alike: with an error of any of them, or with the work of all of them done.
+
+    Without it a process whose file is missing would end alone and leave the others waiting for its gradients. In a
+    single process this does nothing.
+
+    Raises:
+        OdinError: this process's own error, else that of the first process that has one.
+    """
+    if not _several():
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    mine = own if own is None or isinstance(own, OdinError) else OdinError(f"a process failed ({type(own).__name__})")
+    errors: list[OdinError | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(errors, mine)
+    if own is not None and not isinstance(own, OdinError):
+        raise own  # our own fault: with its traceback, wherever it happened
+    first = next((error for error in errors if error is not None), None)
+    if first is not None:
+        first.known_to_all = True
+        raise first
+
+
+def end_processes() -> None:
+    """Leave the process group at the end of a program, as torch wants it."""
+    if _several():
+        torch.distributed.destroy_process_group()
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
