@@ -22,7 +22,7 @@ INSTALLED_TEST := $(VENV)/.installed-test
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart test test-slow check format clean
-.PHONY: bench-real bench-exact bench-score bench-ablation bench-trl
+.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -46,19 +46,22 @@ format: $(INSTALLED_TEST)  ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
-bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences
+bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences; ARGS="--data DIR"
 	$(BIN)/python benchmarks/real_preferences.py $(ARGS)
 
 bench-exact: $(INSTALLED_TEST)  ## How far the gradient depends on how a batch is split
 	$(BIN)/python benchmarks/exactness.py $(ARGS)
 
-bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
-	$(BIN)/python benchmarks/score_throughput.py $(ARGS)
+bench-export: $(INSTALLED_TEST)  ## How far an exported quality head is from the original
+	$(BIN)/python -m benchmarks.export_parity $(ARGS)
 
 bench-ablation: $(INSTALLED_TEST)  ## Exact batch, head normalisation, orthogonality: with and without
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
-bench-trl: $(INSTALLED_TEST)  ## Side by side with TRL's RewardTrainer
+bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
+	$(BIN)/python benchmarks/score_rows.py $(ARGS)
+
+bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python benchmarks/compare_trl.py $(ARGS)
 
 clean:  ## Delete caches and build products (not the environment, not your runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from odin_rm.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
+ROOTS = ("", "docs", "src/odin_rm")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
@@ -21,13 +23,26 @@ def test_relative_links_and_pictures_lead_somewhere(page):
 
 def test_the_paper_index_names_real_code_and_tests():
     text = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
-    for file, symbols in re.findall(r"`([a-z_]+/[a-z_]+\.py)`((?: `\w+`,?)*)", text):
-        path = ROOT / "src" / "odin_rm" / file
+    found = re.findall(r"`([a-z_]+/[a-z_]+\.py)`((?: `\w+`,?)*)", text)
+    assert len(found) > 20
+    for file, symbols in found:
+        path = ROOT / file if file.startswith(("benchmarks/", "tests/")) else ROOT / "src" / "odin_rm" / file
         assert path.is_file(), file
         for symbol in re.findall(r"`(\w+)`", symbols):
             assert symbol in path.read_text(encoding="utf-8"), f"{file} has no {symbol}"
     for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (ROOT / test).is_file(), test
+    for test, name in re.findall(r"`(tests/[\w/]+\.py)` `(\w+)`", text):
+        assert f"def {name}(" in (ROOT / test).read_text(encoding="utf-8"), f"{test} has no {name}"
+    elsewhere = re.findall(r"`([\w./]+/)`|\]\(([^):]+)\)", text)
+    assert [p for p in sum(elsewhere, ()) if p and not any((ROOT / r / p).exists() for r in ROOTS)] == []
+
+
+def test_every_row_of_the_paper_index_that_names_code_names_a_check():
+    text = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|") and ".py`" in line]
+    assert len(rows) > 12
+    assert [row for row in rows if not re.search(r"`tests/|`make ", row.rsplit("|", 2)[1])] == []
 
 
 def make_targets() -> set[str]:
@@ -41,16 +56,20 @@ def test_make_targets_and_commands_in_the_documents_exist(page):
     assert set(re.findall(r"(?:^|`)odin-rm ([a-z-]+)(?=`| --)", text, flags=re.MULTILINE)) <= set(COMMANDS)
 
 
-def test_make_targets_run_files_that_exist():
-    scripts = re.findall(r"(benchmarks/\w+\.py)", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+def test_every_benchmark_has_a_make_target_and_every_target_a_benchmark():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    run = re.findall(r"benchmarks[/.](\w+)(?:\.py)? \$\(ARGS\)", text)
+    scripts = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__"]
+    assert sorted(run) == sorted(scripts)
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"^  make bench-", shown, flags=re.MULTILINE)) == len(scripts)
 
 
 def test_the_readme_names_only_flags_that_exist(capsys):
     from odin_rm.cli.main import main
 
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    used = re.findall(r"^odin-rm (\S+) (.*)$", text, flags=re.MULTILINE)
+    used = re.findall(r"^odin-rm (\S+) (--.*)$", text, flags=re.MULTILINE)
     assert {command for command, _ in used} >= {"reward", "audit", "score", "export"}
     for command, rest in used:
         with pytest.raises(SystemExit):
@@ -58,3 +77,17 @@ def test_the_readme_names_only_flags_that_exist(capsys):
         known = capsys.readouterr().out
         for flag in re.findall(r"--\w+", rest):
             assert f"\n  {flag}" in known, f"odin-rm {command} has no {flag}"
+
+
+def test_the_guide_to_training_names_only_flags_that_exist_and_all_of_our_own(capsys):
+    from odin_rm.cli.main import main
+    from odin_rm.reward.config import RewardConfig
+
+    with pytest.raises(SystemExit):
+        main(["reward", "--help"])
+    known = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+    text = (ROOT / "docs" / "reward_training.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"--(\w+)", text)) - {"nproc_per_node", "num_processes", "help"}
+    assert used <= known
+    own = set(RewardConfig.__annotations__)
+    assert own - set(re.findall(r"\w+", text)) == set()
