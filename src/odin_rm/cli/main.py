@@ -13,6 +13,7 @@ import traceback
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
 from odin_rm.core.ranks import is_main_process
+from odin_rm.core.signals import interruptible
 
 INTERRUPTED = 130
 
@@ -47,8 +48,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     try:
-        module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
-        return int(module.run(arguments) or 0)
+        with interruptible():
+            module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
+            return int(module.run(arguments) or 0)
     except OdinError as error:
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"

@@ -11,8 +11,6 @@ reason, in ``<output>.skipped.jsonl``. The output appears when everything is don
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +24,7 @@ import numpy as np
 from odin_rm.core.errors import ConfigError, DataError, NumericalError, OutputError, RowError
 from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.core.rows import row_format
+from odin_rm.core.signals import interruptible
 from odin_rm.data.rows import parse_prompt_response
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     )
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(), time.perf_counter()
-    with _interruptible(), ExitStack() as stack:
+    with interruptible(), ExitStack() as stack:
         advance = stack.enter_context(_progress(config))
         writer = stack.enter_context(RowWriter(config.output))
         skipped: RowWriter | None = None
@@ -328,7 +327,7 @@ def _count(report: ScoreReport, item: _Item) -> None:
         report.truncated += item.encoded.truncated
 
 
-# ---- progress and signals --------------------------------------------------------------------------------------------
+# ---- progress --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -367,20 +366,3 @@ def count_rows(path: str | Path) -> int | None:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError):  # the reader will say what is wrong
         return None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the pass as Ctrl-C does: the temporary file goes, the exit code is 130."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
