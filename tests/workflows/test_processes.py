@@ -178,6 +178,7 @@ def test_together_in_one_of_two_processes(
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+
     def work() -> None:
         with together():
             if mine is not None:
