@@ -114,6 +114,7 @@ def make_config(arguments: argparse.Namespace, arm: str, seed: int, dataset: Pat
             "length_weight": arguments.length_weight,
             "orthogonality_weight": arguments.orthogonality_weight,
             "length_warmup": arguments.length_warmup,
+            "length_scope": arguments.length_scope,
         }
     if arguments.curve:
         options |= {
@@ -229,6 +230,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pooling", default="mean", choices=["mean", "backbone"])
     parser.add_argument("--head_scale", type=float, default=10.0)
     parser.add_argument("--length_weight", type=float, default=1.0)
+    parser.add_argument("--length_scope", default="batch", choices=["batch", "prompt"])
     parser.add_argument("--orthogonality_weight", type=float, default=1.0)
     parser.add_argument("--length_warmup", type=float, default=0.0)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
