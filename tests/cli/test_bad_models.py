@@ -122,6 +122,14 @@ def test_a_tokenizer_without_pad_token_is_handled(arguments, room, shop):
         assert main(arguments(command, model="run", output=output)) == 0
 
 
+def test_lora_says_nothing_on_stderr(arguments, room, capfd, recwarn):
+    """The adapter library calls old names of transformers, which warn; no user could mend that."""
+    assert main(arguments("reward", lora_r=2, output_dir="run")) == 0
+    assert main(arguments("score", model="run", output="scored.jsonl")) == 0
+    assert capfd.readouterr().err == ""
+    assert [str(found.message) for found in recwarn if issubclass(found.category, FutureWarning)] == []
+
+
 # ---- numbers that are none -------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import sys
 import traceback
+import warnings
 
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
@@ -48,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     try:
-        with interruptible():
+        with interruptible(), warnings.catch_warnings():
+            if not sys.warnoptions:
+                # Old names that the libraries use among themselves; no user can change them.
+                warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
             module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
             return int(module.run(arguments) or 0)
     except OdinError as error:
