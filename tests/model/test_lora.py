@@ -101,3 +101,20 @@ def test_a_layer_that_is_not_there(tmp_path):
     model = reward_model("llama", tmp_path)
     with pytest.raises(ModelError, match="LoRA cannot be added"):
         model.add_lora(str(tmp_path), r=2, alpha=4, target_modules=["no_such_layer"])
+
+
+def test_training_that_goes_on_from_an_adapter_trains_the_heads_too(tmp_path):
+    model = lora_model("llama", tmp_path / "base")
+    model.save_pretrained(tmp_path / "saved")
+    again = RewardModel.from_pretrained(tmp_path / "saved", trainable=True)
+    trained = {key for key, parameter in again.named_parameters() if parameter.requires_grad}
+    assert trained == {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    for_scoring = RewardModel.from_pretrained(tmp_path / "saved")
+    assert not any(parameter.requires_grad for parameter in for_scoring.parameters())
+
+
+def test_a_base_model_that_has_gone_is_named_beside_the_adapter(tmp_path):
+    lora_model("llama", tmp_path / "base").save_pretrained(tmp_path / "saved")
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=r"saved on .*base: the adapter needs its base model"):
+        RewardModel.from_pretrained(tmp_path / "saved")

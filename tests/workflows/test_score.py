@@ -246,7 +246,7 @@ def test_skipped_rows_keep_their_place_and_are_listed(model, tmp_path, capsys):
     listed = read(tmp_path / "out.jsonl.skipped.jsonl")
     assert [row["row"] for row in listed] == [1, *range(3, 3 + len(BAD))]
     for row, (_, message) in zip(listed[1:], BAD, strict=True):
-        assert message in row["error"]
+        assert message in row["reason"]
     assert f"{1 + len(BAD)} unusable rows" in capsys.readouterr().out
     # A later pass without bad rows takes the old list away.
     write(tmp_path / "good.jsonl", make_rows(2))
@@ -270,7 +270,7 @@ def test_a_conversation_that_the_template_refuses_is_one_bad_row(model, tmp_path
     report = run_score(config)
     assert (report.rows, report.scored, report.bad_rows) == (5, 4, 1)
     assert [row["quality"] is None for row in read(tmp_path / "out.jsonl")] == [False, False, True, False, False]
-    assert "no system role" in read(tmp_path / "out.jsonl.skipped.jsonl")[0]["error"]
+    assert "no system role" in read(tmp_path / "out.jsonl.skipped.jsonl")[0]["reason"]
 
 
 def test_scores_that_are_there_already_are_not_lost(model, tmp_path, capsys):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from odin_rm.core.errors import ModelError
 from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.model.backbone import (
     check_model_folder,
@@ -135,11 +136,22 @@ class RewardModel(nn.Module):
             "head_scale": info.head_scale,
             "pooling": info.pooling,
         }
-        model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
+        try:
+            model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
+        except ModelError as error:
+            if info.base_model is None:
+                raise
+            raise ModelError(
+                f"the adapter needs its base model, which cannot be loaded: {error.what}",
+                where=f"{path} on {info.base_model}",
+                fix="Put the base model back, or correct 'base_model' in odin_rm.json.",
+            ) from error
         model.info = info
         if info.base_model is not None:
             peft = import_peft()
             model.backbone = peft.PeftModel.from_pretrained(model.backbone, folder, is_trainable=trainable)
+            # peft freezes all that is not an adapter, the heads too.
+            model.heads.requires_grad_(trainable)
         model.load_heads(folder)
         return model
 

@@ -163,7 +163,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
                 if item.error is not None:
                     if skipped is None:
                         skipped = stack.enter_context(RowWriter(skipped_file(config.output)))
-                    skipped.write({"row": item.number, "error": str(item.error)})
+                    skipped.write({"row": item.number, "reason": str(item.error), "data": item.row})
     if skipped is None:
         skipped_file(config.output).unlink(missing_ok=True)  # an earlier output's list
     report.seconds = time.perf_counter() - start
