@@ -33,24 +33,14 @@ from odin_rm.core.files import atomic_write_json, read_rows
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.evaluation.twins import verbosity_twins
+from odin_rm.model.card import CARD_FIGURES
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import Scorer, load_scorer, score_preferences, score_texts
 from odin_rm.workflows.train import train_reward_model
 
 TRAIN, VAL = "alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_val.jsonl.gz"
 OASST, TWINS = "oasst_en_val.jsonl.gz", "verbosity_twins_alpaca7b.jsonl.gz"
-FIGURES = (
-    "accuracy",
-    "accuracy_chosen_longer",
-    "accuracy_chosen_shorter",
-    "accuracy_length_balanced",
-    "pearson",
-    "spearman",
-    "kendall",
-    "pearson_within_prompt",
-    "information_beyond_length",
-    "information_beyond_length_curve",
-)
+FIGURES = (*CARD_FIGURES, "information_beyond_length_curve")
 FOLDS = 5
 
 

@@ -371,3 +371,24 @@ def test_lora_run_is_found_from_any_working_directory(
     model = RewardModel.from_pretrained(run / "model")
     assert model.is_lora
     assert not (run / "model" / "model.safetensors").exists()
+
+
+def test_a_table_of_positions_is_never_overrun(configure: Any, bed: dict[str, Path], tmp_path: Path) -> None:
+    """An encoder with few positions: the default fits it, and asking for more is refused in one line."""
+    import transformers
+
+    from odin_rm.testbed.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=40, pad_token_id=tokenizer.pad_token_id, **sizes
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    run = workflow.train_reward_model(configure("bert_run", model=str(tmp_path / "bert"), max_steps=1))
+    assert RewardModel.from_pretrained(run / "model").info.encoding["max_length"] == 40
+    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["max_length"] == 40
+    with pytest.raises(ConfigError, match="--max_length: is 41, but the model has 40 positions"):
+        workflow.train_reward_model(configure("too_long", model=str(tmp_path / "bert"), max_length=41))
+    assert not (tmp_path / "too_long").exists()

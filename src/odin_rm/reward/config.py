@@ -132,7 +132,13 @@ class RewardConfig(TrainingArguments):
     )
 
     # Text.
-    max_length: int = field(default=1024, metadata={"help": "Longest sequence (prompt and response), in tokens."})
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest sequence (prompt and response), in tokens. Default: 1024, or the model's positions if "
+            "it has fewer."
+        },
+    )
     overlong: str = field(
         default="drop",
         metadata={
@@ -223,8 +229,10 @@ class RewardConfig(TrainingArguments):
         _one_of("pooling", self.pooling, POOLINGS)
         _one_of("overlong", self.overlong, OVERLONG)
         _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
-        for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens", "max_length"):
+        for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens"):
             _at_least(name, getattr(self, name), 1)
+        if self.max_length is not None:
+            _at_least("max_length", self.max_length, 1)
         for name in ("length_weight", "orthogonality_weight", "single_pass_tokens", "lora_r", "learning_rate"):
             _at_least(name, getattr(self, name), 0)
         if self.head_learning_rate is not None:

@@ -34,7 +34,7 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
-from odin_rm.model.backbone import check_model_folder, ensure_pad_token
+from odin_rm.model.backbone import check_model_folder, ensure_pad_token, position_table
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
@@ -44,6 +44,8 @@ from odin_rm.reward.scoring import DTYPES, load_tokenizer
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.workflows.together import together
 
+DEFAULT_MAX_LENGTH = 1024
+"""Tokens, as in the paper."""
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
 BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
@@ -109,7 +111,19 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     set_seed(config.seed)
     model = build_model(config, model_path)
     ensure_pad_token(tokenizer, model.config)
+    config.max_length = _window(config.max_length, model)
     return model, tokenizer, checkpoint
+
+
+def _window(max_length: int | None, model: RewardModel) -> int:
+    """The longest sequence of the run; a table of learnt positions is never overrun."""
+    table = position_table(model.classifier)
+    if max_length is None:
+        return min(DEFAULT_MAX_LENGTH, table or DEFAULT_MAX_LENGTH)
+    if table is not None and max_length > table:
+        what = f"is {max_length:,}, but the model has {table:,} positions"
+        raise ConfigError(what, where="--max_length", fix=f"Give at most {table}.")
+    return max_length
 
 
 def _load_data(
@@ -200,7 +214,8 @@ def load_data(
 
 def encoding_settings(config: RewardConfig) -> EncodingSettings:
     """How the run renders and cuts texts; stored with the model."""
-    return EncodingSettings(max_length=config.max_length, overlong=config.overlong)  # type: ignore[arg-type]
+    max_length = config.max_length or DEFAULT_MAX_LENGTH
+    return EncodingSettings(max_length=max_length, overlong=config.overlong)  # type: ignore[arg-type]
 
 
 def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
