@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from odin_rm.core.errors import ConfigError, ModelError, NumericalError
+from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import collate, plan_microbatches
 from odin_rm.data.schema import TokenisedPreferences
@@ -274,8 +274,19 @@ def score_texts(
 
     Returns:
         ``(R,)`` quality, length rewards or ``None``, and true response lengths in tokens.
+
+    Raises:
+        DataError: a text does not fit the scorer's window and its settings do not cut it.
+        NumericalError: a score is not finite.
     """
     encoded = encode_responses(scorer.tokenizer, prompts, responses, scorer.settings)
+    for number, one in enumerate(encoded):
+        if one.dropped:
+            raise DataError(
+                f"the text has {one.sequence_tokens:,} tokens, the window is {scorer.settings.max_length:,}",
+                where=f"response {number}",
+                fix="Leave it out, or load the scorer with settings that cut (overlong='truncate_prompt_left').",
+            )
     sequences = [np.asarray(e.input_ids, dtype=np.int32) for e in encoded]
     quality_R, length_R = score_sequences(
         scorer.model,

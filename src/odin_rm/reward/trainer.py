@@ -25,7 +25,7 @@ from odin_rm.core.errors import ConfigError, NumericalError
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.types import RewardScores
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.evaluation.audit import audit_preferences
+from odin_rm.evaluation.audit import point_figures
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
 from odin_rm.reward.callbacks import PlanEpochs, StepMeter
@@ -221,9 +221,7 @@ class RewardTrainer(Trainer):
         started = time.perf_counter()
         scored = self.score(data)
         metrics: dict[str, float] = {
-            f"{metric_key_prefix}_{name}": figure.value
-            for name, figure in audit_preferences(scored, bootstrap_samples=0).figures.items()
-            if figure.value is not None
+            f"{metric_key_prefix}_{name}": value for name, value in point_figures(scored).items() if value is not None
         }
         metrics[f"{metric_key_prefix}_loss"] = self._eval_loss(data, scored.quality, scored.length_reward)
         seconds = time.perf_counter() - started
