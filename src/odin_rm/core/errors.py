@@ -57,6 +57,10 @@ class ModelError(OdinError, ValueError):
     """A model folder or id cannot be used as asked."""
 
 
+class RewardSourceError(OdinError):
+    """A reward source cannot answer, or answers something that is not a reward."""
+
+
 class ExportError(ModelError):
     """The exported model does not give the scores of the original; nothing was written."""
 
