@@ -26,3 +26,13 @@ def check_index(name: str, value: Tensor, limit: int) -> None:
         raise ShapeError(f"'{name}' must be a vector of integers, it is {value.dtype} of shape {tuple(value.shape)}")
     if len(value) and (int(value.min()) < 0 or int(value.max()) >= limit):
         raise ShapeError(f"'{name}' must point into {limit} responses, it has {int(value.min())}..{int(value.max())}")
+
+
+def check_tokens(name: str, value: Tensor, shape: torch.Size | None = None) -> None:
+    """Raise :class:`ShapeError` unless ``value`` is a floating ``(B, T)`` tensor (of ``shape``, where one is given)."""
+    if value.ndim != 2 or not value.is_floating_point():
+        raise ShapeError(
+            f"'{name}' must be a floating (B, T) tensor, it is {value.dtype} of shape {tuple(value.shape)}"
+        )
+    if shape is not None and value.shape != shape:
+        raise ShapeError(f"'{name}' must have the shape {tuple(shape)}, it has {tuple(value.shape)}")
