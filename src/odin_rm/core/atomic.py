@@ -107,9 +107,17 @@ def atomic_write_json(path: PathLike, value: Any) -> None:
 
 
 def append_jsonl(path: PathLike, value: Any) -> None:
-    """Append ``value`` as one JSON line. The line is written by one call, so a reader never meets half of it."""
-    with Path(path).open("ab") as file:
-        file.write((dump_json(value) + "\n").encode("utf-8"))
+    """Append ``value`` as one JSON line. The line is written by one call, so a reader never meets half of it.
+
+    Raises:
+        OutputError: the disk is full, or the file cannot be written.
+    """
+    try:
+        with Path(path).open("ab") as file:
+            file.write((dump_json(value) + "\n").encode("utf-8"))
+    except OSError as error:
+        fix = "Make room or mend the permissions; a run goes on with --resume_from_checkpoint true."
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
 
 
 @contextmanager

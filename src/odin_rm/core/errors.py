@@ -61,6 +61,10 @@ class RewardSourceError(OdinError):
     """A reward source cannot answer, or answers something that is not a reward."""
 
 
+class JudgeError(OdinError):
+    """A judge cannot answer; the judgements that it gave before are kept."""
+
+
 class ExportError(ModelError):
     """The exported model does not give the scores of the original; nothing was written."""
 

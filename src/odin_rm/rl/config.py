@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from odin_rm.core.errors import ConfigError  # noqa: F401
+from odin_rm.core.errors import ConfigError
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -45,7 +45,9 @@ class RLConfig:
 
     # How much.
     max_steps: int = setting(200, "Optimiser steps (minibatches) of the policy.")
-    experience_size: int = setting(64, "N: responses collected with one policy, over all ranks; N > b is stale.")
+    experience_size: int | None = setting(
+        None, "N: responses collected with one policy, over all ranks; N > b is stale. Default: 2 b for ppo, else b."
+    )
     minibatch_size: int = setting(32, "b: responses per optimiser step, over all ranks; must divide N.")
     microbatch_tokens: int = setting(16384, "Padded tokens per forward pass and rank; changes no gradient.")
     rollout_tokens: int = setting(65536, "Padded tokens (prompt and response) per generation batch and rank.")
@@ -63,10 +65,10 @@ class RLConfig:
     seed: int = setting(0, "Decides order of prompts, sampling and new weights.")
 
     # The sequence reward, in the order of its steps.
-    standardise: str = setting(
-        "model",
-        "Mean and deviation that the quality reward is standardised with: those stored with the reward model, those "
-        "of the reference policy's responses, or none.",
+    standardise: str | None = setting(
+        None,
+        "Mean and deviation that the quality reward is standardised with: those stored with the reward model (the "
+        "default where there are some), those of the reference policy's responses (else), or none.",
         STANDARDISE,
     )
     standardise_responses: int = setting(256, "Responses of the reference policy for --standardise reference.")
@@ -101,7 +103,9 @@ class RLConfig:
     num_generations: int = setting(4, "Responses per prompt. (rloo, grpo)")
 
     # Text and sampling.
-    max_prompt_tokens: int = setting(512, "Longest prompt.")
+    max_prompt_tokens: int | None = setting(
+        None, "Longest prompt. Default: 512, or what the policy's window leaves beside --max_new_tokens."
+    )
     overlong_prompt: str = setting(
         "error", "A longer prompt: error, drop, or truncate_left.", ("error", "drop", "truncate_left")
     )
@@ -149,6 +153,151 @@ class RLConfig:
     def __post_init__(self) -> None:
         check_rl_config(self)
 
+    @property
+    def responses_per_collection(self) -> int:
+        """``N`` with its default filled in."""
+        assert self.experience_size is not None
+        return self.experience_size
+
+    @property
+    def optimiser_steps_per_collection(self) -> int:
+        """Minibatches before new responses are collected."""
+        epochs = self.ppo_epochs if self.algorithm == "ppo" else 1
+        return epochs * self.responses_per_collection // self.minibatch_size
+
+    def trajectory(self) -> dict[str, Any]:
+        """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_TRAJECTORY}
+        # Other schedules than a constant one depend on where they end.
+        return values if self.lr_scheduler_type.startswith("constant") else values | {"max_steps": self.max_steps}
+
+
+NOT_TRAJECTORY = frozenset(
+    {
+        "attn_implementation",
+        "gradient_checkpointing",
+        "logging_steps",
+        "max_steps",
+        "offload_reference",
+        "output_dir",
+        "overwrite_output_dir",
+        "report_to",
+        "resume_from_checkpoint",
+        "sample_steps",
+        "save_steps",
+        "save_total_limit",
+        "use_cpu",
+        "vllm_server",
+    }
+)
+"""What may differ between the run that wrote a checkpoint and the one that continues it."""
+
 
 def check_rl_config(config: RLConfig) -> None:
-    """Refuse what cannot work. Raises :class:`ConfigError`."""
+    """Fill in the defaults that depend on other fields and refuse what cannot work.
+
+    Raises:
+        ConfigError: a value outside its range, or a combination in which an option would do nothing.
+    """
+    for item in fields(config):
+        choices = item.metadata.get("choices")
+        value = getattr(config, item.name)
+        if choices and value not in choices and value is not None:
+            raise ConfigError(f"must be one of {', '.join(choices)}, it is {value!r}", where=f"--{item.name}")
+    _check_ranges(config)
+    if config.experience_size is None:
+        config.experience_size = config.minibatch_size * (2 if config.algorithm == "ppo" else 1)
+    if config.critic_learning_rate is None:
+        config.critic_learning_rate = config.learning_rate
+    _check_combinations(config)
+
+
+def _check_ranges(config: RLConfig) -> None:
+    least: dict[str, float] = dict.fromkeys(
+        ("max_steps", "minibatch_size", "microbatch_tokens", "rollout_tokens", "ppo_epochs", "kl_horizon"), 1
+    )
+    least |= dict.fromkeys(("max_new_tokens", "logging_steps", "watch_size", "save_total_limit"), 1)
+    least |= {"num_generations": 2, "standardise_responses": 2}
+    not_negative = (
+        "learning_rate critic_learning_rate warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
+        "length_penalty missing_end_penalty kl_coef value_clip value_coef gamma gae_lambda critic_warmup_steps lora_r "
+        "watch_steps sample_steps save_steps watch_length_ratio watch_kl watch_entropy top_k seed"
+    )
+    least |= dict.fromkeys(not_negative.split(), 0)
+    least |= dict.fromkeys(("experience_size", "max_prompt_tokens"), 1)
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise ConfigError(f"must be at least {low:g}, it is {value}", where=f"--{name}")
+    for name in ("clip_epsilon", "temperature", "reward_clip", "kl_target"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"must be positive, it is {value}", where=f"--{name}")
+    for name in ("gamma", "gae_lambda"):
+        if getattr(config, name) > 1:
+            raise ConfigError(f"must be at most 1, it is {getattr(config, name)}", where=f"--{name}")
+
+
+def _check_combinations(config: RLConfig) -> None:
+    n, b = config.responses_per_collection, config.minibatch_size
+    if n % b:
+        raise ConfigError(f"must be a multiple of --minibatch_size ({b}), it is {n}", where="--experience_size")
+    if config.algorithm == "remax" and n != b:
+        raise ConfigError(
+            f"is {n}, but ReMax has no ratio that would correct stale responses",
+            where="--experience_size",
+            fix=f"Leave it out, or give --minibatch_size ({b}).",
+        )
+    if config.algorithm in OWN_ALGORITHMS and (config.top_p < 1 or config.top_k > 0):
+        name = "top_p" if config.top_p < 1 else "top_k"
+        raise ConfigError(
+            "would make the log-probs those of another distribution than the samples are from",
+            where=f"--{name}",
+            fix="Leave it out; --temperature is reflected in the log-probs.",
+        )
+    if config.kl_place == "loss" and config.kl_estimator == "k1":
+        raise ConfigError(
+            "k1 as a term of the loss has a gradient of zero on average",
+            where="--kl_estimator",
+            fix="Use k2 or k3 with --kl_place loss.",
+        )
+    if config.kl_target is not None and config.kl_coef == 0:
+        raise ConfigError("cannot move a coefficient of 0", where="--kl_target", fix="Give a positive --kl_coef.")
+    if config.length_penalty and config.reward == "length_only":
+        raise ConfigError("only rescales a reward that is length alone", where="--length_penalty", fix="Leave it out.")
+    if config.vllm_server is not None and config.rollout_engine != "vllm":
+        raise ConfigError("is not used by this engine", where="--vllm_server", fix="Add --rollout_engine vllm.")
+    if config.lora_r == 0 and (config.lora_target_modules is not None or config.lora_alpha != 16):
+        raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
+    if config.offload_reference and config.lora_r:
+        raise ConfigError(
+            "has no effect under LoRA, where the reference is the adapter switched off", where="--offload_reference"
+        )
+    _refuse_foreign(config)
+
+
+_OWN_BY = {
+    "ppo": [
+        "clip_epsilon",
+        "value_clip",
+        "value_coef",
+        "gae_lambda",
+        "ppo_epochs",
+        "whiten_advantages",
+        "critic_init",
+        "critic_warmup_steps",
+    ],
+    "rloo": ["num_generations"],
+}
+
+
+def _refuse_foreign(config: RLConfig) -> None:
+    """An option of another algorithm would do nothing, so setting it is an error."""
+    defaults = {f.name: f.default for f in fields(config)}
+    foreign = [n for n in _OWN_BY["ppo"] if config.algorithm == "remax"]
+    foreign += [n for n in _OWN_BY["rloo"] if config.algorithm in OWN_ALGORITHMS]
+    for name in foreign:
+        if getattr(config, name) != defaults[name]:
+            raise ConfigError(
+                f"has no effect with --algorithm {config.algorithm}", where=f"--{name}", fix="Leave it out."
+            )

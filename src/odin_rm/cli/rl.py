@@ -1,0 +1,22 @@
+"""Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.core.ranks import is_main_process
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, train, say where the policy is."""
+    quiet_transformers()
+    from odin_rm.rl.config import RLConfig
+    from odin_rm.workflows.rl import train_policy
+    from odin_rm.workflows.together import end_processes
+
+    folder = train_policy(parse_config(RLConfig, list(argv), "rl"))
+    if is_main_process():
+        print(f"Policy written to {folder / 'policy'}")
+    end_processes()
+    return 0

@@ -1,0 +1,47 @@
+"""Policy and critic as one module, so that every engine of accelerate wraps, shards and steps them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from odin_rm.model.critic import Critic
+from odin_rm.model.policy import ResponseBatch, response_log_probs
+
+
+class ActorCritic(nn.Module):
+    """A policy and, for PPO, a critic.
+
+    Args:
+        policy: a causal language model (or a ``PeftModel`` around one).
+        critic: values per token, or ``None``.
+    """
+
+    def __init__(self, policy: nn.Module, critic: Critic | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+
+    def forward(self, batch: ResponseBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One pass over responses.
+
+        Returns:
+            ``(B, T)`` log-probs of the response tokens, entropies (nats, no gradient) and the critic's values before
+            each token (``None`` without a critic).
+        """
+        policy_log_probs_BT, entropy_BT = response_log_probs(self.policy, batch, temperature, with_entropy=True)
+        if self.critic is None:
+            return policy_log_probs_BT, entropy_BT, None
+        values_BT = self.critic(
+            batch.input_ids_BS, batch.attention_mask_BS, batch.position_ids_BS, batch.response_ids_BT.shape[1]
+        )
+        return policy_log_probs_BT, entropy_BT, values_BT
+
+    def parameter_groups(self, learning_rate: float, critic_learning_rate: float) -> list[dict[str, Any]]:
+        """Trained parameters for the optimiser: the policy's, then the critic's."""
+        groups = [{"params": [p for p in self.policy.parameters() if p.requires_grad], "lr": learning_rate}]
+        if self.critic is not None:
+            groups.append({"params": [p for p in self.critic.parameters() if p.requires_grad]})
+            groups[-1]["lr"] = critic_learning_rate
+        return groups

@@ -1,0 +1,324 @@
+"""The loop of PPO and ReMax: collect, learn, log, watch, save. One pass of ``while`` in :meth:`RLTrainer.train` is one
+optimiser step; everything that decides the next one is in :class:`RunState`, the buffer and the random states.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from odin_rm.core.errors import OdinError, RunInterrupted
+from odin_rm.core.files import append_jsonl
+from odin_rm.core.signals import StopFlag
+from odin_rm.objectives.kl import adapt_kl_coef
+from odin_rm.rl.checkpoint import (
+    BEST,
+    RunState,
+    delete_old_checkpoints,
+    load_checkpoint,
+    load_weights,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+)
+from odin_rm.rl.collect import Collection, Collector
+from odin_rm.rl.config import RLConfig
+from odin_rm.rl.experience import Experience
+from odin_rm.rl.learn import Learner
+from odin_rm.rl.ranks import Ranks
+from odin_rm.rl.shaping import reference_statistics
+from odin_rm.rl.watch import Alarm, HackingWatch, WatchRecord
+
+Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]
+NOT_AVERAGED = ("step", "samples_seen", "learning_rate", "kl_coef")
+SAMPLES = 4
+"""Responses of a minibatch that ``samples.jsonl`` gets."""
+
+
+@dataclass
+class RLTrainer:
+    """A run of PPO or ReMax, ready to go; :func:`odin_rm.workflows.rl.train_policy` puts it together.
+
+    Attributes:
+        look: writes and judges the watch's prompts with the policy as it is; ``None`` without a watch.
+        say: takes one line for each alarm.
+    """
+
+    config: RLConfig
+    run: Path
+    accelerator: Any
+    ranks: Ranks
+    collector: Collector
+    learner: Learner
+    watch: HackingWatch
+    look: Look | None
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.state = RunState(kl_coef=self.config.kl_coef)
+        self.buffer: list[Experience] = []
+        self._collected: Collection | None = None
+        self._rows: list[dict[str, float]] = []
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def train(self, checkpoint: Path | None = None) -> str | None:
+        """Run to the last step.
+
+        Args:
+            checkpoint: where to go on from.
+
+        Returns:
+            The kind of alarm that ended the run early, or ``None``.
+
+        Raises:
+            RunInterrupted: a signal came; a checkpoint is saved.
+            OdinError: a step failed; the checkpoint is of the state before it.
+        """
+        if checkpoint is not None:
+            self._resume(checkpoint)
+        bar = tqdm(total=self.config.max_steps, initial=self.state.step, disable=self._quiet(), desc="steps")
+        with StopFlag() as stop, bar:
+            self._begin()
+            while self.state.step < self.config.max_steps:
+                self._guarded(self._step)
+                bar.update()
+                self._log()
+                alarms = self._watch() if self._due(self.config.watch_steps) else []
+                if self.ranks.any(stop.name is not None):
+                    self.save()
+                    raise self._interrupted(stop.name)
+                if alarms and self.config.watch_action != "warn":
+                    return self._give_up(alarms[0])
+                if self._due(self.config.save_steps) and self.state.step < self.config.max_steps:
+                    self.save()
+        self.save()
+        return None
+
+    def _step(self) -> None:
+        if not self.state.plan:
+            self._collect()
+        minibatch = [self.buffer[position] for position in self.state.plan[0]]
+        policy_learns = self.state.step >= self.config.critic_warmup_steps
+        learning_rate = self.learner.scheduler.get_last_lr()[0] if policy_learns else 0.0
+        began = time.perf_counter()
+        parts = self.learner.step(minibatch, self.state.kl_coef, policy_learns=policy_learns)
+        self.state.plan.pop(0)
+        self.state.step += 1
+        self._account(minibatch, parts | {"learning_rate": learning_rate, "seconds_learn": time.perf_counter() - began})
+
+    def _collect(self) -> None:
+        """Fill the buffer with ``N`` responses of the current policy, and plan the minibatches."""
+        config, state = self.config, self.state
+        n = config.responses_per_collection
+        positions = prompt_positions(len(self.collector.prompt_ids), config.seed, state.prompts_used, n)
+        collected = self.collector.collect(list(self.ranks.share(positions)), state.kl_coef, state.step)
+        # Nothing of the state changes before this line, so a collection that fails can be tried again.
+        self._collected, self.buffer = collected, collected.experiences
+        state.plan = minibatch_plan(
+            len(self.buffer),
+            config.minibatch_size // self.ranks.size,
+            config.optimiser_steps_per_collection // (n // config.minibatch_size),
+            [config.seed, state.prompts_used, self.ranks.rank],
+        )
+        state.prompts_used += n
+        if config.kl_target is not None:
+            state.kl_coef = adapt_kl_coef(
+                state.kl_coef, self._mean_kl(), target=config.kl_target, horizon=config.kl_horizon, responses=n
+            )
+        self._random_state = random_states(self.collector.device)
+
+    def _begin(self) -> None:
+        """Before the first step: measure the reference policy where that is asked for, and take the first look."""
+        self._random_state = random_states(self.collector.device)
+        if self.config.standardise == "reference":
+            if self.state.shaping is None:
+                mean, std = reference_statistics(self._reference_quality())
+                self.state.shaping = {"mean": mean, "std": std}
+                self._random_state = random_states(self.collector.device)
+            self.collector.shaping = replace(self.collector.shaping, **self.state.shaping)
+        if self.look is not None and not self.watch.records:
+            self._watch()
+
+    def _reference_quality(self) -> np.ndarray:
+        count = self.config.standardise_responses
+        positions = prompt_positions(len(self.collector.prompt_ids), self.config.seed, 0, count)
+        rollouts = self.collector.engine.generate(
+            [self.collector.prompt_ids[p] for p in positions], self.collector.sampling
+        )
+        quality, _ = self.collector.judge(positions, rollouts, 0)
+        return quality[np.isfinite(quality)]
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """A step that either is done or leaves a checkpoint of the state before it."""
+        self._random_state = random_states(self.collector.device)
+        try:
+            step()
+        except OdinError as error:
+            set_random_states(self._random_state, self.collector.device)
+            self.save()
+            note = f"{error.fix} The state before step {self.state.step + 1} is saved in {self.run / 'checkpoints'}."
+            error.fix = note.strip()
+            raise
+
+    def _interrupted(self, name: str | None) -> RunInterrupted:
+        return RunInterrupted(
+            f"stopped by {name or 'a signal'} after step {self.state.step}, the state is saved",
+            where=str(self.run),
+            fix=f"Go on with --resume_from_checkpoint true --output_dir {self.run}",
+        )
+
+    # ---- the log -----------------------------------------------------------------------------------------------------
+
+    def _account(self, minibatch: list[Experience], parts: dict[str, float]) -> None:
+        usable = [e for e in minibatch if e.usable]
+        sums = {
+            "responses": float(len(usable)),
+            "mean_response_tokens": float(sum(e.rollout.response_tokens for e in usable)),
+            "mean_quality_reward": sum(e.quality for e in usable),
+            "mean_length_reward": sum(e.length_for_log for e in usable),
+            "kl_to_reference": sum(float((e.old_log_probs - e.reference_log_probs).sum()) for e in usable),
+            "ended_share": float(sum(e.rollout.ended for e in usable)),
+        }
+        sums = self.ranks.sums(sums)
+        responses = sums.pop("responses")
+        means = {name: value / max(1.0, responses) for name, value in sums.items()}
+        self.state.samples += len(minibatch) * self.ranks.size
+        row: dict[str, float] = {"step": self.state.step, "samples_seen": self.state.samples}
+        row |= means | {"kl_coef": self.state.kl_coef} | parts
+        if self._collected is not None:
+            row |= self._collected.log | {f"seconds_{k}": v for k, v in self._collected.seconds.items()}
+            self._collected = None
+        self._rows.append(row)
+        if self._due(self.config.sample_steps) and self._main():
+            for experience in minibatch[:SAMPLES]:
+                append_jsonl(self.run / "samples.jsonl", self._sample(experience))
+
+    def _log(self) -> None:
+        if not self._due(self.config.logging_steps) and self.state.step < self.config.max_steps:
+            return
+        names = {name: None for row in self._rows for name in row}
+        last = self._rows[-1]
+        record = {n: last[n] if n in NOT_AVERAGED else _mean(n, self._rows) for n in names}
+        self._rows = []
+        if self._main():
+            append_jsonl(self.run / "metrics.jsonl", record)
+        numbers = {name: value for name, value in record.items() if value == value and name != "step"}
+        self.accelerator.log(numbers, step=self.state.step)
+
+    def _sample(self, experience: Experience) -> dict[str, Any]:
+        return {
+            "step": self.state.step,
+            "source": "training",
+            "prompt": self.collector.prompts.prompts[experience.prompt],
+            "response": experience.rollout.text,
+            "response_tokens": experience.rollout.response_tokens,
+            "ended": experience.rollout.ended,
+            "quality": experience.quality,
+            "length_reward": experience.length_for_log,
+            "sequence_reward": experience.sequence_reward,
+        }
+
+    # ---- the watch ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> list[Alarm]:
+        assert self.look is not None
+        record, samples = self.look(self.state.step)
+        alarms = self.watch.observe(record)
+        self.state.watch = self.watch.state()
+        if self._main():
+            looked = {f"watch_{name}": value for name, value in vars(record).items() if name != "step"}
+            row: dict[str, Any] = {"step": self.state.step, **looked}
+            if alarms:
+                row["alarms"] = [alarm.kind for alarm in alarms]
+            append_jsonl(self.run / "metrics.jsonl", row)
+            for sample in samples:
+                append_jsonl(self.run / "samples.jsonl", sample)
+            for alarm in alarms:
+                self.say(alarm.message)
+        if self.config.watch_action == "rollback" and self.watch.best_step == self.state.step:
+            self._save_to(self.run / "checkpoints" / BEST)
+        return alarms
+
+    def _give_up(self, alarm: Alarm) -> str:
+        """End the run at an alarm, with the policy as it is or with the best one that the watch has seen."""
+        self.save()
+        best = self.run / "checkpoints" / BEST
+        back_to = None
+        if self.config.watch_action == "rollback" and best.is_dir():
+            load_weights(best, self.learner)
+            back_to = self.watch.best_step
+        if self._main():
+            row = {"step": self.state.step, "stopped_by": alarm.kind, "rolled_back_to": back_to}
+            append_jsonl(self.run / "metrics.jsonl", row)
+        return alarm.kind
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of the state as it is, and delete the oldest ones."""
+        folder = self.run / "checkpoints"
+        self._random_state = random_states(self.collector.device)
+        self._save_to(folder / f"checkpoint-{self.state.step}")
+        if self._main():
+            delete_old_checkpoints(folder, self.config.save_total_limit)
+
+    def _save_to(self, folder: Path) -> None:
+        settings = self.config.trajectory()
+        random_state = random_states(self.collector.device)
+        save_checkpoint(folder, self.learner, self.ranks, self.state, self.buffer, random_state, settings)
+
+    def _resume(self, checkpoint: Path) -> None:
+        self.state, self.buffer = load_checkpoint(
+            checkpoint, self.learner, self.ranks, self.config.trajectory(), self.collector.device
+        )
+        if self.state.watch is not None:
+            self.watch.load(self.state.watch)
+
+    # ---- small things ------------------------------------------------------------------------------------------------
+
+    def _mean_kl(self) -> float:
+        sums = {
+            "kl": sum(float((e.old_log_probs - e.reference_log_probs).sum()) for e in self.buffer if e.usable),
+            "count": float(sum(e.usable for e in self.buffer)),
+        }
+        sums = self.ranks.sums(sums)
+        return sums["kl"] / max(1.0, sums["count"])
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _main(self) -> bool:
+        return self.ranks.rank == 0
+
+    def _quiet(self) -> bool:
+        return not self._main() or not sys.stderr.isatty()
+
+
+def prompt_positions(prompts: int, seed: int, start: int, count: int) -> list[int]:
+    """``count`` positions from the ``start``-th on, in the order of one shuffle of all prompts after another."""
+    positions: list[int] = []
+    while len(positions) < count:
+        epoch, offset = divmod(start + len(positions), prompts)
+        order = np.random.default_rng([seed, 1, epoch]).permutation(prompts)
+        positions += order[offset : offset + count - len(positions)].tolist()
+    return positions
+
+
+def minibatch_plan(size: int, minibatch: int, epochs: int, seed: list[int]) -> list[list[int]]:
+    """Positions of each minibatch: every response once per epoch, newly shuffled each time."""
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(size) for _ in range(epochs)]
+    return [order[i : i + minibatch].tolist() for order in orders for i in range(0, size, minibatch)]
+
+
+def _mean(name: str, rows: list[dict[str, float]]) -> float:
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values)
