@@ -18,14 +18,18 @@ ARGS ?=
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
+# The last TRL that has PPO, for comparison, beside the current one of $(VENV).
+TRL112 := .venv-trl112
+INSTALLED_TRL112 := $(TRL112)/.installed
+
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart test test-slow check format clean
-.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl
+.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-rl-testbed bench-trl-ppo-parity
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 quickstart: $(INSTALLED)  ## Train, audit and compare on the testbed; OUTPUT=folder SEED=n
 	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite_output_dir
@@ -64,6 +68,12 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python benchmarks/compare_trl.py $(ARGS)
 
+bench-rl-testbed: $(INSTALLED_TEST)  ## Policies under each reward on the testbed, fronts; ARGS="--seeds 0 1"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.rl_testbed $(ARGS)
+
+bench-trl-ppo-parity: $(INSTALLED_TRL112)  ## Our PPO mathematics against TRL 1.12.0's PPOTrainer, in .venv-trl112
+	PYTHONPATH=src TRL_EXPERIMENTAL_SILENCE=1 $(TRL112)/bin/python benchmarks/trl_ppo_parity.py $(ARGS)
+
 clean:  ## Delete caches and build products (not the environment, not your runs)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
@@ -74,6 +84,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(INSTALLED_TEST): pyproject.toml constraints.txt
 	$(call install,'.[test]')
 	@touch $(INSTALLED)
+
+$(INSTALLED_TRL112): constraints.txt
+	$(PYTHON) -m venv --clear $(TRL112)
+	@echo "Installing TRL 1.12.0 into $(TRL112) (once; some minutes)"
+	@$(TRL112)/bin/python -m pip install --disable-pip-version-check -q -c <(grep -v '^trl=' constraints.txt) \
+		torch==2.13.0 trl==1.12.0 pandas rich
+	@touch $@
 
 # $(1): what to install. Makes the environment first where there is none that works.
 define install
