@@ -116,6 +116,17 @@ def render_chat_prompt(
     return ""
 
 
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat_template: str | None) -> str:
+    """What a policy is given to answer: the prompt with the header of the assistant's turn, by either way.
+
+    Raises:
+        DataError: the chat template refuses the conversation.
+    """
+    if not uses_chat_template(tokenizer, chat_template):
+        return plain_prompt(prompt)
+    return _apply(tokenizer, prompt_messages(prompt), chat_template, True)
+
+
 def _apply(tokenizer: Any, messages: list[Message], chat_template: str | None, with_header: bool) -> str:
     import jinja2
 

@@ -95,6 +95,22 @@ def parse_prompt_response(row: Mapping[str, Any]) -> tuple[Prompt, Reply]:
     return _simple(messages[:-1]), _simple(messages[-1:])
 
 
+def parse_prompt_row(row: Mapping[str, Any]) -> Prompt:
+    """Check a row to be answered: ``prompt``, AlpacaEval's ``instruction``, or preference data, whose prompt is taken.
+
+    Raises:
+        RowError: the row is unusable.
+    """
+    if any(
+        row.get(a) is not None and row.get(b) is not None for a, b in (("chosen", "rejected"), ("responses", "ranks"))
+    ):
+        return parse_preference_row(row).prompt
+    value = row["instruction"] if row.get("prompt") is None and "instruction" in row else row.get("prompt")
+    if _is_blank(value):
+        raise RowError("field 'prompt' is missing or empty", fix="Give every row a 'prompt' (or an 'instruction').")
+    return _checked_prompt(value)
+
+
 def _ranked_row(row: Mapping[str, Any], extra_columns: Sequence[str]) -> PreferenceRow:
     texts = _as_list(row["responses"], "responses")
     ranks_value = _required(row, "ranks", "Give one rank for each response; lower is better.")

@@ -157,6 +157,15 @@ def outside_modules(model: nn.Module) -> list[str]:
     return [n for n, m in model.named_children() if n != base_prefix and any(True for _ in m.parameters())]
 
 
+def reads_left_to_right(model: nn.Module) -> bool:
+    """Whether no token's state depends on later tokens, by what the attention layers (else the config) say."""
+    flags = {bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")}
+    if flags:
+        return all(flags)
+    config = next((m.config for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    return hasattr(config, "use_cache") and getattr(config, "is_decoder", True) is not False
+
+
 def position_table(model: nn.Module) -> int | None:
     """How many tokens a table of learnt positions allows; ``None`` where positions are computed (rotary, relative).
 

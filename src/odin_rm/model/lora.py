@@ -1,4 +1,4 @@
-"""LoRA adapters under the reward heads (peft, an optional extra)."""
+"""LoRA adapters under reward heads and language-model heads (peft, an optional extra)."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ def with_adapter(
     r: int,
     alpha: int,
     target_modules: Sequence[str] | str | None = None,
+    task_type: str | None = None,
 ) -> Any:
-    """A ``PeftModel`` around a classifier: linear layers outside the base model stay trained and are saved whole.
+    """A ``PeftModel`` around a classifier or causal model; other linear layers outside the base model stay trained.
 
     Args:
-        classifier: the sequence classifier with the reward heads in place of its last linear layer.
-        output_layer: dotted name of the heads; what lies inside is left to the caller.
+        classifier: the sequence classifier with the reward heads in place of its last linear layer, or a causal model.
+        output_layer: dotted name of the heads or of the language-model head; what lies inside is left to the caller.
         r: rank.
         alpha: scale numerator; the update is ``alpha / r * B A``.
         target_modules: names of linear layers; by default every linear layer of the base model.
+        task_type: peft's name of the task, so that other tools know which class to load.
 
     Raises:
         MissingExtraError: peft is not installed.
@@ -53,10 +55,15 @@ def with_adapter(
     outside = sorted(
         n
         for n, m in classifier.named_modules()
-        if _is_linear(m) and not n.startswith(prefix) and not n.startswith(output_layer + ".")
+        if _is_linear(m) and not n.startswith(prefix) and n != output_layer and not n.startswith(output_layer + ".")
     )
     lora = peft.LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=target_modules, modules_to_save=outside or None
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=target_modules,
+        modules_to_save=outside or None,
+        task_type=task_type,
     )
     try:
         return peft.get_peft_model(classifier, lora)
