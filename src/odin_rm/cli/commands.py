@@ -53,4 +53,19 @@ COMMANDS: dict[str, Command] = {
         usage="--model M --output DIR [options]",
         example="odin-rm export --model runs/odin/model --output exported",
     ),
+    "sft": Command(
+        summary="Fine-tune a policy on demonstrations: prompts and the responses it should give.",
+        usage="--model M --dataset F --output_dir DIR [options]",
+        example="odin-rm sft --model Qwen/Qwen3-0.6B-Base --dataset demonstrations.jsonl --output_dir runs/sft",
+    ),
+    "dpo": Command(
+        summary="Train a policy on preferences without a reward model (direct preference optimisation).",
+        usage="--model M --dataset F --output_dir DIR [options]",
+        example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output_dir runs/dpo",
+    ),
+    "win-rate": Command(
+        summary="Win rate, win score and length-controlled win rates from annotation files.",
+        usage="--annotations F [F ...] --output G [options]",
+        example="odin-rm win-rate --annotations results/*/annotations.json --output win_rates.json",
+    ),
 }

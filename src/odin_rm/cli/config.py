@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import enum
+import inspect
 import os
 import re
 import types
@@ -219,10 +220,16 @@ class _Parser(HfArgumentParser):
         self.config_class = config_class
         self.add_argument("--config", metavar="FILE.yaml", help="a file with the same names; flags win over it")
         if issubclass(config_class, TrainingArguments):
-            self._list_apart({field.name for field in dataclasses.fields(TrainingArguments)} - {"output_dir"})
+            stock = {field.name for field in dataclasses.fields(TrainingArguments)}
+            for base in (base for base in config_class.__mro__ if base.__module__.startswith("trl.")):
+                own = {name for ours in config_class.__mro__ for name in _own_annotations(ours)}
+                self._list_apart(set(inspect.get_annotations(base)) - stock - own, f"trl.{base.__name__}")
+            self._list_apart(stock - {"output_dir"}, "transformers.TrainingArguments")
 
-    def _list_apart(self, names: set[str]) -> None:
-        group = self.add_argument_group("options of transformers.TrainingArguments")
+    def _list_apart(self, names: set[str], whose: str) -> None:
+        if not names:
+            return
+        group = self.add_argument_group(f"options of {whose}")
         for action in [action for action in self._optionals._group_actions if action.dest in names]:
             self._optionals._group_actions.remove(action)
             group._group_actions.append(action)
@@ -287,6 +294,11 @@ class _Parser(HfArgumentParser):
         if rest:
             raise ConfigError(f"unexpected value '{rest[0]}'", fix="Give values after the flag they belong to.")
         return {name: value for name in names if (value := getattr(namespace, name)) is not absent}
+
+
+def _own_annotations(config_class: type[Any]) -> set[str]:
+    ours = config_class.__module__.startswith("odin_rm.")
+    return set(inspect.get_annotations(config_class)) if ours else set()
 
 
 def _suggest(name: str, known: list[str], otherwise: str) -> str:

@@ -48,11 +48,12 @@ __all__ = [
 ]
 
 # Any of these says that a folder holds a run.
-RUN_MARKERS = ("config.yaml", "metrics.jsonl", "model", "audit.json", "summary.json")
+RUN_MARKERS = ("config.yaml", "metrics.jsonl", "model", "policy", "audit.json", "summary.json")
 # What an overwritten run leaves behind and the next one must not inherit. Nothing else is ever deleted.
 _RUN_FILES = (
     "config.yaml",
     "metrics.jsonl",
+    "samples.jsonl",
     "audit.json",
     "summary.json",
     "environment.json",
@@ -60,9 +61,24 @@ _RUN_FILES = (
     "skipped_rows.jsonl",
     "bad_batch_step_*.json",
 )
-_RUN_FOLDERS = {"model": ("config.json", "*.safetensors"), "checkpoints": ("checkpoint-*",)}
+_RUN_FOLDERS = {
+    "model": ("config.json", "*.safetensors"),
+    "policy": ("config.json", "*.safetensors"),
+    "checkpoints": ("checkpoint-*",),
+}
 
-_PACKAGES = ("odin-rm", "torch", "transformers", "datasets", "accelerate", "tokenizers", "peft", "numpy", "scipy")
+_PACKAGES = (
+    "odin-rm",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "tokenizers",
+    "trl",
+    "peft",
+    "numpy",
+    "scipy",
+)
 
 
 def check_run_folder(path: PathLike, *, overwrite: bool, resume: bool) -> Path:

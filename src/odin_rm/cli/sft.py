@@ -1,0 +1,21 @@
+"""Fine-tune a policy on demonstrations: prompts and the responses it should give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.core.ranks import is_main_process
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, train, say where the policy is."""
+    quiet_transformers()
+    from odin_rm.workflows.sft import SFTRunConfig, train_sft
+    from odin_rm.workflows.together import end_processes
+
+    folder = train_sft(parse_config(SFTRunConfig, list(argv), "sft"))
+    if is_main_process():
+        print(f"Policy written to {folder / 'policy'}")
+    end_processes()
+    return 0
