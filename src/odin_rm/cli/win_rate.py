@@ -1,0 +1,49 @@
+"""Win rate, win score and length-controlled win rates from annotation files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from odin_rm.cli.config import parse_config
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, compute, print the table."""
+    from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+
+    config = parse_config(WinRateConfig, list(argv), "win-rate")
+    content = run_win_rate(config)
+    print_table(content)
+    print(f"Written to {config.output}")
+    return 0
+
+
+def print_table(content: dict[str, Any]) -> None:
+    """One row per system with standard errors, then what was left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    systems = content.get("systems", [content])
+    title = f"Against {systems[0]['baseline']} (± standard error; intervals are in the file)"
+    table = Table(title=title, title_justify="left")
+    unit = content["settings"]["token_unit"]
+    names = ("system", "n", "win rate", "win score", "LC length only", "LC joint")
+    for name in (*names, "words" if unit == "words" else "tokens"):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for system in systems:
+        controlled = system["lc_win_rate"]
+        figures = [system["win_rate"], system["win_score"], controlled["length_only"], controlled["joint"]]
+        cells = [_cell(figure) for figure in figures]
+        table.add_row(system["generator"], f"{system['n']:,}", *cells, f"{system['mean_tokens']['value']:,.0f}")
+    Console().print(table)
+    if content["left_out"]:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in content["left_out"].items())
+        print(f"Rows left out: {reasons}")
+
+
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return "-"
+    error = "" if figure["standard_error"] is None else f" ± {figure['standard_error']:.2f}"
+    return f"{figure['value']:.2f}{error}"

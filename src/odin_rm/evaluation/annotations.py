@@ -1,0 +1,350 @@
+"""Pairwise judgements from files: AlpacaEval's annotation files as they are, and what our judge writes.
+
+A row holds ``instruction`` (or ``prompt``), ``output_1`` of the baseline ``generator_1``, ``output_2`` of the candidate
+``generator_2``, and ``preference`` between 1 (the baseline is better) and 2 (the candidate is better). 1.5 is a tie,
+and so is 0, the older sign for it. Where both orders of showing the answers were judged, a row says what each gave in
+``preference_candidate_first`` and ``preference_candidate_second``, or each order is a row of its own with another
+``order``; a preference means the candidate in any order. Other fields are ignored, but for ``annotator``: judgements of
+different judges are never mixed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from odin_rm.core.errors import DataError, RowError
+from odin_rm.core.files import FORMATS, PathLike, bad_row, read_rows
+
+ORDERS = ("candidate_first", "candidate_second")
+FIX_ROW = "Write rows of instruction, output_1, output_2 and preference, as AlpacaEval does."
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One judgement of one pair of answers.
+
+    Attributes:
+        instruction: the prompt.
+        baseline_output, candidate_output: the answers.
+        baseline, candidate: who gave them.
+        preference: 1 (baseline) to 2 (candidate); ``None`` where the judgement is missing.
+        order: which order of showing was judged; ``None`` where the file does not say.
+        annotator: the judge, where the file names one.
+        file, row: where it stands.
+    """
+
+    instruction: str
+    baseline_output: str
+    candidate_output: str
+    baseline: str
+    candidate: str
+    preference: float | None
+    order: str | None
+    annotator: str | None
+    file: str
+    row: int
+
+    @property
+    def where(self) -> str:
+        """File and row, for messages."""
+        return f"{self.file}, row {self.row}"
+
+
+@dataclass(frozen=True)
+class SystemAnnotations:
+    """All judgements of one candidate, prompt by prompt, sorted by prompt.
+
+    Attributes:
+        candidate, baseline: generator names.
+        files: where the rows come from.
+        prompts: ``P`` instructions with a preference.
+        preference: ``(P,)`` the mean over orders, 1 to 2.
+        by_order: for each order ``(P,)`` preferences; empty where only one order was judged.
+        candidate_outputs, baseline_outputs: ``P`` texts.
+        judged: all instructions of the files, also those that lack a preference.
+    """
+
+    candidate: str
+    baseline: str
+    files: tuple[str, ...]
+    prompts: tuple[str, ...]
+    preference: np.ndarray
+    by_order: dict[str, np.ndarray]
+    candidate_outputs: tuple[str, ...]
+    baseline_outputs: tuple[str, ...]
+    judged: frozenset[str]
+
+    def only(self, prompts: Iterable[str]) -> SystemAnnotations:
+        """The same without other prompts than these."""
+        wanted = set(prompts)
+        kept = [k for k, prompt in enumerate(self.prompts) if prompt in wanted]
+        return replace(
+            self,
+            prompts=tuple(self.prompts[k] for k in kept),
+            preference=self.preference[kept],
+            by_order={order: values[kept] for order, values in self.by_order.items()},
+            candidate_outputs=tuple(self.candidate_outputs[k] for k in kept),
+            baseline_outputs=tuple(self.baseline_outputs[k] for k in kept),
+        )
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What the files hold.
+
+    Attributes:
+        systems: one record per candidate, in the order of first appearance.
+        left_out: number of rows left out, by reason.
+    """
+
+    systems: list[SystemAnnotations]
+    left_out: dict[str, int]
+
+
+def annotation_files(places: Sequence[PathLike]) -> list[Path]:
+    """The annotation files that ``places`` name.
+
+    A folder stands for every ``annotations.json`` (or ``.jsonl``, ``.gz``) at any depth, which is how AlpacaEval's
+    result folders and our judge's are laid out; where there is none, for all row files directly in it.
+
+    Raises:
+        DataError: a folder without any such file, a file named twice.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if not place.is_dir():
+            found.append(place)
+            continue
+        endings = tuple(ending for suffix in FORMATS for ending in (suffix, suffix + ".gz"))
+        files = sorted(p for p in place.rglob("*") if p.name.lower().endswith(endings) and p.is_file())
+        inside = [p for p in files if p.name.split(".")[0] == "annotations"] or [p for p in files if p.parent == place]
+        if not inside:
+            raise DataError("the folder holds no annotation file", where=str(place), fix="Give files of annotations.")
+        found += inside
+    twice = [str(path) for path, count in Counter(path.resolve() for path in found).items() if count > 1]
+    if twice:
+        raise DataError("is given twice", where=twice[0], fix="Name each file once.")
+    return found
+
+
+def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error", "skip"] = "error") -> Annotations:
+    """Read judgements of one or several candidates against one baseline.
+
+    Args:
+        places: files and folders (:func:`annotation_files`). Rows of one ``generator_2`` belong together.
+        on_bad_row: stop at rows without preference, with empty outputs or the like, or leave them out and count them.
+
+    Raises:
+        DataError: unreadable files, no usable row, more than one baseline or judge.
+        RowError: unusable rows, duplicates; the message counts them.
+    """
+    files = annotation_files(places)
+    rows: list[Annotation] = []
+    bad: list[RowError] = []
+    named: dict[str, set[str]] = {}
+    seen: dict[tuple[str, str, str | None], Annotation] = {}
+    for path in files:
+        for number, row in read_rows(path, on_bad_row=bad.append):
+            try:
+                item = _parse(path, number, row, named)
+                first = seen.setdefault((item.candidate, item.instruction, item.order), item)
+                if first is not item:
+                    what = f"judges '{item.candidate}' on the instruction of {first.where} again"
+                    raise RowError(what, where=item.where, fix="Keep one judgement per instruction, model and order.")
+                if item.preference is None:
+                    fix = "Judge again what is missing, or leave it out: --on_bad_row skip."
+                    raise RowError("has no preference", where=item.where, fix=fix)
+                rows += _orders(path, item, row)
+            except RowError as error:
+                bad.append(error)
+    if bad and on_bad_row == "error":
+        more = f" ({len(bad)} unusable rows in all)" if len(bad) > 1 else ""
+        raise RowError(bad[0].what + more, where=bad[0].where, fix=bad[0].fix)
+    if not rows:
+        raise DataError("no row can be used", where=str(files[0]), fix=bad[0].fix)
+    _check_one(rows, "baseline", "Win rates against different baselines cannot be compared.")
+    _check_one(rows, "annotator", "Run win-rate for each judge apart.")
+    reasons = ("a judgement given twice" if error.what.endswith(" again") else error.what for error in bad)
+    names = dict.fromkeys(row.candidate for row in rows)
+    systems = [_system([row for row in rows if row.candidate == name], frozenset(named[name])) for name in names]
+    return Annotations(systems, dict(Counter(reasons)))
+
+
+def _parse(path: Path, number: int, row: dict[str, Any], named: dict[str, set[str]]) -> Annotation:
+    """The judgement of a row; its instruction joins ``named`` also where the rest is unusable."""
+    candidate = str(row.get("generator_2") or path.name.split(".")[0])
+    instruction = row.get("instruction", row.get("prompt"))
+    if instruction is None or instruction == "":
+        raise bad_row(path, number, "there is no 'instruction' (or 'prompt')", FIX_ROW)
+    if not isinstance(instruction, str):
+        instruction = json.dumps(instruction, ensure_ascii=False, sort_keys=True)
+    named.setdefault(candidate, set()).add(instruction)
+    order, annotator = row.get("order"), row.get("annotator")
+    return Annotation(
+        instruction=instruction,
+        baseline_output=_output(path, number, row, "output_1"),
+        candidate_output=_output(path, number, row, "output_2"),
+        baseline=str(row.get("generator_1") or "baseline"),
+        candidate=candidate,
+        preference=_preference(path, number, row),
+        order=None if order is None else str(order),
+        annotator=None if annotator is None else str(annotator),
+        file=str(path),
+        row=number,
+    )
+
+
+def _output(path: Path, number: int, row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
+    if not isinstance(value, str):
+        raise bad_row(path, number, f"'{name}' is {type(value).__name__}, not text", FIX_ROW)
+    if not value.strip():
+        raise bad_row(path, number, f"'{name}' is empty", "Generate it again, or leave it out: --on_bad_row skip.")
+    return value
+
+
+def _orders(path: Path, item: Annotation, row: dict[str, Any]) -> list[Annotation]:
+    """The judgement, or one for each order where the row says what each of them gave."""
+    fields = {order: f"preference_{order}" for order in ORDERS}
+    if any(row.get(name) is None for name in fields.values()):
+        return [item]
+    return [
+        replace(item, order=order, preference=_preference(path, item.row, row, name)) for order, name in fields.items()
+    ]
+
+
+def _preference(path: Path, number: int, row: dict[str, Any], name: str = "preference") -> float | None:
+    if name not in row:
+        raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
+    given = row[name]
+    if given is None or given == "":
+        return None
+    try:
+        value = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        raise bad_row(path, number, "the preference is not a number", "Give a number between 1 and 2.") from None
+    if math.isnan(value) and isinstance(given, (float, str)):
+        return None
+    if value == 0:
+        return 1.5
+    if not 1 <= value <= 2:
+        fix = "1 means output_1 is better, 2 output_2, 1.5 a tie."
+        raise bad_row(path, number, f"the preference is {given}, not between 1 and 2", fix)
+    return value
+
+
+def _check_one(rows: list[Annotation], name: str, fix: str) -> None:
+    """Refuse rows that differ in who the baseline or the judge is."""
+    first: dict[str, Annotation] = {}
+    for row in rows:
+        if (value := getattr(row, name)) is not None:
+            first.setdefault(value, row)
+    if len(first) > 1:
+        (one, there), (other, here), *_ = first.items()
+        what = f"the {name} is '{other}', but '{one}' in {there.where}: mixed {name}s"
+        raise DataError(what, where=here.where, fix=fix)
+
+
+def _system(rows: list[Annotation], judged: frozenset[str]) -> SystemAnnotations:
+    """The rows of one candidate, both orders of a prompt brought together."""
+    orders = list(dict.fromkeys(sorted(row.order for row in rows if row.order is not None)))
+    of_prompt: dict[str, dict[str | None, Annotation]] = {}
+    for row in rows:
+        if orders and row.order is None:
+            raise RowError("has no 'order', but other rows have", where=row.where, fix="Give it in all rows or none.")
+        first = next(iter(of_prompt.setdefault(row.instruction, {}).values()), row)
+        if (row.baseline_output, row.candidate_output) != (first.baseline_output, first.candidate_output):
+            what = f"the outputs differ from those in {first.where}, the same instruction in another order"
+            raise RowError(what, where=row.where, fix="output_1 is the baseline's in both orders.")
+        of_prompt[row.instruction][row.order] = row
+    # One order alone would carry the judge's liking for a place into the mean.
+    complete = {prompt: of_prompt[prompt] for prompt in sorted(of_prompt) if len(of_prompt[prompt]) >= len(orders)}
+    if not complete:
+        what = f"no prompt of '{rows[0].candidate}' has a preference in all orders"
+        raise DataError(what, where=rows[0].file, fix="Judge both orders, or give the rows of one.")
+    wanted: list[str | None] = [*orders] or [None]
+    by_order = {
+        order: np.array([held[order].preference for held in complete.values()], dtype=np.float64) for order in wanted
+    }
+    any_row = [next(iter(held.values())) for held in complete.values()]
+    return SystemAnnotations(
+        candidate=rows[0].candidate,
+        baseline=rows[0].baseline,
+        files=tuple(dict.fromkeys(row.file for row in rows)),
+        prompts=tuple(complete),
+        preference=np.mean(list(by_order.values()), axis=0),
+        by_order={str(order): values for order, values in by_order.items()} if len(orders) > 1 else {},
+        candidate_outputs=tuple(row.candidate_output for row in any_row),
+        baseline_outputs=tuple(row.baseline_output for row in any_row),
+        judged=judged,
+    )
+
+
+def on_the_same_prompts(
+    systems: Sequence[SystemAnnotations], prompts: Literal["same", "shared"]
+) -> list[SystemAnnotations]:
+    """The systems, fit to be compared with each other.
+
+    Args:
+        systems: of :func:`read_annotations`.
+        prompts: ``same`` refuses systems that were judged on different prompts; ``shared`` keeps the prompts on which
+            all of them have a preference.
+
+    Raises:
+        DataError: different prompts, no shared one, or a baseline that answers one prompt in two ways.
+    """
+    first = systems[0]
+    answers: dict[str, str] = {}
+    for system in systems:
+        for prompt, text in zip(system.prompts, system.baseline_outputs, strict=True):
+            if answers.setdefault(prompt, text) != text:
+                what = f"'{system.baseline}' answers the instruction '{_short(prompt)}' in two ways: mixed baselines"
+                raise DataError(what, where=system.files[0], fix="Compare judgements against one file of outputs.")
+    if prompts == "shared":
+        shared = set.intersection(*(set(system.prompts) for system in systems))
+        if not shared:
+            raise DataError("no prompt is judged for all systems", where="--annotations", fix="Run each file alone.")
+        return [system.only(shared) for system in systems]
+    for system in systems[1:]:
+        if system.judged != first.judged:
+            here, there = len(system.judged - first.judged), len(first.judged - system.judged)
+            what = f"judged on different prompts than {first.files[0]} ({here} only here, {there} only there)"
+            fix = "Give annotations of the same prompts, or pass --prompts shared."
+            raise DataError(what, where=system.files[0], fix=fix)
+    return list(systems)
+
+
+def read_difficulty(path: PathLike) -> dict[str, float]:
+    """Prompt difficulty by instruction, from rows of ``instruction`` (or ``prompt``) and ``difficulty``.
+
+    Raises:
+        DataError: an unreadable file, a row without number, an instruction given twice.
+    """
+    difficulty: dict[str, float] = {}
+    for number, row in read_rows(path):
+        instruction, given = row.get("instruction", row.get("prompt")), row.get("difficulty")
+        try:
+            value = float(given)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            value = math.nan
+        if not isinstance(instruction, str) or not math.isfinite(value):
+            raise bad_row(path, number, "needs an instruction and a number 'difficulty'", "Write both fields.")
+        if instruction in difficulty:
+            raise bad_row(path, number, "gives an instruction again", "Keep one row per instruction.")
+        difficulty[instruction] = value
+    return difficulty
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."
