@@ -166,6 +166,15 @@ def reads_left_to_right(model: nn.Module) -> bool:
     return hasattr(config, "use_cache") and getattr(config, "is_decoder", True) is not False
 
 
+def recompute_activations(model: Any) -> None:
+    """Recompute a transformers model's activations in its backward pass, to save memory."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:  # the name of older releases
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
 def position_table(model: nn.Module) -> int | None:
     """How many tokens a table of learnt positions allows; ``None`` where positions are computed (rotary, relative).
 

@@ -25,6 +25,7 @@ from odin_rm.model.backbone import (
     load_config,
     quiet_loading,
     reads_left_to_right,
+    recompute_activations,
     switch_dropout_off,
 )
 from odin_rm.model.info import is_reward_model_folder
@@ -137,7 +138,7 @@ class Critic(nn.Module):
         scale = 1.0 if std is None else 1.0 / std
         backbone = classifier.base_model
         if gradient_checkpointing:
-            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(backbone)
         value_bias = (bias - (mean or 0.0)) * scale
         return cls(backbone.requires_grad_(True), weight_D.detach() * scale, value_bias, dropout)
 

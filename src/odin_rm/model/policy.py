@@ -27,6 +27,7 @@ from odin_rm.model.backbone import (
     load_config,
     quiet_loading,
     reads_left_to_right,
+    recompute_activations,
     switch_dropout_off,
 )
 from odin_rm.model.info import is_reward_model_folder
@@ -83,7 +84,7 @@ def load_policy(
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     ensure_pad_token(tokenizer, model.config)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     if lora_r:
         head = model.get_output_embeddings()
         name = next(name for name, module in model.named_modules() if module is head)
@@ -209,7 +210,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
 
 def unwrap_policy(model: Any) -> Any:
     """The model inside what accelerate or torch.compile has put around it; a LoRA model stays one."""
-    return extract_model_from_parallel(model)
+    return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def base_policy(model: Any) -> Any:
