@@ -26,7 +26,7 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart test test-slow check format clean
-.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-rl-testbed bench-trl-ppo-parity
+.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-rl-testbed bench-trl-ppo-parity bench-coverage bench-length
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -73,6 +73,12 @@ bench-rl-testbed: $(INSTALLED_TEST)  ## Policies under each reward on the testbe
 
 bench-trl-ppo-parity: $(INSTALLED_TRL112)  ## Our PPO mathematics against TRL 1.12.0's PPOTrainer, in .venv-trl112
 	PYTHONPATH=src TRL_EXPERIMENTAL_SILENCE=1 $(TRL112)/bin/python benchmarks/trl_ppo_parity.py $(ARGS)
+
+bench-coverage: $(INSTALLED_TEST)  ## How often the intervals of win-rate hold the truth
+	$(BIN)/python benchmarks/coverage.py $(ARGS)
+
+bench-length: $(INSTALLED_TEST)  ## Length control on annotation files; ARGS="--data DIR"
+	$(BIN)/python benchmarks/length_control.py $(ARGS)
 
 clean:  ## Delete caches and build products (not the environment, not your runs)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -26,6 +26,7 @@ CONFIGS = {
     "score": ("odin_rm.workflows.score", "ScoreConfig"),
     "audit": ("odin_rm.workflows.audit", "AuditConfig"),
     "export": ("odin_rm.workflows.export", "ExportConfig"),
+    "win-rate": ("odin_rm.workflows.win_rate", "WinRateConfig"),
 }
 FIGURES = {
     *("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter", "accuracy_length_matched"),
