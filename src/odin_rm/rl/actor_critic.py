@@ -23,14 +23,20 @@ class ActorCritic(nn.Module):
         self.policy = policy
         self.critic = critic
 
-    def forward(self, batch: ResponseBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, batch: ResponseBatch, temperature: float = 1.0, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """One pass over responses.
 
         Returns:
-            ``(B, T)`` log-probs of the response tokens, entropies (nats, no gradient) and the critic's values before
-            each token (``None`` without a critic).
+            ``(B, T)`` log-probs of the response tokens, entropies (nats, no gradient; ``None`` unless asked for) and
+            the critic's values before each token (``None`` without a critic).
         """
-        policy_log_probs_BT, entropy_BT = response_log_probs(self.policy, batch, temperature, with_entropy=True)
+        entropy_BT = None
+        if with_entropy:
+            policy_log_probs_BT, entropy_BT = response_log_probs(self.policy, batch, temperature, with_entropy=True)
+        else:
+            policy_log_probs_BT = response_log_probs(self.policy, batch, temperature)
         if self.critic is None:
             return policy_log_probs_BT, entropy_BT, None
         values_BT = self.critic(

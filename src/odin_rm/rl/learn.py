@@ -94,7 +94,7 @@ class Learner:
                 [experiences[int(i)] for i in part], int(tokens), self.pad_token_id, self.accelerator.device
             )
             with self._gradient_exchange(last):
-                policy_log_probs_BT, entropy_BT, values_BT = self.model(rows.batch, self.temperature)
+                policy_log_probs_BT, entropy_BT, values_BT = self.model(rows.batch, self.temperature, with_entropy=True)
                 loss, parts = self.algorithm.loss(policy_log_probs_BT, values_BT, rows)
                 if self.kl_in_loss:
                     kl_BT = kl_estimate(policy_log_probs_BT, rows.reference_log_probs_BT, self.kl_estimator)
