@@ -109,6 +109,17 @@ def test_a_held_out_reward_that_is_missing_once_compares_nothing():
     assert alarms(history(mean_tokens=[20, 40], held_out=[0.5, math.nan])) == []
 
 
+def test_a_held_out_reward_that_never_was_a_number_is_none_before_and_after_a_resume():
+    records = history(mean_tokens=[20, 20, 40], held_out=[math.nan, math.nan, math.inf])
+    assert alarms(records) == [(20, "length_drift")]
+    through, loaded = HackingWatch(), HackingWatch()
+    for record in records[:2]:
+        through.observe(record)
+    loaded.load(through.state())
+    assert through.observe(records[2]) == loaded.observe(records[2])
+    assert through.records == loaded.records
+
+
 def test_kl_run_away():
     watch = HackingWatch()
     watch.observe(START)

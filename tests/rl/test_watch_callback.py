@@ -18,7 +18,7 @@ from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.model.backbone import quiet_loading
 from odin_rm.rl.records import SamplingSettings
 from odin_rm.rl.watch import WatchLimits
-from odin_rm.rl.watch_callback import WatchCallback
+from odin_rm.rl.watch_callback import WatchCallback, _on_any_process
 from odin_rm.testbed.tiny import save_tiny_model
 from tests.rl.watch_fakes import TOKENIZER, RandomEngine, Source
 
@@ -228,6 +228,15 @@ def test_a_lora_policy_needs_no_copy(start, tmp_path):
     state.global_step = 20
     callback.on_step_end(args, state, control, **given)
     assert callback.watch.records[1].kl > 0.01
+
+
+def test_processes_stop_together(monkeypatch):
+    """A process without an alarm stops where another has one."""
+    args = type("Arguments", (), {"world_size": 2, "device": "cpu"})()
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda votes, op: votes.fill_(1))
+    assert _on_any_process(False, args)
+    args.world_size = 1
+    assert not _on_any_process(False, args)
 
 
 @pytest.mark.parametrize(
