@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.rl.config import RLConfig
 from odin_rm.rl.watch import HackingWatch, WatchLimits, WatchRecord
 
 START = WatchRecord(
@@ -260,3 +265,30 @@ def test_length_drift_has_no_units(ratio, fall, scale):
     records = history(mean_tokens=[scale, scale * ratio], held_out=[0.5, 0.5 - fall])
     expected = [(10, "length_drift")] if scale * ratio / scale > 1.5 else []
     assert alarms(records) == expected
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "hacking_watch.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_figure_and_the_flags_that_exist():
+    names = {field.name for field in dataclasses.fields(RLConfig)}
+    used = set(re.findall(r"--(\w+)", PAGE))
+    assert used <= names
+    assert {name for name in names if name.startswith("watch_")} <= used
+    figures = {field.name for field in dataclasses.fields(WatchRecord)} - {"step"}
+    assert {name for name in figures if f"`{name}`" not in PAGE} == set()
+
+
+def test_the_example_of_the_page_calls_the_callback_as_it_is():
+    from odin_rm.rl.watch_callback import WatchCallback
+
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Call) and "Watch" in ast.unparse(node.func)[:9] and node.keywords and node.args
+    ]
+    keywords = {str(keyword.arg): keyword for keyword in call.keywords}
+    assert inspect.signature(WatchCallback).bind(*call.args, **keywords)
+    (limits,) = [keyword.value for keyword in call.keywords if keyword.arg == "limits"]
+    assert eval(ast.unparse(limits)) == WatchLimits()
