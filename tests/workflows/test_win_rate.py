@@ -12,6 +12,8 @@ from scipy import stats
 
 from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError, DataError, OutputError
+from odin_rm.evaluation.length_control import length_only
+from odin_rm.evaluation.win_score import mean_of, resample
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
 
@@ -53,6 +55,10 @@ def test_one_file_makes_the_object_that_others_rely_on(tmp_path):
     assert content["n"] == 40
     assert content["win_rate"]["value"] == pytest.approx(100 * (preference - 1).mean())
     assert content["win_rate"]["standard_error"] == pytest.approx(100 * stats.sem(preference))
+    # Resamples are drawn over sorted prompts, so they are the same in every process and in any company.
+    in_order = np.array([row["preference"] for row in sorted(rows, key=lambda row: row["instruction"])])
+    draws = resample({"x": mean_of(100 * (in_order - 1))}, 40, 200, 0)["x"]
+    assert [content["win_rate"]["low"], content["win_rate"]["high"]] == list(np.quantile(draws, [0.025, 0.975]))
     wins, losses = (preference > 1.5).sum(), (preference < 1.5).sum()
     assert (content["wins"], content["losses"]) == (wins, losses)
     assert content["win_score"]["value"] == pytest.approx(50 + 100 * (wins - losses) / 40)
@@ -134,6 +140,9 @@ def test_tokens_of_a_tokenizer_and_length_control_by_tokens(tmp_path):
     tokens = measure(tmp_path, [file], length_unit="tokens", tokenizer=str(tmp_path / "tiny"))
     characters = measure(tmp_path, [file])
     assert words["settings"]["length_unit"] == "words"
+    counts = [[len(row[name].split()) for row in rows] for name in ("output_2", "output_1")]
+    by_hand = length_only(np.array([row["preference"] - 1 for row in rows]), *map(np.array, counts))
+    assert words["lc_win_rate"]["length_only"]["value"] == pytest.approx(by_hand(np.ones((1, 40)))[0], abs=1e-6)
     assert tokens["settings"]["token_unit"] == str(tmp_path / "tiny")
     assert tokens["mean_tokens"]["value"] != words["mean_tokens"]["value"]
     found = {c["lc_win_rate"]["length_only"]["value"] for c in (words, characters)}
