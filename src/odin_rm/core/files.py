@@ -54,6 +54,7 @@ _RUN_FILES = (
     "config.yaml",
     "metrics.jsonl",
     "samples.jsonl",
+    "watch.jsonl",
     "audit.json",
     "summary.json",
     "environment.json",

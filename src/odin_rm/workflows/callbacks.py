@@ -20,18 +20,15 @@ class MetricsFile(TrainerCallback):
 
     Args:
         path: the file.
-        names: other names for some of the Trainer's figures.
     """
 
-    def __init__(self, path: Path, names: dict[str, str] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.names = names or {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write the log, the main process only."""
         if state.is_world_process_zero and logs:
-            named = {self.names.get(name, name): value for name, value in logs.items()}
-            append_jsonl(self.path, {"step": state.global_step, **named})
+            append_jsonl(self.path, {"step": state.global_step, **logs})
 
 
 class FiniteLoss(TrainerCallback):

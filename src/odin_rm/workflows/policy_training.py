@@ -215,7 +215,7 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
             for row in rows.skipped:
                 append_jsonl(run / "skipped_rows.jsonl", row)
     _train(trainer, run, checkpoint)
-    _finish(trainer, run, model, tokenizer, {"rows": len(encoded.prompt_ids), "overlong_rows": encoded.overlong})
+    finish_policy(trainer, run, model, tokenizer, {"rows": len(encoded.prompt_ids), "overlong_rows": encoded.overlong})
     return run
 
 
@@ -299,10 +299,11 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
         raise interrupted(stop.name, trainer.state.global_step, run)
 
 
-def _finish(trainer: Any, run: Path, model: Any, tokenizer: Any, counts: dict[str, int]) -> None:
+def finish_policy(trainer: Any, run: Path, model: Any, tokenizer: Any, closing: dict[str, Any]) -> None:
+    """Write ``policy/`` and the last line of ``metrics.jsonl``, with ``closing`` in it."""
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         with atomic_folder(run / "policy", overwrite=True) as folder:
             save_policy(model, tokenizer, folder, state_dict=state_dict)
-        append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True, **counts})
+        append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True, **closing})
     trainer.accelerator.wait_for_everyone()
