@@ -63,6 +63,14 @@ COMMANDS: dict[str, Command] = {
         usage="--model M --dataset F --output_dir DIR [options]",
         example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output_dir runs/dpo",
     ),
+    "judge": Command(
+        summary="Judge a candidate's outputs against a baseline's in both orders; cached and resumable.",
+        usage="--candidate A --baseline B --judge J --output DIR [options]",
+        example=(
+            "odin-rm judge --candidate odin.json --baseline sft.json --judge openai:gpt-4o --output judged --dry_run\n"
+            "odin-rm judge --candidate odin.json --baseline sft.json --judge runs/odin/model --output judged_by_model"
+        ),
+    ),
     "win-rate": Command(
         summary="Win rate, win score and length-controlled win rates from annotation files.",
         usage="--annotations F [F ...] --output G [options]",

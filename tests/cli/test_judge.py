@@ -1,0 +1,129 @@
+"""``odin-rm judge`` from the command line: what it says, what it refuses, and being stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from odin_rm.cli.main import main
+from tests.judging.conftest import write_outputs
+from tests.judging.server import KEY, FakeEndpoint
+
+
+def row(k: int, **fields) -> dict:
+    return {"instruction": f"question {k}", "output": f"answer {k}, worth {k}", "generator": "m", **fields}
+
+
+@pytest.fixture
+def sides(room, monkeypatch) -> Path:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    write_outputs(room / "candidate.json", [8, 3, 5], "new")
+    write_outputs(room / "baseline.json", [5, 7, 5], "old")
+    return room
+
+
+def command(**changes) -> list[str]:
+    flags = {"candidate": "candidate.json", "baseline": "baseline.json", "judge": "openai:m", "output": "out"}
+    return ["judge", *(word for name, value in (flags | changes).items() for word in (f"--{name}", str(value)))]
+
+
+def test_a_comparison_and_the_summary_it_prints(sides, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeEndpoint() as server:
+        assert main(command(base_url=server.url, input_price=1000, output_price=1000)) == 0
+    said = capsys.readouterr().out
+    assert "new against old, judged by m in both orders on 3 prompts:" in said
+    assert "1 wins, 1 ties, 1 losses" in said
+    assert "the orders differ on 0.0% of the prompts; the first place is preferred 50.0%" in said
+    assert "600 prompt and 60 reply tokens, cost 0.66" in said
+    assert "annotations.json" in said
+
+
+def test_a_dry_run_needs_no_key_and_leaves_nothing(sides, capsys):
+    assert main([*command(input_price=1, output_price=1), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "3 prompts: 6 calls to make, 0 judgements in the cache" in said
+    assert "at most 3,072 reply tokens" in said
+    assert "cost at most about" in said
+    assert not Path("out").exists()
+    assert main([*command(), "--dry_run"]) == 0
+    assert "cost unknown: give --input_price and --output_price" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(7), row(8)], "candidate.json: no instruction is also in baseline.json: these are outputs of different"),
+        ([row(0), row(1)], "baseline.json, row 3: the instruction has no answer in candidate.json (1 such in all)"),
+        ([row(0), row(1), row(1)], "candidate.json, row 3: the instruction is that of row 2 again"),
+        ([row(0), row(1, output=""), row(2)], "candidate.json, row 2: 'output' is empty"),
+        ([row(0), {"instruction": "x"}], "candidate.json, row 2: field 'output' is missing"),
+        ([], "candidate.json: the file holds no rows"),
+    ],
+)
+def test_unusable_outputs(sides, refuse, rows, said):
+    Path("candidate.json").write_text(json.dumps(rows))
+    refuse(command(judge="gold"), said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "there is no API key: the environment variable OPENAI_API_KEY is not set. Set OPENAI_API_KEY"),
+        ({"api_key_env": "MY_KEY"}, "the environment variable MY_KEY is not set"),
+        ({"template": "mine.yaml"}, "mine.yaml: the template's prompt has no {output_1} and no {output_2}"),
+        ({"template": "none.yaml"}, "none.yaml: no such template"),
+        ({"judge": "openai:"}, "names no model. Write openai:NAME"),
+        ({"judge": "gold", "base_url": "http://a/v1"}, "--base_url: --judge gold is no endpoint"),
+        ({"base_url": "a/v1"}, "--base_url: is no http(s) address"),
+        ({"judge": "none.json"}, "none.json: no such file"),
+        ({"judge": "runs/none/model"}, "runs/none/model"),
+        ({"baseline": "none.json"}, "none.json: no such file"),
+        ({"concurrency": 0}, "--concurrency: is 0. Give at least 1."),
+        ({"timeout": 0}, "--timeout: is 0.0. Give more than 0."),
+        ({"output": "candidate.json"}, "candidate.json: is a file, not a folder"),
+        ({"output": "run"}, "run: the output folder holds another run (metrics.jsonl)"),
+    ],
+)
+def test_unusable_settings(sides, refuse, changes, said):
+    Path("mine.yaml").write_text("reply: scores\nprompt: Rate {instruction}\n")
+    Path("run").mkdir()
+    Path("run/metrics.jsonl").write_text("{}\n")
+    refuse(command(**changes), said)
+
+
+def test_without_the_client_the_extra_is_named(sides, refuse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    refuse(command(), "pip install 'odin-rm[judge]'")
+
+
+def test_a_signal_ends_it_with_130_and_it_goes_on_from_there(sides, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    write_outputs(sides / "candidate.json", [8] * 40, "new")
+    write_outputs(sides / "baseline.json", [5] * 40, "old")
+    with FakeEndpoint() as server:
+        server.seconds = 0.1
+        words = command(base_url=server.url, concurrency=2)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "odin_rm.cli.main", *words], stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while len(server.answered) < 6 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate(timeout=60)[1]
+        assert process.returncode == 130, error
+        assert "of 80 judgements are saved. Run the same command again to go on." in error
+        assert error.count("\n") == 1
+        server.seconds = 0.0
+        before = len(server.requests)
+        assert main(words) == 0
+        assert len(server.requests) - before <= 80 - 4
+    assert len(json.loads(Path("out/annotations.json").read_text())) == 40
