@@ -61,6 +61,10 @@ class RewardSourceError(OdinError):
     """A reward source cannot answer, or answers something that is not a reward."""
 
 
+class RolloutError(OdinError):
+    """A rollout engine cannot write, or writes something that is not a response."""
+
+
 class JudgeError(OdinError):
     """A judge cannot answer; the judgements that it gave before are kept."""
 

@@ -151,12 +151,6 @@ def find_output_layer(model: nn.Module, labels: int) -> str:
     return found[-1]
 
 
-def outside_modules(model: nn.Module) -> list[str]:
-    """Names of the direct children outside the base model that have parameters (a pooler, the classifier)."""
-    base_prefix = getattr(model, "base_model_prefix", "")
-    return [n for n, m in model.named_children() if n != base_prefix and any(True for _ in m.parameters())]
-
-
 def reads_left_to_right(model: nn.Module) -> bool:
     """Whether no token's state depends on later tokens, by what the attention layers (else the config) say."""
     flags = {bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")}

@@ -193,7 +193,7 @@ def build_engine(config: RLConfig, parts: Parts, policy: torch.nn.Module, accele
     if config.rollout_engine == "vllm":
         from odin_rm.rl.vllm import build_vllm_engine
 
-        return build_vllm_engine(config.vllm_server, str(config.model), policy, parts.tokenizer, ends)
+        return build_vllm_engine(config.vllm_server, policy, parts.tokenizer, ends)
     synced = str(accelerator.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED")
     return TransformersEngine(
         policy, parts.tokenizer, rollout_tokens=config.rollout_tokens, end_token_ids=ends, synced=synced
