@@ -35,10 +35,10 @@ from odin_rm.core.types import RewardScores
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import point_figures
 from odin_rm.evaluation.records import ScoredPreferences
+from odin_rm.model.scoring import load_tokenizer
 from odin_rm.objectives.association import pearson
 from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
 from odin_rm.reward.loader import RankBatch
-from odin_rm.reward.scoring import load_tokenizer
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.experiment import TRUE_QUALITY, QuickstartConfig, reward_config, write_data
 from odin_rm.testbed.tiny import save_tiny_model

@@ -34,8 +34,9 @@ from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.evaluation.twins import verbosity_twins
 from odin_rm.model.card import CARD_FIGURES
+from odin_rm.model.scoring import Scorer, load_scorer, score_texts
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.scoring import Scorer, load_scorer, score_preferences, score_texts
+from odin_rm.reward.scoring import score_preferences
 from odin_rm.workflows.train import train_reward_model
 
 TRAIN, VAL = "alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_val.jsonl.gz"

@@ -18,7 +18,7 @@ _HOME = {
     "RewardModel": "odin_rm.model.reward_model",
     "RewardScores": "odin_rm.core.types",
     "RewardTrainer": "odin_rm.reward.trainer",
-    "Scorer": "odin_rm.reward.scoring",
+    "Scorer": "odin_rm.model.scoring",
     "ScoredPreferences": "odin_rm.evaluation.records",
     "TokenisedPreferences": "odin_rm.data.schema",
     "audit_preferences": "odin_rm.evaluation.audit",
@@ -26,9 +26,9 @@ _HOME = {
     "exact_backward": "odin_rm.reward.exact_batch",
     "export_quality_head": "odin_rm.model.export",
     "load_preferences": "odin_rm.data.load",
-    "load_scorer": "odin_rm.reward.scoring",
+    "load_scorer": "odin_rm.model.scoring",
     "score_preferences": "odin_rm.reward.scoring",
-    "score_texts": "odin_rm.reward.scoring",
+    "score_texts": "odin_rm.model.scoring",
     "train_reward_model": "odin_rm.workflows.train",
 }
 
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from odin_rm.evaluation.records import ScoredPreferences as ScoredPreferences
     from odin_rm.model.export import export_quality_head as export_quality_head
     from odin_rm.model.reward_model import RewardModel as RewardModel
+    from odin_rm.model.scoring import Scorer as Scorer
+    from odin_rm.model.scoring import load_scorer as load_scorer
+    from odin_rm.model.scoring import score_texts as score_texts
     from odin_rm.objectives.disentangle import disentangled_loss as disentangled_loss
     from odin_rm.reward.config import RewardConfig as RewardConfig
     from odin_rm.reward.exact_batch import exact_backward as exact_backward
-    from odin_rm.reward.scoring import Scorer as Scorer
-    from odin_rm.reward.scoring import load_scorer as load_scorer
     from odin_rm.reward.scoring import score_preferences as score_preferences
-    from odin_rm.reward.scoring import score_texts as score_texts
     from odin_rm.reward.trainer import RewardTrainer as RewardTrainer
     from odin_rm.workflows.train import train_reward_model as train_reward_model
 

@@ -13,7 +13,7 @@ import torch
 
 from odin_rm.cli.main import main
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.reward.scoring import load_tokenizer
+from odin_rm.model.scoring import load_tokenizer
 from odin_rm.testbed.annotator import Annotator, make_preferences
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World, WorldSettings

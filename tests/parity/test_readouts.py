@@ -17,7 +17,8 @@ from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings, encode_responses
 from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.reward.scoring import load_scorer, score_preferences
+from odin_rm.model.scoring import load_scorer
+from odin_rm.reward.scoring import score_preferences
 from tests.families import FAMILIES
 from tests.model.words import TEXTS, build_tokenizer, reward_model
 

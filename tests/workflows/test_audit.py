@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from odin_rm.core.errors import ConfigError, DataError, ModelError, OutputError, RowError
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES
-from odin_rm.reward import scoring
+from odin_rm.model import scoring
+from odin_rm.reward import scoring as preference_scoring
 from odin_rm.testbed.tiny import build_tokenizer
 from odin_rm.workflows.audit import AuditConfig, folder_name, run_audit
 from odin_rm.workflows.audit_data import measure
@@ -29,6 +31,7 @@ class FakeScorer:
     tokenizer: Any
     settings: EncodingSettings
     info: Any = None
+    model: Any = field(default_factory=torch.nn.Identity)
 
 
 def reward(scorer: FakeScorer, tokens: np.ndarray, ids: list[Any]) -> np.ndarray:
@@ -51,14 +54,15 @@ def models(monkeypatch) -> dict[str, Any]:
         calls["settings"].append(scorer.settings)
         progress(data.num_responses)
         ids = [data.input_ids(r) for r in range(data.num_responses)]
-        return scoring.as_scored(data, reward(scorer, data.response_tokens, ids), None, scorer.name)
+        return preference_scoring.as_scored(data, reward(scorer, data.response_tokens, ids), None, scorer.name)
 
     def score_texts(scorer, prompts, responses, *, microbatch_tokens):
         tokens = np.array([len(text.split()) for text in responses])
         return reward(scorer, tokens, [text.encode() for text in responses]), None, tokens
 
-    for function in (load_scorer, score_preferences, score_texts):
+    for function in (load_scorer, score_texts):
         monkeypatch.setattr(scoring, function.__name__, function)
+    monkeypatch.setattr(preference_scoring, "score_preferences", score_preferences)
     return calls
 
 
@@ -220,7 +224,7 @@ def test_settings_come_from_our_model_and_the_window_from_others(models, rows, t
 
     def ours(path, **kwargs):
         scorer = load(path, **kwargs)
-        scorer.info, scorer.settings = SimpleNamespace(), EncodingSettings(max_length=777)
+        scorer.info, scorer.settings = SimpleNamespace(encoding={"max_length": 777}), EncodingSettings(max_length=777)
         return scorer
 
     monkeypatch.setattr(scoring, "load_scorer", ours)

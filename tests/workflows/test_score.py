@@ -14,8 +14,8 @@ import transformers as tf
 
 from odin_rm.cli.main import main
 from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.model import scoring
 from odin_rm.model.backbone import ensure_pad_token
-from odin_rm.reward import scoring
 from odin_rm.workflows.score import ScoreConfig, count_rows, run_score
 from tests.families import family_configs
 from tests.model.words import WORDS, build_tokenizer, reward_model

@@ -27,12 +27,13 @@ from odin_rm.core.types import RewardScores
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.audit import point_figures
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.scoring import check_finite, score_sequences
 from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
 from odin_rm.reward.callbacks import PlanEpochs, StepMeter
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import Engine, exact_backward
 from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
-from odin_rm.reward.scoring import as_scored, check_finite, score_sequences
+from odin_rm.reward.scoring import as_scored
 
 SETTINGS_FILE = "odin_rm_run.json"
 

@@ -97,11 +97,15 @@ class JudgedResponses:
         quality: ``(R,)`` float64, reward units of the source; NaN where the source has none.
         length_for_log: ``(R,)`` length reward of a disentangled model, for the log only: nothing may train on it.
         tokens: ``(R,)`` response tokens by the source's own tokenizer, where it has one.
+        log_columns: what a function or server wants shown beside each response, lists of ``R`` values by name.
+        log_metrics: what a function wants logged, by name.
     """
 
     quality: np.ndarray
     length_for_log: np.ndarray | None = None
     tokens: np.ndarray | None = None
+    log_columns: dict[str, list[Any]] = field(default_factory=dict)
+    log_metrics: dict[str, float] = field(default_factory=dict)
 
 
 class RewardSource(Protocol):

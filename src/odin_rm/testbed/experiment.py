@@ -28,8 +28,9 @@ from odin_rm.core.files import (
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
+from odin_rm.model.scoring import load_scorer
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.scoring import load_scorer, score_preferences
+from odin_rm.reward.scoring import score_preferences
 from odin_rm.testbed.annotator import (
     Annotator,
     AnnotatorSettings,

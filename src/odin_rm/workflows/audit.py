@@ -31,7 +31,7 @@ from odin_rm.evaluation.twins import verbosity_twins
 from odin_rm.workflows.audit_data import Twins, earlier_audit, load_audit_data, read_audit, read_twins
 
 if TYPE_CHECKING:
-    from odin_rm.reward.scoring import Scorer
+    from odin_rm.model.scoring import Scorer
 
 TWINS_FIGURE = "verbosity_twins_longer_wins"
 # A folder with one of these holds more than an audit and is never overwritten by one.
@@ -136,8 +136,9 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
 
 
 def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audited:
+    from odin_rm.model import scoring
     from odin_rm.model.info import is_reward_model_folder
-    from odin_rm.reward import scoring
+    from odin_rm.reward.scoring import score_preferences
 
     assert config.dataset is not None  # checked by the config
     # Beside somebody's classifier, our models may be compared: --column is not for them.
@@ -150,7 +151,7 @@ def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audit
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )
-    scorer.settings = _settings(config, scorer)
+    scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     data, lengths = load_audit_data(
         config.dataset,
         scorer.tokenizer,
@@ -159,7 +160,7 @@ def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audit
         length_unit=config.length_unit,
     )
     with _progress(f"scoring with {scorer.name}", data.num_responses) as advance:
-        scored = scoring.score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=advance)
+        scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=advance)
     scored = replace(scored, response_tokens=lengths, length_unit=f"response {config.length_unit}")
     result = audit_preferences(scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed)
     if twins is not None:
@@ -167,25 +168,10 @@ def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audit
     return _Audited(result, scored)
 
 
-def _settings(config: AuditConfig, scorer: Scorer) -> Any:
-    """The model's own text settings, with what the flags change; somebody else's model is held to its window."""
-    changes: dict[str, Any] = {}
-    if scorer.info is None and config.max_length is None:
-        window = getattr(scorer.tokenizer, "model_max_length", None)
-        # Tokenizers without a limit say 1e30.
-        if isinstance(window, int) and 0 < window < scorer.settings.max_length:
-            changes["max_length"] = window
-    if config.max_length is not None:
-        changes["max_length"] = config.max_length
-    if config.overlong is not None:
-        changes["overlong"] = config.overlong
-    return replace(scorer.settings, **changes)
-
-
 def _with_twins(config: AuditConfig, scorer: Scorer, twins: Twins, result: AuditResult) -> AuditResult:
     """The audit with the share of twins that the wordier one wins; rows that do not fit the window are left out."""
     from odin_rm.data.tokenise import encode_responses
-    from odin_rm.reward import scoring
+    from odin_rm.model import scoring
 
     sides = (twins.shorter, twins.longer)
     encoded = [encode_responses(scorer.tokenizer, twins.prompts, side, scorer.settings) for side in sides]

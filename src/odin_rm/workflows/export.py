@@ -88,7 +88,7 @@ def run_export(config: ExportConfig) -> ParityReport:
     from odin_rm.model.device import pick_device
     from odin_rm.model.export import export_quality_head
     from odin_rm.model.reward_model import RewardModel
-    from odin_rm.reward.scoring import DTYPES, load_tokenizer
+    from odin_rm.model.scoring import DTYPES, load_tokenizer
 
     device = pick_device(config.device)
     path = Path(config.model) / "model" if (Path(config.model) / "model").is_dir() else config.model

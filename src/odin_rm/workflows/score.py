@@ -29,7 +29,7 @@ from odin_rm.data.rows import parse_prompt_response
 
 if TYPE_CHECKING:
     from odin_rm.data.tokenise import EncodedResponse, EncodingSettings
-    from odin_rm.reward.scoring import Scorer
+    from odin_rm.model.scoring import Scorer
 
 ADDED = ("quality", "length_reward", "response_tokens")
 # Texts per call of the tokenizer: enough for its threads, few enough to find a refused conversation quickly.
@@ -138,7 +138,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     """
     _check_output(config)
     items = _read_items(config)  # a missing or empty file ends here, before the model is loaded
-    from odin_rm.reward.scoring import load_scorer, text_settings
+    from odin_rm.model.scoring import load_scorer, text_settings
 
     scorer = load_scorer(
         config.model,
@@ -246,7 +246,7 @@ def _score_chunk(
     advance: Callable[[int], None],
 ) -> None:
     """Encode and score a chunk; results go into its items."""
-    from odin_rm.reward.scoring import score_sequences
+    from odin_rm.model.scoring import score_sequences
 
     usable = [(item, texts) for item in chunk if (texts := _parse(config, item)) is not None]
     for start in range(0, len(usable), _ENCODED_AT_ONCE):

@@ -37,10 +37,10 @@ from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_pref
 from odin_rm.model.backbone import check_model_folder, ensure_pad_token, position_table
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.callbacks import MetricsFile, StopOnSignal
 from odin_rm.reward.config import REFUSED, RewardConfig
-from odin_rm.reward.scoring import DTYPES, load_tokenizer
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.workflows.together import together
 

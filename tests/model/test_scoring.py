@@ -8,7 +8,7 @@ import pytest
 
 from odin_rm.core.errors import DataError
 from odin_rm.data.tokenise import EncodingSettings
-from odin_rm.reward.scoring import Scorer, score_texts
+from odin_rm.model.scoring import Scorer, score_texts
 from tests.model.words import build_tokenizer, reward_model
 
 

@@ -1,0 +1,312 @@
+"""The one way to score texts: our reward models and anybody's sequence classifier, batched by length.
+
+Training's evaluation, ``odin-rm score``, ``odin-rm audit``, reinforcement learning and the parity check of an export
+read the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
+from odin_rm.core.types import RewardScores
+from odin_rm.data.batching import collate, plan_microbatches
+from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
+from odin_rm.model.backbone import (
+    check_model_folder,
+    ensure_pad_token,
+    load_classifier,
+    load_config,
+    model_window,
+    pad_right,
+    position_table,
+)
+from odin_rm.model.device import pick_device
+from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
+from odin_rm.model.reward_model import RewardModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Scorer:
+    """A model that scores sequences, with the tokenizer and text settings it wants.
+
+    Attributes:
+        model: takes ``input_ids`` and ``attention_mask``, gives :class:`RewardScores`.
+        tokenizer: the model's own tokenizer, with a pad token.
+        settings: how texts are rendered and cut; the training run's own where the model is ours.
+        name: what to call it.
+        has_length_head: whether scores carry a length reward.
+        info: our description of the model, or ``None`` for another library's.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    settings: EncodingSettings
+    name: str
+    has_length_head: bool
+    info: RewardModelInfo | None = None
+
+    @property
+    def pad_token_id(self) -> int:
+        """What sequences are padded with."""
+        return int(self.tokenizer.pad_token_id)
+
+
+class ColumnClassifier(nn.Module):
+    """Somebody's sequence classifier, one column of its logits read as quality.
+
+    Args:
+        classifier: the transformers model.
+        column: which logit.
+    """
+
+    def __init__(self, classifier: nn.Module, column: int) -> None:
+        super().__init__()
+        self.classifier, self.column = classifier, column
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> RewardScores:
+        """``RewardScores`` with the chosen column as quality."""
+        input_ids, attention_mask = pad_right(input_ids, attention_mask)
+        logits = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
+        return RewardScores(logits[:, self.column].float())
+
+
+def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder or hub id.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raise a bare Exception for a broken file
+        reason = str(error).strip().split("\n")[0][:200]
+        fix = "Save the tokenizer into the model folder, or check the id."
+        raise ModelError(f"cannot load the tokenizer ({reason})", where=str(path), fix=fix) from error
+
+
+def load_scorer(
+    path: str | Path,
+    *,
+    column: str | int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    settings: EncodingSettings | None = None,
+) -> Scorer:
+    """Load a reward model of ours (or the run folder that holds it) or any sequence classifier.
+
+    Args:
+        path: model folder, run folder, or hub id.
+        column: label name or index of a classifier with several labels.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; default float32.
+        device: default CUDA where there is one.
+        attn_implementation: attention of transformers.
+        trust_remote_code: run code that comes with the model.
+        settings: text settings; default the model's own.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        ConfigError: ``column`` is missing for a classifier with several labels, or names none of them.
+    """
+    if (Path(path) / "model" / INFO_FILE).is_file():
+        path = Path(path) / "model"
+    place = pick_device(device)
+    kwargs: dict[str, Any] = {
+        "dtype": DTYPES[dtype] if dtype else torch.float32,
+        "attn_implementation": attn_implementation,
+        "trust_remote_code": trust_remote_code,
+    }
+    model: nn.Module
+    if is_reward_model_folder(path) or _is_ours_on_hub(path):
+        if column is not None:
+            what = "belongs to other libraries' classifiers; ours scores by quality"
+            raise ConfigError(what, where="--column", fix="Leave it out.")
+        model = RewardModel.from_pretrained(path, **kwargs)
+        info: RewardModelInfo | None = model.info
+        config, has_length = model.config, model.has_length_head
+    else:
+        check_model_folder(path)
+        config = load_config(path, trust_remote_code=trust_remote_code)
+        if _is_classifier(config):
+            _column_index(config, column, str(path))  # a missing --column is told before minutes of loading
+        classifier = load_classifier(path, **kwargs)
+        index = _column_index(config, column, str(path))
+        model, info, has_length = ColumnClassifier(classifier, index), None, False
+        config = classifier.config
+    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    ensure_pad_token(tokenizer, config)
+    if settings is None:
+        settings = EncodingSettings(**info.encoding) if info is not None and info.encoding else EncodingSettings()
+    name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
+    return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+
+
+def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: str | None = None) -> EncodingSettings:
+    """The scorer's text settings with what a caller changes; a model that names no window is held to its own.
+
+    Args:
+        scorer: the model.
+        max_length: most tokens of a sequence; default the model's own setting, or 1024 and at most its window.
+        overlong: what happens to longer ones; default the model's own setting.
+
+    Raises:
+        ConfigError: ``max_length`` is larger than the model's table of positions.
+    """
+    known = scorer.info is not None and bool(scorer.info.encoding)
+    changes: dict[str, Any] = {}
+    if max_length is not None:
+        changes["max_length"] = max_length
+    elif not known:
+        window = model_window(scorer.model, scorer.tokenizer)
+        changes["max_length"] = min(scorer.settings.max_length, window or scorer.settings.max_length)
+    if overlong is not None:
+        changes["overlong"] = overlong
+    settings = replace(scorer.settings, **changes)
+    table = position_table(scorer.model)
+    if max_length is not None and table is not None and max_length > table:
+        what = f"is {max_length:,}, but the model has {table:,} positions"
+        raise ConfigError(what, where="--max_length", fix=f"Give at most {table}.")
+    return settings
+
+
+@torch.no_grad()
+def score_sequences(
+    model: Callable[..., RewardScores],
+    sequences: Sequence[np.ndarray],
+    *,
+    pad_token_id: int,
+    microbatch_tokens: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scores of token sequences in their order; sorted by length inside, so little padding is computed.
+
+    Args:
+        model: gives :class:`RewardScores`.
+        sequences: ``R`` arrays of token ids.
+        pad_token_id: what to pad with.
+        microbatch_tokens: padded tokens per forward pass.
+        device: where the model is.
+        rank, world_size: with several processes each scores its share and leaves the others' entries at 0.
+        progress: called with the number of sequences done after each forward pass.
+
+    Returns:
+        ``(R,)`` float64 quality rewards, and length rewards or ``None``.
+    """
+    lengths = np.array([len(s) for s in sequences])
+    quality_R, length_R = np.zeros(len(sequences)), np.zeros(len(sequences))
+    has_length = False
+    for positions in plan_microbatches(lengths, microbatch_tokens, world_size)[rank]:
+        if not len(positions):
+            continue
+        inputs = collate([sequences[int(p)] for p in positions], pad_token_id)
+        scores = model(**{k: v.to(device) for k, v in inputs.items()})
+        quality_R[positions] = scores.quality.double().cpu().numpy()
+        if scores.length is not None:
+            has_length = True
+            length_R[positions] = scores.length.double().cpu().numpy()
+        if progress is not None:
+            progress(len(positions))
+    return quality_R, (length_R if has_length else None)
+
+
+def score_texts(
+    scorer: Scorer, prompts: Sequence[Any], responses: Sequence[Any], *, microbatch_tokens: int = 16384
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Scores of prompts with responses (strings or chat messages).
+
+    Returns:
+        ``(R,)`` quality, length rewards or ``None``, and true response lengths in tokens.
+
+    Raises:
+        DataError: a text does not fit the scorer's window and its settings do not cut it.
+        NumericalError: a score is not finite.
+    """
+    encoded = encode_responses(scorer.tokenizer, prompts, responses, scorer.settings)
+    for number, one in enumerate(encoded):
+        if one.dropped:
+            raise DataError(
+                f"the text has {one.sequence_tokens:,} tokens, the window is {scorer.settings.max_length:,}",
+                where=f"response {number}",
+                fix="Leave it out, or load the scorer with settings that cut (overlong='truncate_prompt_left').",
+            )
+    quality_R, length_R = score_encoded(scorer, encoded, microbatch_tokens=microbatch_tokens)
+    check_finite(quality_R, scorer.name)
+    return quality_R, length_R, np.array([e.response_tokens for e in encoded])
+
+
+def score_encoded(
+    scorer: Scorer, encoded: Sequence[EncodedResponse], *, microbatch_tokens: int = 16384
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """``(R,)`` quality and length rewards (or ``None``) of encoded responses; NaN where one was dropped as too long."""
+    kept = np.array([i for i, one in enumerate(encoded) if not one.dropped], dtype=int)
+    quality, length = score_sequences(
+        scorer.model,
+        [np.asarray(encoded[i].input_ids, dtype=np.int32) for i in kept],
+        pad_token_id=scorer.pad_token_id,
+        microbatch_tokens=microbatch_tokens,
+        device=next(scorer.model.parameters()).device,
+    )
+    quality_R = np.full(len(encoded), np.nan)
+    quality_R[kept] = quality
+    if length is None:
+        return quality_R, None
+    length_R = np.full(len(encoded), np.nan)
+    length_R[kept] = length
+    return quality_R, length_R
+
+
+def check_finite(values: Iterable[float] | np.ndarray, name: str) -> None:
+    """Raise :class:`NumericalError` where a score is not finite."""
+    bad = ~np.isfinite(np.asarray(values))
+    if bad.any():
+        raise NumericalError(
+            f"{int(bad.sum())} of {len(bad)} scores are not finite (first at response {int(np.argmax(bad))})",
+            where=name,
+            fix="Load the model in float32, or check that its weights are sound.",
+        )
+
+
+def _is_classifier(config: Any) -> bool:
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
+def _column_index(config: Any, column: str | int | None, where: str) -> int:
+    labels = int(config.num_labels)
+    names = {str(name): int(index) for index, name in config.id2label.items()}
+    listing = ", ".join(f"{index}: {name}" for name, index in names.items())
+    if column is None:
+        if labels == 1:
+            return 0
+        raise ConfigError(f"the model has {labels} labels ({listing})", where=where, fix="Choose one with --column.")
+    if str(column) in names:
+        return names[str(column)]
+    if str(column).isdigit() and int(column) < labels:
+        return int(column)
+    raise ConfigError(f"there is no label {column!r} ({listing})", where="--column", fix="Give a name or an index.")
+
+
+def _is_ours_on_hub(path: str | Path) -> bool:
+    if Path(path).exists() or str(path).count("/") > 1:
+        return False
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(str(path), INFO_FILE)
+        return isinstance(cached, str) or bool(file_exists(str(path), INFO_FILE))
+    except Exception:  # offline, no such repository or no possible name: let the classifier's loader say so
+        return False
