@@ -57,6 +57,4 @@ def print_report(report: dict[str, Any], folder: Path) -> None:
     if report["cost"] is not None:
         tokens = f"{report['prompt_tokens']:,} prompt and {report['completion_tokens']:,} reply tokens"
         print(f"  {tokens}, cost {report['cost']:,.2f}")
-    print(
-        f"Written to {folder / 'annotations.json'}; next: odin-rm win-rate --annotations {folder / 'annotations.json'}"
-    )
+    print(f"Written to {folder / 'annotations.json'}, which odin-rm win-rate reads")
