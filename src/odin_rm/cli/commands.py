@@ -63,6 +63,15 @@ COMMANDS: dict[str, Command] = {
         usage="--model M --dataset F --output_dir DIR [options]",
         example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output_dir runs/dpo",
     ),
+    "rl": Command(
+        summary="Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking.",
+        usage="--model M --reward R --prompts F --output_dir DIR [options]",
+        example=(
+            "odin-rm rl --model runs/sft/policy --reward runs/odin/model --prompts prompts.jsonl --output_dir runs/ppo\n"
+            "odin-rm rl --algorithm remax --model runs/sft/policy --reward https://judge.example/reward \\\n"
+            "    --prompts prompts.jsonl --kl_coef 0.02 --output_dir runs/remax"
+        ),
+    ),
     "judge": Command(
         summary="Judge a candidate's outputs against a baseline's in both orders; cached and resumable.",
         usage="--candidate A --baseline B --judge J --output DIR [options]",
