@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -307,21 +307,7 @@ def response_logits(model: Any, batch: ResponseBatch) -> Tensor:
     return logits_BTV[:, -tokens - 1 : -1]
 
 
-@overload
-def response_log_probs(
-    model: Any, batch: ResponseBatch, temperature: float, *, with_entropy: Literal[False] = False
-) -> Tensor: ...
-
-
-@overload
-def response_log_probs(
-    model: Any, batch: ResponseBatch, temperature: float, *, with_entropy: Literal[True]
-) -> tuple[Tensor, Tensor]: ...
-
-
-def response_log_probs(
-    model: Any, batch: ResponseBatch, temperature: float, *, with_entropy: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
+def response_log_probs(model: Any, batch: ResponseBatch, temperature: float, *, with_entropy: bool = False) -> Any:
     """Log-probs of the response tokens under the distribution that they are sampled from.
 
     Args:

@@ -73,6 +73,7 @@ class TransformersEngine:
         rollouts: dict[int, Rollout] = {}
         lengths = np.array([len(ids) + sampling.max_new_tokens for ids in prompt_ids])
         batches = plan_microbatches(lengths, self.rollout_tokens)[0]
+        more = self._batches_of_others(len(batches), policy.device)
         was_training, live_config = policy.training, policy.generation_config
         policy.eval()
         policy.generation_config = GenerationConfig()  # generate() would fill gaps from the model's own
@@ -83,7 +84,7 @@ class TransformersEngine:
                 rows_BT = self._write(policy, prompts, sampling, [greedy[i] for i in positions])
                 for position, prompt, row in zip(positions, prompts, rows_BT.tolist(), strict=True):
                     rollouts[position] = read_response(self.tokenizer, prompt, row, self.end_token_ids)
-            for _ in range(self._batches_of_others(len(batches), policy.device)):
+            for _ in range(more):
                 self._write(policy, [[int(self.tokenizer.pad_token_id)]], sampling, [True])
         finally:
             policy.generation_config = live_config
