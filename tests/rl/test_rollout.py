@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -289,7 +290,8 @@ def test_a_context_too_long_for_the_position_table_is_one_line(folder):
 
 
 def write_along(rank: int, folder: Path, place: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    meet = {"init_method": f"file://{place}/meet", "timeout": timedelta(seconds=60)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **meet)
     model, tokenizer = load_policy(folder / "llama")
     engine = TransformersEngine(model, tokenizer, rollout_tokens=1, end_token_ids={EOS, 7, 8, 9}, synced=True)
     asked = prompts()[: 5 if rank == 0 else 1]
@@ -299,10 +301,8 @@ def write_along(rank: int, folder: Path, place: Path) -> None:
 
 @pytest.mark.distributed
 def test_ranks_that_hold_parts_of_layers_write_until_the_last_is_done(folder, tmp_path):
-    context = torch.multiprocessing.start_processes(
-        write_along, (folder, tmp_path), nprocs=2, join=False, start_method="fork"
-    )
-    assert context.join(timeout=60)  # five batches here, one there: without the others' batches they would hang
+    # Five batches here, one there: without those of the others they would wait for each other for ever.
+    torch.multiprocessing.start_processes(write_along, (folder, tmp_path), nprocs=2, start_method="fork")
     expected = ids(write(engine_of(folder, ends={EOS, 7, 8, 9}), greedy=[True] * 6))
     assert torch.load(tmp_path / "rank0") == expected[:5]
     assert torch.load(tmp_path / "rank1") == expected[:1]
