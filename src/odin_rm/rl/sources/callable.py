@@ -9,12 +9,13 @@ import inspect
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import TrainerState
 
 from odin_rm.core.errors import RewardSourceError
@@ -43,7 +44,7 @@ class CallableSource:
 
     def __init__(self, function: RewardFunction, *, name: str | None = None) -> None:
         self.function = function
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def judge(self, request: RewardRequest) -> JudgedResponses:
@@ -54,13 +55,20 @@ class CallableSource:
         """
         columns: dict[str, list[Any]] = {}
         metrics: dict[str, list[float]] = defaultdict(list)
-        arguments = {name: values for name, values in request.columns.items() if name not in _NOT_COLUMNS}
+
+        def log_extra(column: str, values: Iterable[Any]) -> None:
+            columns[column] = [_plain(value) for value in values]
+            if len(columns[column]) != len(request.responses):
+                count = f"{len(columns[column])} values for {len(request.responses)} responses"
+                raise ValueError(f"log_extra got {count} in the column '{column}'")
+
+        arguments: dict[str, Any] = {n: v for n, v in request.columns.items() if n not in _NOT_COLUMNS}
         arguments |= {
             "prompts": request.prompts,
             "completions": [_completion(p, r) for p, r in zip(request.prompts, request.responses, strict=True)],
             "completion_ids": request.response_ids,
             "trainer_state": TrainerState(global_step=request.step),
-            "log_extra": lambda column, values: columns.update({column: list(values)}),
+            "log_extra": log_extra,
             "log_metric": lambda name, value: metrics[name].append(float(value)),
         }
         try:
@@ -95,7 +103,7 @@ class CallableSource:
                 if isinstance(value, str):
                     raise TypeError
                 quality_R[row] = float(value)
-            except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several elements
+            except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: of a tensor
                 what = f"the reward function returned {value!r:.50} for response {row + 1}, not a number"
                 raise RewardSourceError(what, where=self.name, fix=fix) from error
         return quality_R
@@ -127,7 +135,7 @@ def load_function(place: str, name: str) -> RewardFunction:
         raise RewardSourceError(what, where=where, fix=fix) from error
     function = getattr(module, name, None)
     if not callable(function):
-        known = [n for n, f in vars(module).items() if inspect.isfunction(f) and not n.startswith("_")]
+        known = [n for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__]
         what = f"there is no function '{name}'"
         raise RewardSourceError(what, where=where, fix=f"Known: {', '.join(known) or 'none'}.")
     return function
@@ -150,6 +158,12 @@ def _load_file(path: Path) -> ModuleType:
 
 def _completion(prompt: Prompt, response: str) -> Reply:
     return response if isinstance(prompt, str) else [{"role": "assistant", "content": response}]
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    value = value.item() if isinstance(value, (np.generic, torch.Tensor)) and np.size(value) == 1 else value
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def _is_signature_error(error: Exception) -> bool:

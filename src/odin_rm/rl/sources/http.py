@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
@@ -63,9 +63,7 @@ class HttpSource:
         retries: int = 5,
         pause: float = 1.0,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RewardSourceError(f"'{url}' is no address", where="--reward", fix="Write http://host:port/path.")
+        parts = _parts(url)
         self.url, self.tokenizer, self.chat_template = url, policy_tokenizer, chat_template
         self.timeout, self.retries, self.pause = timeout, retries, pause
         place = parts.netloc.rpartition("@")[2]
@@ -126,9 +124,7 @@ class HttpSource:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 content = _read(response, deadline)
         except urllib.error.HTTPError as error:
-            with error:
-                said = " ".join(error.read(200).decode("utf-8", "replace").split())
-            what = f"HTTP {error.code} {error.reason}" + (f": {said}" if said else "")
+            what = f"HTTP {error.code} {error.reason}{_said(error)}"
             if error.code >= 500 or error.code in _LATER:
                 raise _TryAgain(what) from error
             raise self._error(f"the server refuses ({what})") from error
@@ -154,13 +150,25 @@ class HttpSource:
             raise self._error(f"'rewards' has {what} for {count} responses")
         for row, number in enumerate(numbers, start=start + 1):
             plain = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if not plain or not math.isfinite(number):
+            if not plain or not abs(number) <= sys.float_info.max:  # NaN is not, and no whole number beyond floats
                 raise self._error(f"the reward of response {row} is {json.dumps(number):.40}, not a finite number")
         return [float(number) for number in numbers]
 
     def _error(self, what: str) -> RewardSourceError:
         fix = 'The server must answer {"rewards": [one number per query]}.'
         return RewardSourceError(what, where=self.name, fix=fix)
+
+
+def _parts(url: str) -> SplitResult:
+    fix = "Write http://host:port/path."
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname and parts.hostname.encode("idna")) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number, a host that is no name
+        usable = False
+    if not usable or not url.isascii() or any(character.isspace() for character in url):
+        raise RewardSourceError(f"'{url}' is no address", where="--reward", fix=fix)
+    return parts
 
 
 class _TryAgain(Exception):
@@ -177,6 +185,16 @@ def _read(response: Any, deadline: float) -> bytes:
     if response.length:  # read1 does not say that the connection ended too early
         raise http.client.IncompleteRead(b"".join(parts), response.length)
     return b"".join(parts)
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """The start of what a server says beside a status."""
+    try:
+        with error:
+            said = " ".join(error.read(200).decode("utf-8", "replace").split())
+    except (OSError, http.client.HTTPException):
+        return ""
+    return f": {said}" if said else ""
 
 
 def _labels(request: RewardRequest) -> list[Any]:
