@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from odin_rm.core.errors import DataError, OdinError
-from odin_rm.workflows.together import together
+from odin_rm.core.ranks import together
 from tests.workflows.conftest import read_metrics
 from tests.workflows.test_train import weights
 

@@ -67,9 +67,9 @@ COMMANDS: dict[str, Command] = {
         summary="Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking.",
         usage="--model M --reward R --prompts F --output_dir DIR [options]",
         example=(
-            "odin-rm rl --model runs/sft/policy --reward runs/odin/model --prompts prompts.jsonl --output_dir runs/ppo\n"
+            "odin-rm rl --model runs/sft/policy --reward runs/odin/model --prompts train.jsonl --output_dir runs/ppo\n"
             "odin-rm rl --algorithm remax --model runs/sft/policy --reward https://judge.example/reward \\\n"
-            "    --prompts prompts.jsonl --kl_coef 0.02 --output_dir runs/remax"
+            "    --prompts train.jsonl --kl_coef 0.02 --output_dir runs/remax"
         ),
     ),
     "judge": Command(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odin_rm.cli.config import parse_config, quiet_transformers
-from odin_rm.core.ranks import is_main_process
+from odin_rm.core.ranks import end_processes, is_main_process
 
 
 def run(argv: Sequence[str]) -> int:
     """Parse, train, say where the policy is."""
     quiet_transformers()
     from odin_rm.workflows.dpo import DPORunConfig, train_dpo
-    from odin_rm.workflows.together import end_processes
 
     folder = train_dpo(parse_config(DPORunConfig, list(argv), "dpo"))
     if is_main_process():

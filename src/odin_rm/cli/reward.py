@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odin_rm.cli.config import parse_config, quiet_transformers
-from odin_rm.core.ranks import is_main_process
+from odin_rm.core.ranks import end_processes, is_main_process
 
 
 def run(argv: Sequence[str]) -> int:
     """Parse, train, say where the model is."""
     quiet_transformers()
     from odin_rm.reward.config import RewardConfig
-    from odin_rm.workflows.together import end_processes
     from odin_rm.workflows.train import train_reward_model
 
     folder = train_reward_model(parse_config(RewardConfig, list(argv), "reward"))

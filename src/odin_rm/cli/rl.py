@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odin_rm.cli.config import parse_config, quiet_transformers
-from odin_rm.core.ranks import is_main_process
+from odin_rm.core.ranks import end_processes, is_main_process
 
 
 def run(argv: Sequence[str]) -> int:
@@ -13,7 +13,6 @@ def run(argv: Sequence[str]) -> int:
     quiet_transformers()
     from odin_rm.rl.config import RLConfig
     from odin_rm.workflows.rl import train_policy
-    from odin_rm.workflows.together import end_processes
 
     folder = train_policy(parse_config(RLConfig, list(argv), "rl"))
     if is_main_process():

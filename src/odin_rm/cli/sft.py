@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odin_rm.cli.config import parse_config, quiet_transformers
-from odin_rm.core.ranks import is_main_process
+from odin_rm.core.ranks import end_processes, is_main_process
 
 
 def run(argv: Sequence[str]) -> int:
     """Parse, train, say where the policy is."""
     quiet_transformers()
     from odin_rm.workflows.sft import SFTRunConfig, train_sft
-    from odin_rm.workflows.together import end_processes
 
     folder = train_sft(parse_config(SFTRunConfig, list(argv), "sft"))
     if is_main_process():

@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json, check_run_folder, claim_run_folder
+from odin_rm.core.ranks import together
 from odin_rm.core.settings import at_least, one_of, refuse_idle, trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
 from odin_rm.model.backbone import position_table, quiet_loading
@@ -38,7 +39,6 @@ from odin_rm.workflows.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
-from odin_rm.workflows.together import together
 
 DEFAULT_MAX_LENGTH = 1024
 NOTE_FILE = "odin_policy_run.json"

@@ -24,6 +24,7 @@ from odin_rm.core.files import (
     check_run_folder,
     claim_run_folder,
 )
+from odin_rm.core.ranks import together
 from odin_rm.model.policy import (
     ResponseBatch,
     adapter_disabled,
@@ -47,7 +48,6 @@ from odin_rm.rl.watch import HackingWatch, WatchLimits
 from odin_rm.rl.watch_look import observe_policy
 from odin_rm.workflows.rl_parts import Parts, load_parts
 from odin_rm.workflows.run_folder import check_required, drop_later_lines, write_settings
-from odin_rm.workflows.together import together
 
 
 def train_policy(config: RLConfig) -> Path:

@@ -30,6 +30,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError
 from odin_rm.core.files import check_run_folder, claim_run_folder, json_safe
+from odin_rm.core.ranks import together
 from odin_rm.core.settings import given
 from odin_rm.model.backbone import quiet_loading
 from odin_rm.model.policy import end_token_ids
@@ -55,7 +56,6 @@ from odin_rm.workflows.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
-from odin_rm.workflows.together import together
 
 _NO_CRITIC = "there is no critic and no discount; advantages compare the responses to one prompt"
 FOREIGN = {

@@ -29,6 +29,7 @@ from odin_rm.core.files import (
     claim_run_folder,
     environment_record,
 )
+from odin_rm.core.ranks import together
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
@@ -42,7 +43,6 @@ from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.callbacks import MetricsFile, StopOnSignal
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
-from odin_rm.workflows.together import together
 
 DEFAULT_MAX_LENGTH = 1024
 """Tokens, as in the paper."""
