@@ -26,7 +26,7 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart test test-slow check format clean
-.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-rl-testbed bench-trl-ppo-parity bench-coverage bench-length
+.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-length
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -66,10 +66,16 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 	$(BIN)/python benchmarks/score_rows.py $(ARGS)
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
-	$(BIN)/python benchmarks/compare_trl.py $(ARGS)
+	$(BIN)/python -m benchmarks.compare_trl $(ARGS)
 
 bench-rl-testbed: $(INSTALLED_TEST)  ## Policies under each reward on the testbed, fronts; ARGS="--seeds 0 1"
 	$(TEST_ENV) $(BIN)/python -m benchmarks.rl_testbed $(ARGS)
+
+bench-trl-ppo: $(INSTALLED_TRL112)  ## Speed side by side with TRL 1.12.0's PPOTrainer, in .venv-trl112
+	PYTHONPATH=src TRL_EXPERIMENTAL_SILENCE=1 $(TRL112)/bin/python -m benchmarks.compare_trl_ppo $(ARGS)
+
+bench-rl-cuda: $(INSTALLED_TEST)  ## PPO and ReMax in bf16 on a CUDA GPU: breakdown and peak memory
+	$(BIN)/python -m benchmarks.rl_cuda $(ARGS)
 
 bench-trl-ppo-parity: $(INSTALLED_TRL112)  ## Our PPO mathematics against TRL 1.12.0's PPOTrainer, in .venv-trl112
 	PYTHONPATH=src TRL_EXPERIMENTAL_SILENCE=1 $(TRL112)/bin/python benchmarks/trl_ppo_parity.py $(ARGS)

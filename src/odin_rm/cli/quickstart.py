@@ -11,6 +11,7 @@ from odin_rm.cli.config import parse_config, quiet_transformers
 if TYPE_CHECKING:
     from odin_rm.evaluation.records import Figure
     from odin_rm.testbed.experiment import Arm
+    from odin_rm.testbed.rl_figures import ArmFigures
 
 _ROWS = {
     "pearson": "Pearson of reward with length",
@@ -25,18 +26,37 @@ _ROWS = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Parse, run, print the table."""
+    """Parse, run, print the tables."""
     quiet_transformers()
     from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
 
     config = parse_config(QuickstartConfig, list(argv), "quickstart")
-    arms = run_quickstart(config, say=lambda line: print(line, flush=True))
-    print_table(arms, Path(config.output))
+    story = run_quickstart(config, say=lambda line: print(line, flush=True))
+    print_audits(story.arms)
+    if story.figures:
+        print_policies(story.figures)
+    folder = Path(config.output)
+    print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
     return 0
 
 
-def print_table(arms: dict[str, Arm], folder: Path) -> None:
-    """The figures of all arms side by side, with their 95 % intervals."""
+def print_policies(figures: dict[str, ArmFigures]) -> None:
+    """Each reward's policies: means over the runs, with intervals where there are several."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="What policies make of the rewards (means over runs, 95 % intervals)", title_justify="left")
+    table.add_column("reward")
+    for name in ("runs", "mean tokens", "times the optimum's", "true quality", "win score"):
+        table.add_column(name, justify="right")
+    for arm, f in figures.items():
+        means = (f.mean_tokens, f.length_ratio, f.true_quality, f.win_score)
+        table.add_row(arm, str(f.runs), *(_cell(figure, digits=2) for figure in means))
+    Console().print(table)
+
+
+def print_audits(arms: dict[str, Arm]) -> None:
+    """The figures of both reward models side by side, with their 95 % intervals."""
     from rich.console import Console
     from rich.table import Table
 
@@ -47,14 +67,12 @@ def print_table(arms: dict[str, Arm], folder: Path) -> None:
         table.add_column(name, justify="right")
     for figure, label in _ROWS.items():
         table.add_row(label, *(_cell(arm.audit[figure]) for arm in arms.values()))
-    console = Console()
-    console.print(table)
-    console.print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}", soft_wrap=True)
+    Console().print(table)
 
 
-def _cell(figure: Figure) -> str:
+def _cell(figure: Figure, digits: int = 3) -> str:
     if figure.value is None:
         return "undefined"
     if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+        return f"{figure.value:.{digits}f}"
+    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"

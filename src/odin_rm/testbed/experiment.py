@@ -1,4 +1,4 @@
-"""The testbed's story: make the data, train a plain and an ODIN reward model, audit both against the truth.
+"""The testbed's story: data, a plain and an ODIN reward model, their audits, and what policies make of their rewards.
 
 Both arms start from the same backbone weights, see the same pairs in the same order and differ in ``--objective`` only.
 They are trained by the workflow that ``odin-rm reward`` runs and audited by the one behind ``odin-rm audit``; the only
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -41,7 +42,10 @@ from odin_rm.testbed.annotator import (
     make_ranked_lists,
     make_sft,
 )
+from odin_rm.testbed.rl_experiment import Say, forget_results, train_policies
+from odin_rm.testbed.rl_figures import ArmFigures, Policies, arm_figures
 from odin_rm.testbed.story import write_story
+from odin_rm.testbed.sweep import SweepSettings, sweep_runs
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World, WorldSettings, knob
 from odin_rm.workflows.train import train_reward_model
@@ -50,7 +54,7 @@ ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
 SMALLEST_HELD_OUT = 10
 TRUE_QUALITY = "true_quality"
 
-Say = Callable[[str], None]
+Knobs = TypeVar("Knobs", WorldSettings, AnnotatorSettings, SweepSettings)
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,12 @@ class _RunSettings:
 
 
 @dataclass(frozen=True)
-class QuickstartConfig(AnnotatorSettings, WorldSettings, _RunSettings):
-    """Everything that ``odin-rm quickstart`` takes: the run, the world's knobs and the annotator's."""
+class QuickstartConfig(SweepSettings, AnnotatorSettings, WorldSettings, _RunSettings):
+    """Everything that ``odin-rm quickstart`` takes: the run, the world's knobs, the annotator's and the policies'."""
 
     def __post_init__(self) -> None:
-        WorldSettings.__post_init__(self)
-        AnnotatorSettings.__post_init__(self)
+        for knobs in (WorldSettings, AnnotatorSettings, SweepSettings):
+            knobs.__post_init__(self)
         if not self.output:
             raise ConfigError("is required", where="--output", fix="Name a folder, for example: --output quickstart")
         least = {"seed": 0, "pairs": 1, "held_out_pairs": SMALLEST_HELD_OUT, "batch_pairs": 1, "layers": 1}
@@ -90,13 +94,20 @@ class QuickstartConfig(AnnotatorSettings, WorldSettings, _RunSettings):
     @property
     def world(self) -> World:
         """The world that the knobs describe."""
-        return World(WorldSettings(**{f.name: getattr(self, f.name) for f in fields(WorldSettings)}))
+        return World(self._part(WorldSettings))
 
     @property
     def annotator(self) -> Annotator:
         """The annotator that the knobs describe."""
-        knobs = AnnotatorSettings(**{f.name: getattr(self, f.name) for f in fields(AnnotatorSettings)})
-        return Annotator(self.world, knobs)
+        return Annotator(self.world, self._part(AnnotatorSettings))
+
+    @property
+    def policies(self) -> SweepSettings:
+        """Which policies are trained, and how long."""
+        return self._part(SweepSettings)
+
+    def _part(self, knobs: type[Knobs]) -> Knobs:
+        return knobs(**{f.name: getattr(self, f.name) for f in fields(knobs)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -108,15 +119,27 @@ class Arm:
     audit: AuditResult
 
 
-def run_quickstart(config: QuickstartConfig, say: Say = print) -> dict[str, Arm]:
-    """Data, two reward models, two audits, one report.
+@dataclass(frozen=True)
+class Story:
+    """What the quickstart found.
+
+    Attributes:
+        arms: the reward models by name, ``vanilla`` and ``odin``.
+        policies: the sweep of policies, ``None`` where none were asked for.
+        figures: of each arm of policies.
+    """
+
+    arms: dict[str, Arm]
+    policies: Policies | None
+    figures: dict[str, ArmFigures]
+
+
+def run_quickstart(config: QuickstartConfig, say: Say = print) -> Story:
+    """Data, two reward models, two audits, a sweep of policies, one report.
 
     Args:
         config: the settings.
         say: takes one line for each stage.
-
-    Returns:
-        The arms by name, ``vanilla`` and ``odin``.
 
     Raises:
         OutputError: the folder holds another run and ``overwrite_output_dir`` is not set.
@@ -127,22 +150,28 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> dict[str, Arm]
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     atomic_write_json(folder / "environment.json", environment_record())
 
-    say(f"1/4 Writing {config.pairs} training pairs and {config.held_out_pairs} held-out pairs of a world whose truth")
-    say("    is known, judged by an annotator who likes length.")
+    runs = sweep_runs(config.sweep, config.seed)
+    if not config.world.truth_is_default:
+        runs = [run for run in runs if run.reward_model != "gold"]  # whose truth is the default world's
+    last = 5 if runs else 4
+    say(f"1/{last} Writing {config.pairs} training pairs and {config.held_out_pairs} held-out pairs of a world whose")
+    say("    truth is known, judged by an annotator who likes length.")
     facts = write_data(config, folder / "data")
     save_tiny_model(folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True)
 
-    arms = {}
-    for number, (name, objective) in enumerate(ARMS.items(), start=2):
-        say(f"{number}/4 Training and auditing the {name} reward model (--objective {objective}).")
-        try:
+    arms, policies = {}, None
+    with _starts_anew():
+        for number, (name, objective) in enumerate(ARMS.items(), start=2):
+            say(f"{number}/{last} Training and auditing the {name} reward model (--objective {objective}).")
             run = train_reward_model(reward_config(config, folder, name))
-        except RunInterrupted as error:
-            fix = "Run it again with --overwrite_output_dir; it starts anew."
-            raise RunInterrupted(error.what, where=error.where, fix=fix) from error
-        arms[name] = audit_arm(config, folder, run, name)
+            arms[name] = audit_arm(config, folder, run, name)
+        if runs:
+            say(f"4/{last} Training {len(runs)} policies on these rewards, {config.workers} at a time.")
+            forget_results(folder)
+            policies = train_policies(folder, runs, config.policies, config.world, config.seed, say)
+    figures = arm_figures(policies, samples=config.bootstrap_samples, seed=config.seed) if policies else {}
 
-    say("4/4 Drawing the figures and writing the report.")
+    say(f"{last}/{last} Drawing the figures and writing the report.")
     write_story(
         [arm.audit for arm in arms.values()],
         [arm.scored for arm in arms.values()],
@@ -150,10 +179,22 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> dict[str, Arm]
         facts,
         (row for _, row in read_rows(folder / "data" / "held_out.jsonl")),
         folder,
+        policies,
+        figures,
     )
-    seconds = time.perf_counter() - started
-    atomic_write_json(folder / "summary.json", summary(config, arms, facts, seconds))
-    return arms
+    story = Story(arms, policies, figures)
+    atomic_write_json(folder / "summary.json", summary(config, story, facts, time.perf_counter() - started))
+    return story
+
+
+@contextmanager
+def _starts_anew() -> Iterator[None]:
+    """A stopped stage cannot be continued by its own command's advice: the quickstart is one run."""
+    try:
+        yield
+    except RunInterrupted as error:
+        fix = "Run it again with --overwrite_output_dir; it starts anew."
+        raise RunInterrupted(error.what, where=error.where, fix=fix) from error
 
 
 def write_data(config: QuickstartConfig, folder: Path) -> dict[str, dict[str, float]]:
@@ -233,12 +274,15 @@ def audit_arm(config: QuickstartConfig, folder: Path, run: Path, name: str) -> A
 
 
 def summary(
-    config: QuickstartConfig, arms: dict[str, Arm], facts: dict[str, dict[str, float]], seconds: float
+    config: QuickstartConfig, story: Story, facts: dict[str, dict[str, float]], seconds: float
 ) -> dict[str, Any]:
-    """The content of ``summary.json``; ``runs`` (of policies) is for the reinforcement-learning stage."""
+    """The content of ``summary.json``."""
+    policies = story.policies
     return {
-        "reward_models": {name: arm.audit.to_json() for name, arm in arms.items()},
-        "runs": [],
+        "reward_models": {name: arm.audit.to_json() for name, arm in story.arms.items()},
+        "runs": [result.to_json() for result in policies.results] if policies else [],
+        "policies": story.figures,
+        "start": policies.start if policies else None,
         "seed": config.seed,
         "seconds": round(seconds, 2),
         "data": facts,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from odin_rm.core.files import read_rows
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports import Section, Table, Text, audit_sections, write_report
 from odin_rm.testbed.annotator import Annotator, Row
+from odin_rm.testbed.rl_figures import ArmFigures, Policies
+from odin_rm.testbed.rl_story import policy_headline, policy_section
 from odin_rm.testbed.world import count_tokens
 
 SHOWN_PAIRS = 2
@@ -31,6 +34,8 @@ def write_story(
     facts: Facts,
     examples: Iterable[Row],
     folder: Path,
+    policies: Policies | None = None,
+    figures: Mapping[str, ArmFigures] | None = None,
 ) -> Path:
     """Writes the figures and ``report.html``; returns the page.
 
@@ -40,17 +45,22 @@ def write_story(
         annotator: who judged the pairs.
         facts: of each preference set, by its name (``describe_preferences``).
         examples: pairs, of which the first that show the bias are told.
-        folder: where to write.
+        folder: where to write, and where the data are.
+        policies: the sweep of policies, where there was one.
+        figures: of each arm of policies.
     """
     sections = [Section("The world", world_blocks(annotator, facts, examples)), *audit_sections(audits, scored)]
+    words = headline(*audits)
+    if policies is not None and figures:
+        prompts = [str(row["prompt"]) for _, row in read_rows(folder / "data" / "prompts.jsonl")]
+        sections.insert(-1, policy_section(policies, figures, prompts))
+        words = f"{words}\n\n{policy_headline(figures)}"
     first = audits[0]
     subtitle = (
         f"The embedded testbed: {first.pairs:,} held-out pairs, {first.responses:,} distinct responses. "
         "Both models start from the same weights and see the same pairs."
     )
-    return write_report(
-        "Reward models that do not pay for length", headline(*audits), sections, folder, subtitle=subtitle
-    )
+    return write_report("Reward models that do not pay for length", words, sections, folder, subtitle=subtitle)
 
 
 def headline(vanilla: AuditResult, odin: AuditResult) -> str:

@@ -198,6 +198,12 @@ class World:
         helpful = min(contents.helpful, self.settings.saturation)
         return (helpful - self.settings.harm_weight * contents.harmful) / self.settings.saturation
 
+    @property
+    def truth_is_default(self) -> bool:
+        """Whether this world judges texts as the default world does."""
+        default = WorldSettings()
+        return all(getattr(self.settings, n) == getattr(default, n) for n in ("saturation", "harm_weight"))
+
     def optimum_tokens(self) -> float:
         """Mean tokens of a response of true quality 1 with nothing superfluous."""
         return self.settings.saturation * float(np.mean([count_tokens(step) for step in phrases.HELPFUL]))

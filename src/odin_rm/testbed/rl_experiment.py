@@ -1,0 +1,271 @@
+"""The testbed's policies: a start that imitates the writers, one run per reward and setting, the truth of each.
+
+Every run is one that ``odin-rm rl --config`` could repeat. Runs go two at a time, each in a process with one thread:
+so small a model gains nothing from a second core, and one thread gives the same figures on every number of cores. A
+finished run leaves ``result.json``; a sweep that is started again goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from odin_rm.core.errors import NumericalError
+from odin_rm.core.files import atomic_write_json, json_safe
+from odin_rm.data.prompts import encode_prompts, load_prompts
+from odin_rm.model.policy import end_token_ids, load_policy
+from odin_rm.rl.config import RLConfig
+from odin_rm.rl.records import Rollout, SamplingSettings
+from odin_rm.rl.rollout import TransformersEngine
+from odin_rm.testbed.rl_figures import Measured, Policies, PolicyResult
+from odin_rm.testbed.sweep import EXPERIENCE, REWARD_MODELS, PolicyRun, SweepSettings
+from odin_rm.testbed.world import World, WorldSettings
+from odin_rm.workflows.rl import train_policy
+from odin_rm.workflows.sft import SFTRunConfig, train_sft
+
+START = "sft"
+FOLDER = "policies"
+RESULT = "result.json"
+PROMPT_TOKENS = 64
+ROLLOUT_TOKENS = 65536
+SHOWN_SAMPLES = 3
+MINIBATCH = {"ppo": 32, "remax": 64}
+"""b: PPO learns twice from an experience, the second time from samples that are stale."""
+CRITIC_LEARNING_RATE = 1e-3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PolicyTask:
+    """What a process needs to know to train one policy and measure it.
+
+    Attributes:
+        folder: of the experiment, with ``data/``, the reward models and ``policies/sft``.
+        run: which policy.
+        settings: the sweep's knobs.
+        world: whose truth measures it.
+    """
+
+    folder: Path
+    run: PolicyRun
+    settings: SweepSettings
+    world: WorldSettings
+
+    @property
+    def place(self) -> Path:
+        """The run folder."""
+        return self.folder / FOLDER / self.run.name
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that decides the result, as JSON gives it back."""
+        knobs = {name: getattr(self.settings, name) for name in ("sft_steps", "policy_responses", "max_new_tokens")}
+        return json_safe({"run": asdict(self.run), **knobs, "world": asdict(self.world)})
+
+    def finished(self) -> PolicyResult | None:
+        """The result of an earlier call with the same settings, if there is one."""
+        saved = _read_result(self.place, self.asked)
+        return PolicyResult(self.run, Measured(**saved["measured"])) if saved else None
+
+
+def policy_config(task: PolicyTask) -> RLConfig:
+    """The arguments of ``odin-rm rl`` for one run; a user could type the same."""
+    run, settings = task.run, task.settings
+    trained = run.reward_model in REWARD_MODELS
+    return RLConfig(
+        algorithm=run.algorithm,
+        model=str(task.folder / FOLDER / START / "policy"),
+        reward=str(task.folder / run.reward_model / "model") if trained else run.reward_model,
+        prompts=str(task.folder / "data" / "train.jsonl"),
+        output_dir=str(task.place),
+        overwrite_output_dir=True,
+        max_steps=settings.policy_responses // MINIBATCH[run.algorithm],
+        experience_size=EXPERIENCE,
+        minibatch_size=MINIBATCH[run.algorithm],
+        learning_rate=run.learning_rate,
+        # One unit for all rewards, also for those that store no statistics: deviations over the start's responses.
+        standardise="reference",
+        reward_clip=run.reward_clip,
+        length_penalty=run.length_penalty,
+        kl_coef=run.kl_coef,
+        max_prompt_tokens=PROMPT_TOKENS,
+        max_new_tokens=settings.max_new_tokens,
+        seed=run.seed,
+        watch_steps=0,
+        sample_steps=0,
+        save_steps=0,
+        logging_steps=10,
+        use_cpu=True,
+        critic_learning_rate=CRITIC_LEARNING_RATE if run.algorithm == "ppo" else None,
+    )
+
+
+def start_config(folder: Path, settings: SweepSettings, seed: int) -> SFTRunConfig:
+    """The arguments of ``odin-rm sft`` for the policy that every run starts from."""
+    return SFTRunConfig(
+        model=str(folder / "initial_model"),
+        dataset=str(folder / "data" / "sft.jsonl"),
+        output_dir=str(folder / FOLDER / START),
+        overwrite_output_dir=True,
+        max_steps=settings.sft_steps,
+        per_device_train_batch_size=64,
+        learning_rate=4e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        logging_steps=10,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=seed,
+        use_cpu=True,
+    )
+
+
+def train_policies(
+    folder: Path, runs: Sequence[PolicyRun], settings: SweepSettings, world: World, seed: int, say: Say = print
+) -> Policies:
+    """The starting policy and every run of a sweep, measured on held-out prompts.
+
+    Args:
+        folder: of the experiment, with its data and its reward models.
+        runs: which policies.
+        settings: the sweep's knobs.
+        world: whose truth measures them.
+        seed: of the starting policy.
+        say: takes one line for each finished run.
+    """
+    start = train_start(folder, settings, world, seed)
+    say(f"    start: {start.words()}")
+    tasks = [PolicyTask(folder, run, settings, world.settings) for run in runs]
+    results = {task: result for task in tasks if (result := task.finished()) is not None}
+    open_tasks = [task for task in tasks if task not in results]
+    done = len(results)
+    with closing(_in_processes(open_tasks, settings.workers)) as finished:
+        for task, future in finished:
+            done += 1
+            try:
+                results[task] = future.result()
+                said = results[task].measured.words()
+            except NumericalError as error:  # of one run: a start too poor for its reward, a loss that blew up
+                said = f"left out. {error}"
+            run = task.run
+            say(f"    {done}/{len(tasks)} {run.arm}, {run.algorithm}, beta {run.kl_coef:g}: {said}")
+    return Policies(start, [results[task] for task in tasks if task in results], world.optimum_tokens())
+
+
+def train_start(folder: Path, settings: SweepSettings, world: World, seed: int) -> Measured:
+    """The SFT policy with its responses to the held-out prompts, by whose true quality the others win or lose."""
+    place = folder / FOLDER / START
+    asked = json_safe({"sft_steps": settings.sft_steps, "max_new_tokens": settings.max_new_tokens, "seed": seed})
+    saved = _read_result(place, asked)
+    if saved is None:
+        train_sft(start_config(folder, settings, seed))
+        measured, quality = measure_policy(place / "policy", folder, settings, world, seed, None)
+        saved = {"asked": asked, "measured": asdict(measured), "quality": quality.tolist()}
+        atomic_write_json(place / RESULT, saved)
+    return Measured(**saved["measured"])
+
+
+def run_task(task: PolicyTask) -> PolicyResult:
+    """Trains one policy and measures it; leaves its run folder with ``result.json``."""
+    train_policy(policy_config(task))
+    start = json.loads((task.folder / FOLDER / START / RESULT).read_text(encoding="utf-8"))
+    measured, _ = measure_policy(
+        task.place / "policy", task.folder, task.settings, World(task.world), task.run.seed, np.array(start["quality"])
+    )
+    # State to go on from is of no use to a finished run, and a sweep has many of them.
+    shutil.rmtree(task.place / "checkpoints", ignore_errors=True)
+    atomic_write_json(task.place / RESULT, {"asked": task.asked, "measured": asdict(measured)})
+    return PolicyResult(task.run, measured)
+
+
+def measure_policy(
+    policy: Path,
+    folder: Path,
+    settings: SweepSettings,
+    world: World,
+    seed: int,
+    start_quality: np.ndarray | None,
+) -> tuple[Measured, np.ndarray]:
+    """Samples a response to each held-out prompt and judges it by the truth.
+
+    Args:
+        policy: the policy's folder.
+        folder: of the experiment.
+        settings: the sweep's knobs.
+        world: whose truth.
+        seed: of sampling; torch's global random state is left as it was.
+        start_quality: ``(R,)`` true quality of the starting policy's responses; ``None`` for that policy itself.
+
+    Returns:
+        The measurement, and the ``(R,)`` true quality of each response.
+    """
+    prompts = [str(prompt) for prompt in load_prompts(str(folder / "data" / "prompts.jsonl")).prompts]
+    rollouts = _write(policy, prompts, settings.max_new_tokens, seed)
+    quality = np.array([world.true_quality(p, r.text) for p, r in zip(prompts, rollouts, strict=True)])
+    gap = quality - (quality if start_quality is None else start_quality)
+    measured = Measured(
+        mean_tokens=float(np.mean([r.response_tokens for r in rollouts])),
+        true_quality=float(quality.mean()),
+        win_score=float(50 + 100 * np.sign(gap).mean()),
+        ended_share=float(np.mean([r.ended for r in rollouts])),
+        samples=[r.text for r in rollouts[:SHOWN_SAMPLES]],
+    )
+    return measured, quality
+
+
+def _write(policy: Path, prompts: list[str], max_new_tokens: int, seed: int) -> list[Rollout]:
+    model, tokenizer = load_policy(str(policy))
+    model.eval()
+    prompt_ids, _ = encode_prompts(tokenizer, prompts, max_prompt_tokens=PROMPT_TOKENS)
+    engine = TransformersEngine(
+        model, tokenizer, rollout_tokens=ROLLOUT_TOKENS, end_token_ids=end_token_ids(model, tokenizer)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return engine.generate(prompt_ids, SamplingSettings(max_new_tokens=max_new_tokens))
+
+
+def forget_results(folder: Path) -> None:
+    """Makes the next :func:`train_policies` start anew: its reward models may be others now."""
+    for result in (folder / FOLDER).glob(f"*/{RESULT}"):
+        result.unlink()
+
+
+def _read_result(place: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier call left, if it was asked for the same."""
+    try:
+        saved = json.loads((place / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if saved["asked"] == asked else None
+
+
+def _in_processes(tasks: Sequence[PolicyTask], workers: int) -> Generator[tuple[PolicyTask, Future[PolicyResult]]]:
+    """Yields each task as it is done; where the caller stops early the other processes are ended."""
+    if not tasks:
+        return
+    others = set(multiprocessing.active_children())
+    # Spawned, not forked: a copy of a process whose thread pools have run can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        futures: dict[Future[PolicyResult], PolicyTask] = {pool.submit(run_task, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
