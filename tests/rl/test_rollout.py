@@ -290,7 +290,7 @@ def test_a_context_too_long_for_the_position_table_is_one_line(folder):
 
 
 def write_along(rank: int, folder: Path, place: Path) -> None:
-    meet = {"init_method": f"file://{place}/meet", "timeout": timedelta(seconds=60)}
+    meet = {"init_method": f"file://{place}/meet", "timeout": timedelta(seconds=300)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **meet)
     model, tokenizer = load_policy(folder / "llama")
     engine = TransformersEngine(model, tokenizer, rollout_tokens=1, end_token_ids={EOS, 7, 8, 9}, synced=True)
