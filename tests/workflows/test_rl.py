@@ -191,6 +191,21 @@ def test_killed_at_a_random_point_and_resumed_is_the_same_policy(make_config: Ma
     assert same(weights(Path(str(config.output_dir))), weights(whole))
 
 
+def test_the_engine_is_told_of_new_weights_before_it_writes(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    engine = "odin_rm.rl.rollout.TransformersEngine"
+    from odin_rm.rl.rollout import TransformersEngine
+
+    real = TransformersEngine.generate
+    monkeypatch.setattr(f"{engine}.update_weights", lambda self, model: calls.append("weights"))
+    monkeypatch.setattr(f"{engine}.generate", lambda self, *a, **k: calls.append("write") or real(self, *a, **k))
+    train_policy(make_config(watch_steps=2, watch_size=2, max_steps=4))
+    # Looks before training and after steps 2 and 4, collections before steps 1 and 3.
+    assert calls == ["weights", "write"] * 5
+
+
 # ---- bad ends --------------------------------------------------------------------------------------------------------
 
 
