@@ -1,6 +1,6 @@
 """How often the 95 % bootstrap intervals of ``odin-rm win-rate`` hold the truth, on simulated judgements.
 
-    python benchmarks/coverage.py [--runs 2000] [--control_runs 400] [--seed 0] [--output FILE.json]
+    python benchmarks/coverage.py [--runs 2000] [--control_runs 200] [--seed 0] [--output FILE.json]
 
 Worlds draw prompts with baseline lengths and difficulties, candidates with lengths and abilities, and preferences of a
 judge that follows the joint model, fractional as GPT-4's (a logit with noise) or plain wins and losses. The truth is
@@ -26,7 +26,7 @@ from odin_rm.evaluation.length_control import (
     length_only,
     relative_length_term,
 )
-from odin_rm.evaluation.win_score import mean_of, resample, win_rate_values, win_score_values
+from odin_rm.evaluation.win_score import interval_levels, mean_of, resample, win_rate_values, win_score_values
 
 SLOPE = 1.5
 ABILITY = np.array([-2.0, -0.8, 0.4])
@@ -92,7 +92,7 @@ def coverage(
     for run in range(runs):
         statistics = make(draw(np.random.default_rng([seed, 2, run]), world.prompts, world.fractional))
         for name, drawn in resample(statistics, world.prompts, samples, run).items():
-            low, high = np.quantile(drawn.reshape(samples, -1), [0.025, 0.975], axis=0)
+            low, high = np.quantile(drawn.reshape(samples, -1), interval_levels(world.prompts), axis=0)
             held[name].append((low <= truth[name]) & (truth[name] <= high))
     out = {}
     for name, rows in held.items():
@@ -105,8 +105,8 @@ def coverage(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=2000, help="samples for win rates, win scores and lengths")
-    parser.add_argument("--control_runs", type=int, default=400, help="samples for length control, which is slower")
-    parser.add_argument("--samples", type=int, default=500, help="resamples of each interval")
+    parser.add_argument("--control_runs", type=int, default=200, help="samples for length control, which is slower")
+    parser.add_argument("--samples", type=int, default=400, help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output")
     args = parser.parse_args()

@@ -11,6 +11,7 @@ from scipy import stats
 from odin_rm.evaluation.win_score import (
     bootstrap_test,
     estimate,
+    interval_levels,
     mean_estimate,
     mean_of,
     order_disagreement,
@@ -57,6 +58,16 @@ def test_interval_and_standard_error_against_scipy():
     assert draws.std(ddof=1) == pytest.approx(peer.standard_error, rel=0.05)
     assert [figure.low, figure.high] == pytest.approx(list(peer.confidence_interval), abs=0.05)
     assert figure.to_json().keys() == {"value", "low", "high", "standard_error"}
+
+
+def test_levels_of_few_prompts_are_those_of_students_interval():
+    """For a normal sample the draws have deviation ``sd / sqrt(n) * sqrt((n - 1) / n)``; their levels make it exact."""
+    n = 12
+    low, high = interval_levels(n)
+    half = stats.norm.ppf(high) * np.sqrt((n - 1) / n)
+    assert half == pytest.approx(stats.t.ppf(0.975, n - 1))
+    assert low + high == pytest.approx(1)
+    assert interval_levels(10**6) == pytest.approx((0.025, 0.975), abs=1e-5)
 
 
 def test_prompts_without_a_value_do_not_count():

@@ -13,7 +13,7 @@ from scipy import stats
 from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.evaluation.length_control import length_only
-from odin_rm.evaluation.win_score import mean_of, resample
+from odin_rm.evaluation.win_score import interval_levels, mean_of, resample
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
 
@@ -58,7 +58,7 @@ def test_one_file_makes_the_object_that_others_rely_on(tmp_path):
     # Resamples are drawn over sorted prompts, so they are the same in every process and in any company.
     in_order = np.array([row["preference"] for row in sorted(rows, key=lambda row: row["instruction"])])
     draws = resample({"x": mean_of(100 * (in_order - 1))}, 40, 200, 0)["x"]
-    assert [content["win_rate"]["low"], content["win_rate"]["high"]] == list(np.quantile(draws, [0.025, 0.975]))
+    assert [content["win_rate"]["low"], content["win_rate"]["high"]] == list(np.quantile(draws, interval_levels(40)))
     wins, losses = (preference > 1.5).sum(), (preference < 1.5).sum()
     assert (content["wins"], content["losses"]) == (wins, losses)
     assert content["win_score"]["value"] == pytest.approx(50 + 100 * (wins - losses) / 40)
