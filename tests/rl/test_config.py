@@ -38,7 +38,7 @@ def test_critic_learns_at_the_policys_rate_by_default() -> None:
         ({"algorithm": "remax", "gae_lambda": 0.9}, "--gae_lambda"),
         ({"algorithm": "ppo", "num_generations": 8}, "--num_generations"),
         ({"reward": "length_only", "length_penalty": 0.01}, "--length_penalty"),
-        ({"vllm_server": "http://localhost:8000"}, "--vllm_server"),
+        ({"vllm_server": "http://vllm.example"}, "--vllm_server"),
         ({"lora_alpha": 32}, "--lora_*"),
         ({"offload_reference": True, "lora_r": 4}, "--offload_reference"),
         ({"kl_estimator": "k4"}, "--kl_estimator"),

@@ -18,7 +18,7 @@ from odin_rm.objectives.kl import kl_estimate
 from odin_rm.objectives.returns import masked_moments, mean_and_std, token_rewards, whiten
 from odin_rm.rl.experience import Experience, Minibatch, pad_stack, unpad
 from odin_rm.rl.ranks import Ranks
-from odin_rm.rl.records import RewardRequest, RewardSource, Rollout, RolloutEngine, SamplingSettings
+from odin_rm.rl.records import JudgedResponses, RewardRequest, RewardSource, Rollout, RolloutEngine, SamplingSettings
 from odin_rm.rl.shaping import ShapedRewards, ShapingSettings, shape_rewards
 
 OldPass = Callable[[ResponseBatch], tuple[Tensor, Tensor | None]]
@@ -84,6 +84,8 @@ class Collector:
     kl_in_reward: bool
     skip_bad_rewards: bool
     device: torch.device
+    source_log: dict[str, float] = field(default_factory=dict)
+    """What the source itself wanted logged with its last answer, on this rank."""
 
     def collect(self, positions: Sequence[int], kl_coef: float, step: int) -> Collection:
         """One response (and for ReMax a greedy one) to each prompt of this rank, ready to be learnt from.
@@ -138,6 +140,7 @@ class Collector:
             step=step,
         )
         judged = self.source.judge(request)
+        self.source_log = source_figures(judged)
         length_for_log = judged.length_for_log
         return judged.quality, np.full(len(rollouts), np.nan) if length_for_log is None else length_for_log
 
@@ -234,7 +237,17 @@ class Collector:
         totals = {name: float(values[usable_B].sum()) for name, values in steps.items()}
         totals = self.ranks.sums(totals | {"kl_cost": sums["kl_reward"], "usable": float(usable_B.sum())})
         count = max(1.0, totals.pop("usable"))
-        return {name: value / count for name, value in totals.items()}
+        return {name: value / count for name, value in totals.items()} | self.source_log
+
+
+def source_figures(judged: JudgedResponses) -> dict[str, float]:
+    """A source's own metrics, and the means of its columns of numbers, as ``source_<name>``."""
+    figures = dict(judged.log_metrics)
+    for name, values in judged.log_columns.items():
+        numbers = [float(v) for v in values if isinstance(v, (int, float)) and np.isfinite(v)]
+        if numbers:
+            figures[name] = sum(numbers) / len(numbers)
+    return {f"source_{name}": value for name, value in figures.items()}
 
 
 class _clock:

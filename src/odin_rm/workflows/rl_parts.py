@@ -109,6 +109,7 @@ def _load_source(config: RLConfig, spec: str, tokenizer: Any, device: torch.devi
         device=str(device),
         microbatch_tokens=config.microbatch_tokens,
         trust_remote_code=config.trust_remote_code,
+        chat_template=config.chat_template,
     )
 
 

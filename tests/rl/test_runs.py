@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError, OutputError, RewardSourceError
 from odin_rm.rl.config import RLConfig
 from odin_rm.workflows.rl import train_policy
-from tests.rl.conftest import MakeConfig, bench, make_config  # noqa: F401 - fixtures
+from tests.rl.conftest import MakeConfig
 
 CONTRACT = (
     *("step", "samples_seen", "mean_response_tokens", "mean_quality_reward", "mean_length_reward"),
@@ -42,7 +42,13 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("algorithm", ["ppo", "remax"])
 def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Path, algorithm: str) -> None:
     run = train_policy(make_config(algorithm=algorithm, watch_steps=2, watch_size=4))
-    for name in ("policy/model.safetensors", "policy/tokenizer.json", "samples.jsonl", "config.yaml", "environment.json"):
+    for name in (
+        "policy/model.safetensors",
+        "policy/tokenizer.json",
+        "samples.jsonl",
+        "config.yaml",
+        "environment.json",
+    ):
         assert (run / name).is_file(), name
     steps = [row for row in metrics(run) if "samples_seen" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
@@ -233,6 +239,18 @@ def test_bad_rewards_can_be_left_out(make_config: MakeConfig, tmp_path: Path) ->
     config = make_config(reward=write_function(tmp_path, body), standardise="none", on_bad_reward="skip")
     rows = [row for row in metrics(train_policy(config)) if "samples_seen" in row]
     assert all(math.isfinite(row["mean_quality_reward"]) for row in rows)
+
+
+def test_what_a_reward_function_logs_reaches_the_metrics(make_config: MakeConfig, tmp_path: Path) -> None:
+    body = (
+        "    kwargs['log_metric']('lucky', 7.0)\n"
+        "    kwargs['log_extra']('words', [len(c.split()) for c in completions])\n"
+        "    return [1.0] * len(completions)"
+    )
+    config = make_config(reward=write_function(tmp_path, body), standardise="none")
+    first = next(row for row in metrics(train_policy(config)) if "samples_seen" in row)
+    assert first["source_lucky"] == 7.0
+    assert 0 < first["source_words"] <= 8
 
 
 def test_a_server_that_dies_ends_the_run_with_a_checkpoint(make_config: MakeConfig, tmp_path: Path) -> None:
