@@ -194,7 +194,7 @@ def test_a_source_that_fails_leaves_a_checkpoint_to_go_on_from(make: MakeConfig,
         return judge(source, request)
 
     source.judge = dying  # type: ignore[method-assign]
-    with pytest.raises(RewardSourceError, match="Start it again. The state after step 2 is saved in"):
+    with pytest.raises(RewardSourceError, match=r"Start it again\. The state after step 2 is saved in"):
         train_policy(make())
     source.judge = lambda request: judge(source, request)  # type: ignore[method-assign]
     run = train_policy(make(resume_from_checkpoint="true"))

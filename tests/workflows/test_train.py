@@ -22,8 +22,8 @@ from transformers import TrainerCallback
 from odin_rm.cli.config import parse_config
 from odin_rm.core.errors import CheckpointError, ConfigError, DataError, NumericalError, OutputError, RunInterrupted
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.reward import callbacks
 from odin_rm.reward.config import REFUSED, RewardConfig
+from odin_rm.workflows import callbacks
 from odin_rm.workflows import train as workflow
 from tests.workflows.conftest import read_metrics, write_rows
 

@@ -1,18 +1,12 @@
-"""What a reward run does beside its steps: plans of epochs, the meter, ``metrics.jsonl``, signals."""
+"""What a reward run does beside its steps: plans of epochs and the meter."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from odin_rm.core.files import append_jsonl
 from odin_rm.objectives.disentangle import DisentangledLoss
 from odin_rm.reward.loader import PlannedBatches, RankBatch
 
@@ -75,59 +69,3 @@ class StepMeter:
         out["tokens_per_second"] = self._tokens / self._seconds
         self.__init__()  # type: ignore[misc]
         return out
-
-
-class MetricsFile(TrainerCallback):
-    """Appends each log as one object to ``metrics.jsonl`` of the run folder.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write the log, the main process only."""
-        if state.is_world_process_zero and logs:
-            append_jsonl(self.path, {"step": state.global_step, **logs})
-
-
-class StopOnSignal(TrainerCallback):
-    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
-
-    A second Ctrl-C is not caught any more. ``stopped`` says afterwards whether a signal came. Of several processes the
-    signal may reach one only, or in different steps: each step they ask each other, and stop together.
-    """
-
-    def __init__(self) -> None:
-        self.stopped: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopOnSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = signal.Signals(number).name
-        if number in self._previous:
-            signal.signal(number, self._previous[number])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Ask for a checkpoint and the end of training where a signal came to any process."""
-        if args.world_size > 1:
-            number = torch.tensor(signal.Signals[self.stopped] if self.stopped else 0, device=args.device)
-            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-            self.stopped = signal.Signals(int(number)).name if number else None
-        if self.stopped:
-            control.should_save = True
-            control.should_training_stop = True
-            control.should_evaluate = False
-        return control

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.settings import at_least, one_of, refuse_idle, trajectory
 from odin_rm.core.types import LENGTH, QUALITY
 
 OBJECTIVES = ("odin", "bradley_terry")
@@ -188,7 +189,7 @@ class RewardConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self._check_refused()
+        refuse_idle(self, REFUSED, "odin-rm reward")
         if getattr(self, "disable_tqdm", None) is None:
             # A bar is for a person who looks at it; a log file gets the lines of figures.
             self.disable_tqdm = not sys.stderr.isatty()
@@ -209,35 +210,23 @@ class RewardConfig(TrainingArguments):
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
-        names = [f.name for f in fields(self) if f.name not in NOT_TRAJECTORY]
-        return {name: _plain(getattr(self, name)) for name in names}
-
-    def _check_refused(self) -> None:
-        for item in fields(self):
-            if item.name in REFUSED:
-                factory: Any = item.default_factory
-                default = item.default if item.default is not MISSING else factory()
-                value = getattr(self, item.name)
-                if value != default and str(getattr(value, "value", value)) != str(getattr(default, "value", default)):
-                    raise ConfigError(
-                        "has no effect in odin-rm reward", where=f"--{item.name}", fix=_sentence(REFUSED[item.name])
-                    )
+        return trajectory(self, ("microbatch_tokens", "single_pass_tokens"))
 
     def _check_own(self) -> None:
-        _one_of("objective", self.objective, OBJECTIVES)
-        _one_of("length_scope", self.length_scope, LENGTH_SCOPES)
-        _one_of("pooling", self.pooling, POOLINGS)
-        _one_of("overlong", self.overlong, OVERLONG)
-        _one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
+        one_of("objective", self.objective, OBJECTIVES)
+        one_of("length_scope", self.length_scope, LENGTH_SCOPES)
+        one_of("pooling", self.pooling, POOLINGS)
+        one_of("overlong", self.overlong, OVERLONG)
+        one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if self.max_length is not None:
-            _at_least("max_length", self.max_length, 1)
+            at_least("max_length", self.max_length, 1)
         for name in ("length_weight", "orthogonality_weight", "single_pass_tokens", "lora_r", "learning_rate"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if self.head_learning_rate is not None:
-            _at_least("head_learning_rate", self.head_learning_rate, 0)
-        _at_least("weight_decay", self.weight_decay, 0)
+            at_least("head_learning_rate", self.head_learning_rate, 0)
+        at_least("weight_decay", self.weight_decay, 0)
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
             raise ConfigError(f"must be positive, it is {self.num_train_epochs}", where="--num_train_epochs")
         for name in ("length_warmup", "eval_fraction"):
@@ -253,47 +242,3 @@ class RewardConfig(TrainingArguments):
             raise ConfigError(f"must be positive, it is {self.head_scale}", where="--head_scale")
         if self.lora_r == 0 and (self.lora_target_modules is not None or self.lora_alpha != 16):
             raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
-
-
-# What may differ between the run that wrote a checkpoint and the one that continues it.
-# fmt: off
-NOT_TRAJECTORY = frozenset([
-    "accelerator_config", "activation_checkpointing", "activation_checkpointing_kwargs", "attn_implementation",
-    "cache_dir", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
-    "dataloader_pin_memory", "dataloader_prefetch_factor", "dataset", "ddp_backend", "ddp_broadcast_buffers",
-    "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "debug",
-    "deepspeed_plugin", "disable_tqdm", "distributed_state", "enable_jit_checkpoint", "eval_dataset", "eval_delay",
-    "eval_on_start", "eval_steps", "eval_strategy", "gradient_checkpointing", "gradient_checkpointing_kwargs",
-    "greater_is_better", "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy",
-    "hub_token", "ignore_data_skip", "load_best_model_at_end", "local_rank", "log_level", "log_level_replica",
-    "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy", "metric_for_best_model",
-    "microbatch_tokens", "num_proc", "num_train_epochs_total", "on_bad_row", "output_dir", "overwrite_output_dir",
-    "project", "push_to_hub", "report_to", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
-    "run_name", "save_on_each_node", "save_only_model", "save_steps", "save_strategy", "save_total_limit",
-    "single_pass_tokens", "skip_memory_metrics", "torch_empty_cache_steps", "trackio_bucket_id", "trackio_space_id",
-    "trackio_static_space_id", "use_cpu",
-])
-# fmt: on
-
-
-def _plain(value: Any) -> Any:
-    value = getattr(value, "value", value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"must be one of {', '.join(allowed)}, it is {value!r}", where=f"--{name}")
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:  # NaN fails every comparison
-        raise ConfigError(f"must be at least {low}, it is {value}", where=f"--{name}")

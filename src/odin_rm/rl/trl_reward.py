@@ -10,7 +10,7 @@ import numpy as np
 
 from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import append_jsonl
-from odin_rm.core.ranks import is_main_process
+from odin_rm.core.ranks import is_main_process, together
 from odin_rm.data.prompts import PromptSet
 from odin_rm.rl.records import JudgedResponses, RewardRequest, RewardSource, Rollout
 from odin_rm.rl.shaping import ShapedRewards, ShapingSettings, shape_rewards
@@ -70,23 +70,27 @@ class ShapedReward:
             Rollout([], list(ids), ended=bool(ids) and ids[-1] in self.end_token_ids, text=text)
             for ids, text in zip(completion_ids, completions, strict=True)
         ]
-        judged = self.judge(positions, rollouts, trainer_state.global_step)
-        shaped = shape_rewards(
-            judged.quality,
-            np.array([r.response_tokens for r in rollouts]),
-            np.array([r.ended for r in rollouts]),
-            self.shaping,
-        )
-        usable_R = np.isfinite(shaped.sequence_R)
+        with together():  # one process's failure ends all of them; the others would wait for its rewards
+            judged = self.judge(positions, rollouts, trainer_state.global_step)
+            shaped = shape_rewards(
+                judged.quality,
+                np.array([r.response_tokens for r in rollouts]),
+                np.array([r.ended for r in rollouts]),
+                self.shaping,
+            )
+            usable_R = np.isfinite(shaped.sequence_R)
+            self._check(usable_R)
+        self._log(log_metric, rollouts, judged, shaped, usable_R)
+        self._write_samples(positions, rollouts, judged, shaped, trainer_state)
+        return [float(x) if usable else None for x, usable in zip(shaped.sequence_R, usable_R, strict=True)]
+
+    def _check(self, usable_R: np.ndarray) -> None:
         if not usable_R.all() and (not self.skip_bad_rewards or not usable_R.any()):
             raise NumericalError(
                 f"{(~usable_R).sum()} of {len(usable_R)} rewards are not finite",
                 where=self.source.name,
                 fix="Mend the source and go on with --resume_from_checkpoint true, or pass --on_bad_reward skip.",
             )
-        self._log(log_metric, rollouts, judged, shaped, usable_R)
-        self._write_samples(positions, rollouts, judged, shaped, trainer_state)
-        return [float(x) if usable else None for x, usable in zip(shaped.sequence_R, usable_R, strict=True)]
 
     def judge(self, positions: Sequence[int], rollouts: Sequence[Rollout], step: int) -> JudgedResponses:
         """What the source says of responses to prompts of the set."""

@@ -112,6 +112,7 @@ class PolicyTrainingFields:
     logging_nan_inf_filter: bool = setting(False, "Refused: a loss that is not finite ends the run.")
     report_to: str | None = setting("none", "Trackers: none, tensorboard, wandb, trackio, ...")
     save_total_limit: int | None = setting(2, "Checkpoints to keep.")
+    ddp_find_unused_parameters: bool | None = setting(False, "Search for weights without a gradient in each step.")
 
     def check(self, command: str, refused: dict[str, str]) -> None:
         """Refuse what has no effect or cannot work; before the base class looks at the fields.
@@ -119,6 +120,7 @@ class PolicyTrainingFields:
         Raises:
             ConfigError: with the flag and how to mend it.
         """
+        check_required(self, ("output_dir",), command)  # transformers would make up a folder
         refuse_idle(self, refused, f"odin-rm {command}")
         one_of("overlong", self.overlong, ("drop", "error"))
         one_of("on_bad_row", self.on_bad_row, ("error", "skip"))

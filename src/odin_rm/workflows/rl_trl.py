@@ -100,15 +100,6 @@ class OwnPrompts(QuietTrainer):
         return [list(self.prompt_ids[int(position)]) for position in prompts], None, {}
 
 
-class TogetherReward(ShapedReward):
-    """A reward that fails on one process ends all of them; the others would wait for its rewards."""
-
-    def __call__(self, **columns: Any) -> list[float | None]:
-        """One sequence reward for each response."""
-        with together():
-            return super().__call__(**columns)
-
-
 class RlooRun(OwnPrompts, RLOOTrainer):
     """TRL's RLOO on our prompts."""
 
@@ -145,6 +136,8 @@ def run_trl(config: RLConfig) -> Path:
         trainer.args.output_dir = str(run / "checkpoints")
         if checkpoint is not None:
             _check_checkpoint(checkpoint, trainer.run_note)
+        if config.standardise == "reference":
+            _measure_reference(config, parts, reward_function)
     with together():
         if trainer.is_world_process_zero():
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
@@ -152,9 +145,6 @@ def run_trl(config: RLConfig) -> Path:
             write_settings(run, config, (), checkpoint)
             if checkpoint is not None:
                 drop_later_lines(run / "samples.jsonl", int(checkpoint.name.split("-")[1]))
-    if config.standardise == "reference":
-        with together():
-            _measure_reference(config, parts, reward_function)
     _train(trainer, run, checkpoint)
     early = trainer.state.global_step < config.max_steps
     finish_policy(trainer, run, trainer.model, parts.tokenizer, {"stopped_by": "watch"} if early else {})
@@ -228,6 +218,7 @@ def trl_arguments(config: RLConfig, folder: str) -> Any:
         save_steps=config.save_steps or config.max_steps,
         save_total_limit=config.save_total_limit,
         report_to=trackers or "none",
+        ddp_find_unused_parameters=False,
         disable_tqdm=not sys.stderr.isatty(),
     )
 
@@ -250,7 +241,7 @@ def build_trl_trainer(config: RLConfig, args: Any, parts: Parts, run: Path) -> t
     collections = math.ceil(config.max_steps / (n // b))
     order = prompt_positions(len(parts.prompt_ids), config.seed, 0, collections * n // config.num_generations)
     ends = end_token_ids(parts.policy, parts.tokenizer)
-    reward_function = TogetherReward(
+    reward_function = ShapedReward(
         parts.source,
         parts.prompts,
         shaping_settings(config, parts.source),

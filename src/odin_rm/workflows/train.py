@@ -7,27 +7,20 @@ Everything that can be refused is refused before the run folder is touched. The 
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
-import zipfile
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from transformers import TrainerCallback, set_seed
 
-from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, OutputError, RunInterrupted
+from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
 from odin_rm.core.files import (
     append_jsonl,
     atomic_folder,
     atomic_write_bytes,
-    atomic_write_json,
-    atomic_write_text,
     check_run_folder,
     claim_run_folder,
-    environment_record,
 )
 from odin_rm.core.ranks import together
 from odin_rm.data.load import load_preferences
@@ -40,9 +33,19 @@ from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
-from odin_rm.reward.callbacks import MetricsFile, StopOnSignal
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
+from odin_rm.workflows.callbacks import MetricsFile, StopOnSignal
+from odin_rm.workflows.run_folder import (
+    as_config_errors,
+    check_required,
+    check_same_settings,
+    check_state_files,
+    interrupted,
+    read_note,
+    resolve_checkpoint,
+    write_settings,
+)
 
 DEFAULT_MAX_LENGTH = 1024
 """Tokens, as in the paper."""
@@ -85,24 +88,20 @@ def train_reward_model(config: RewardConfig) -> Path:
         if config.process_index == 0:
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
             (run / "checkpoints").mkdir(exist_ok=True)
-            _write_settings(run, config, checkpoint)
+            write_settings(run, config, REFUSED, checkpoint)
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     with stop:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.stopped:
-        raise RunInterrupted(
-            f"stopped by {stop.stopped} after step {trainer.state.global_step}, the state is saved",
-            where=str(run),
-            fix=f"Go on with --resume_from_checkpoint true --output_dir {run}",
-        )
+    if stop.name:
+        raise interrupted(stop.name, trainer.state.global_step, run)
     _finish(trainer, config, run)
     return run
 
 
 def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[RewardModel, Any, Path | None]:
     """The model with its tokenizer, and the checkpoint to go on from; refuses an output folder that cannot be used."""
-    checkpoint = _resolve_checkpoint(config, run)
+    checkpoint = resolve_checkpoint(config.resume_from_checkpoint, run)
     check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
     if not is_reward_model_folder(model_path):
         check_model_folder(model_path)
@@ -146,16 +145,10 @@ def build_trainer(
     """
     args = copy.copy(config)
     args.push_to_hub = False  # the finished model is uploaded, not every checkpoint
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, as_config_errors("reward"):
         args.output_dir = scratch
-        try:
-            trainer = RewardTrainer(model, args, train_data, **parts)
-            trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
-        except (ImportError, RuntimeError, ValueError) as error:
-            if isinstance(error, OdinError):
-                raise
-            what = " ".join(str(error).split())[:300]
-            raise ConfigError(what, fix="See odin-rm reward --help.") from error
+        trainer = RewardTrainer(model, args, train_data, **parts)
+        trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
     return trainer
 
 
@@ -283,58 +276,15 @@ def _sample(data: TokenisedPreferences, size: int) -> TokenisedPreferences:
 
 
 def _check_required(config: RewardConfig) -> str:
-    for name in ("model", "dataset", "output_dir"):
-        if not getattr(config, name):
-            raise ConfigError("is required", where=f"--{name}", fix="See odin-rm reward --help.")
+    check_required(config, ("model", "dataset", "output_dir"), "reward")
     assert config.model is not None
     inside = Path(config.model) / "model"
     return str(inside) if is_reward_model_folder(inside) else config.model
 
 
-def _resolve_checkpoint(config: RewardConfig, run: Path) -> Path | None:
-    wanted = config.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() in ("false", "no"):
-        return None
-    if str(wanted).lower() in ("true", "yes", "last"):
-        folder = run / "checkpoints"
-        found = _last_complete_checkpoint(folder)
-        if found is None:
-            fix = "Start anew without --resume_from_checkpoint, or check --output_dir."
-            raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
-        return found
-    path = Path(str(wanted))
-    if not (path / "trainer_state.json").is_file():
-        raise CheckpointError(
-            "is not a checkpoint", where=str(path), fix="Give checkpoints/checkpoint-N of a run folder, or 'true'."
-        )
-    return path
-
-
-def _last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose last file is there: a run killed while saving leaves a half-written one."""
-    if not folder.is_dir():
-        return None
-    complete = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(complete, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
 def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
-    path = checkpoint / SETTINGS_FILE
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        theirs, their_data = saved["settings"], saved["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        fix = "Give checkpoints/checkpoint-N of a run folder."
-        raise CheckpointError("is not a checkpoint of odin-rm reward", where=str(checkpoint), fix=fix) from error
-    ours = config.trajectory()
-    differing = [n for n in sorted(set(ours) | set(theirs)) if ours.get(n) != theirs.get(n)]
-    if differing:
-        listing = ", ".join(f"{n} ({theirs.get(n)} there, {ours.get(n)} here)" for n in differing[:5])
-        raise CheckpointError(
-            f"the checkpoint comes from other settings: {listing}",
-            where=str(checkpoint),
-            fix="Use the settings of the run's config.yaml, or start anew.",
-        )
+    theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
+    check_same_settings(checkpoint, config.trajectory(), theirs)
     if their_data != data_note(data):
         raise CheckpointError(
             f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",
@@ -342,49 +292,8 @@ def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPre
             fix="Give the same --dataset, or start anew.",
         )
     if not (config.deepspeed or config.fsdp):
-        _check_state_files(checkpoint)
-
-
-def _check_state_files(checkpoint: Path) -> None:
-    """Refuse a checkpoint with missing or cut-off files; the Trainer would go on without the optimiser's state."""
-    for name in ("optimizer.pt", "scheduler.pt", HEADS_FILE):
-        path = checkpoint / name
-        # torch writes zip archives, whose table of contents is their end.
-        sound = path.is_file() if name == HEADS_FILE else zipfile.is_zipfile(path)
-        if not sound:
-            what = f"{name} is {'damaged' if path.exists() else 'missing'}, so the run cannot go on from here"
-            raise CheckpointError(what, where=str(checkpoint), fix="Give an earlier checkpoint, or start anew.")
-    check_model_folder(checkpoint, extra_weight_files=(ADAPTER_WEIGHTS,))
-
-
-def _write_settings(run: Path, config: RewardConfig, checkpoint: Path | None) -> None:
-    atomic_write_text(run / "config.yaml", resolved_yaml(config))
-    atomic_write_json(run / "environment.json", environment_record())
-    if checkpoint is not None:
-        _drop_later_lines(run / "metrics.jsonl", int(checkpoint.name.split("-")[1]))
-
-
-def resolved_yaml(config: RewardConfig) -> str:
-    """The settings as YAML that ``--config`` takes again; secrets and fields without effect are left out."""
-    left_out = {*REFUSED, "hub_token", "local_rank", "disable_tqdm"}
-    values = {}
-    for item in fields(config):
-        if item.init and item.name not in left_out:
-            value = getattr(config, item.name)
-            value = getattr(value, "value", value)
-            if not isinstance(value, (bool, int, float, str, list, dict, type(None))):
-                value = value.to_dict() if hasattr(value, "to_dict") else str(value)
-            if value is not None and not (isinstance(value, (list, dict)) and not value):
-                values[item.name] = value
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def _drop_later_lines(path: Path, step: int) -> None:
-    """Forget what an earlier attempt logged after the checkpoint, so that each step stands once."""
-    if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
-        atomic_write_text(path, "".join(line + "\n" for line in kept))
+        check_state_files(checkpoint, (HEADS_FILE,))
+        check_model_folder(checkpoint, extra_weight_files=(ADAPTER_WEIGHTS,))
 
 
 def _findable(path: str) -> str:
