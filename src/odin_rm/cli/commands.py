@@ -72,6 +72,14 @@ COMMANDS: dict[str, Command] = {
             "    --prompts train.jsonl --kl_coef 0.02 --output_dir runs/remax"
         ),
     ),
+    "generate": Command(
+        summary="Write a model's responses to a prompt file, in AlpacaEval's output format; resumable.",
+        usage="--model P --prompts F --output G [options]",
+        example=(
+            "odin-rm generate --model runs/ppo --prompts prompts.jsonl --output ppo.json\n"
+            "odin-rm generate --model openai:gpt-4.1 --prompts prompts.jsonl --temperature 0 --output gpt.json"
+        ),
+    ),
     "judge": Command(
         summary="Judge a candidate's outputs against a baseline's in both orders; cached and resumable.",
         usage="--candidate A --baseline B --judge J --output DIR [options]",
@@ -84,5 +92,13 @@ COMMANDS: dict[str, Command] = {
         summary="Win rate, win score and length-controlled win rates from annotation files.",
         usage="--annotations F [F ...] --output G [options]",
         example="odin-rm win-rate --annotations results/*/annotations.json --output win_rates.json",
+    ),
+    "study": Command(
+        summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
+        usage="--a A --b B --output DIR [options]",
+        example=(
+            "odin-rm study --a odin.json --b vanilla.json --output study --sample_size 60\n"
+            "odin-rm study --results study"
+        ),
     ),
 }

@@ -1,0 +1,130 @@
+"""A study from the command line: lay it out or go on with it, serve the page, write the results."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from odin_rm.core.errors import ConfigError, MissingExtraError, OutputError
+from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
+from odin_rm.serve.study.config import DESIGN, StudyConfig
+from odin_rm.serve.study.design import Study, lay_out
+from odin_rm.serve.study.results import annotation_rows, study_results
+from odin_rm.serve.study.store import FILE, StudyStore
+
+ANNOTATIONS, RESULTS = "annotations.json", "study.json"
+
+_FOREIGN = ("config.yaml", "metrics.jsonl", "summary.json", "audit.json", "judge.json", "model", "policy")
+_SECONDS_TO_FINISH = 5
+
+
+def open_study(config: StudyConfig) -> StudyStore:
+    """The study in the output folder: the one that is there, or a new one.
+
+    Raises:
+        OdinError: unusable outputs, or a folder that holds a study of other outputs, of another design, or another run.
+    """
+    folder = check_run_folder(str(config.output), overwrite=False, resume=True)
+    if (folder / FILE).exists():
+        store = StudyStore(folder)
+        # The sample is drawn anew to compare it, which also refuses files that are not fit for it any more.
+        _check_same(folder, store.study, lay_out(config, store.study.secret))
+        return store
+    foreign = [name for name in _FOREIGN if (folder / name).exists()]
+    if foreign:
+        what = f"the output folder holds another run ({', '.join(foreign)})"
+        raise OutputError(what, where=str(folder), fix="Choose another folder.")
+    study = lay_out(config, secrets.token_hex(16))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
+    store = StudyStore.create(folder, study)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("token", "results")}
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    atomic_write_json(folder / "environment.json", environment_record())
+    return store
+
+
+def _check_same(folder: Path, there: Study, here: Study) -> None:
+    for side in ("a", "b"):
+        old, new = getattr(there, side), getattr(here, side)
+        if old["sha256"] != new["sha256"]:
+            what = f"the folder holds a study of other outputs of --{side} ({old['generator']}, {old['file']})"
+            raise OutputError(what, where=str(folder), fix="Give the same files, or choose another folder.")
+    for name in DESIGN:
+        if there.settings[name] != here.settings[name]:
+            what = f"the folder holds a study with {name} {there.settings[name]!r}, not {here.settings[name]!r}"
+            raise OutputError(what, where=str(folder), fix="Give the same settings, or choose another folder.")
+
+
+def serve(config: StudyConfig, ready: Callable[[StudyStore, str], None]) -> StudyStore:
+    """Serve the page until Ctrl-C or SIGTERM.
+
+    Args:
+        config: the settings.
+        ready: is called with the study and the page's address before the first request is taken.
+
+    Returns:
+        The study, for its results.
+
+    Raises:
+        OdinError: what :func:`open_study` refuses, no such address, a port in use.
+    """
+    try:
+        import uvicorn
+
+        from odin_rm.serve.study.app import LOCAL_HOSTS, make_app
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "study") from error
+    with _listen(config) as listener:
+        store = open_study(config)
+        hosts = [*LOCAL_HOSTS, config.host] if config.token is None else None
+        app = make_app(store, question=config.question, token=config.token, hosts=hosts)
+        settings = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SECONDS_TO_FINISH
+        )
+        ready(store, _address(config, listener))
+        # Ctrl-C is the way a study ends; uvicorn raises it again after it has finished what was under way.
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(settings).run(sockets=[listener])
+    return store
+
+
+def _listen(config: StudyConfig) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        what = f"cannot listen at {config.host} port {config.port} ({error.strerror or error})"
+        fix = "Pass another --port; 0 takes a free one."
+        raise ConfigError(what, where="--port", fix=fix) from error
+
+
+def _address(config: StudyConfig, listener: socket.socket) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{listener.getsockname()[1]}/"
+
+
+def write_results(store: StudyStore, *, samples: int) -> dict[str, Any]:
+    """Write ``annotations.json`` and ``study.json`` beside the study.
+
+    Returns:
+        The content of ``study.json``.
+
+    Raises:
+        DataError: there is no rating yet.
+    """
+    ratings = store.ratings()
+    content = study_results(store.study, ratings, samples=samples)
+    atomic_write_json(store.path.parent / ANNOTATIONS, annotation_rows(store.study, ratings))
+    atomic_write_json(store.path.parent / RESULTS, content)
+    return content
