@@ -1,6 +1,6 @@
 """Speed side by side with TRL's RewardTrainer (docs/evidence.md, item 7).
 
-    python benchmarks/compare_trl.py [--data FILE] [--output FILE.json] [--layers 4] [--hidden 192] ...
+    python -m benchmarks.compare_trl [--data FILE] [--output FILE.json] [--layers 4] [--hidden 192] ...
 
 One process, the same random Llama, the same token ids, the same pairs in each optimiser step, the same optimiser. Both
 train plain Bradley-Terry first, so their losses must agree step by step (printed); then ours trains the ODIN objective.
@@ -23,7 +23,6 @@ of four responses from the testbed are used.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import sys
@@ -40,6 +39,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from benchmarks.memory import memory_mib, reset_peak
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.batching import plan_epoch
 from odin_rm.data.load import load_preferences
@@ -317,22 +317,6 @@ def measured(name: str, run: Callable[[Arm], None]) -> Arm:
         arm.peak_mib = None if before_mib is None else memory_mib("VmHWM") - before_mib
     print(f"{name}: {arm.rate():.2f} pairs/s", file=sys.stderr)
     return arm
-
-
-def reset_peak() -> float | None:
-    """Set the process's peak memory to what it holds now (Linux), and return that in MiB."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return memory_mib("VmRSS")
-    except (OSError, AttributeError):
-        return None
-
-
-def memory_mib(key: str) -> float:
-    """A memory figure of this process from the kernel, in MiB."""
-    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key + ":")]
-    return int(line.split()[1]) / 1024
 
 
 def run_all(options: argparse.Namespace, folder: Path) -> tuple[list[Arm], TokenisedPreferences]:
