@@ -72,6 +72,8 @@ def arguments(shop: Path) -> Callable[..., list[str]]:
             "audit": {"model": model, "dataset": pairs, "output": "out", "bootstrap_samples": 10},
             "export": {"model": model, "output": "out"},
             "quickstart": {"output": "out", "pairs": 16, "held_out_pairs": 10},
+            "rl": {"model": str(shop / "base"), "reward": model, "prompts": pairs, "output_dir": "out", "use_cpu": True}
+            | {"max_steps": 4, "minibatch_size": 4, "max_new_tokens": 4, "learning_rate": 1e-3, "watch_steps": 0},
         }
         given = flags[command] | changes
         return [command] + [word for name, value in given.items() for word in (f"--{name}", str(value))]

@@ -52,7 +52,7 @@ def _run(command: str, arguments: list[str]) -> int:
         with interruptible(), warnings.catch_warnings():
             if not sys.warnoptions:
                 # Old names that the libraries use among themselves; no user can change them.
-                warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
+                warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
             module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
             return int(module.run(arguments) or 0)
     except OdinError as error:

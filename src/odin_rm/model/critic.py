@@ -201,7 +201,7 @@ class Critic(nn.Module):
         out = self.backbone(input_ids=input_ids_BS, attention_mask=attention_mask_BS, use_cache=False, **kwargs)
         hidden_BTD = out.last_hidden_state[:, -response_length - 1 : -1]
         with torch.autocast(hidden_BTD.device.type, enabled=False):
-            return self.head(hidden_BTD.float()).squeeze(-1)
+            return self.head(hidden_BTD.float()).squeeze(-1).clone()  # FSDP hooks on to outputs, not safely to views
 
 
 def _check_causal(classifier: Any, layer: str, pooling: str, path: str | Path) -> None:

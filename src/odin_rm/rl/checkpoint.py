@@ -10,6 +10,8 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from odin_rm.core.errors import CheckpointError, OutputError
 from odin_rm.core.files import atomic_write_json, json_safe
+from odin_rm.core.ranks import together
 from odin_rm.rl.experience import Experience, load_experiences, save_experiences
 from odin_rm.rl.learn import Learner
 from odin_rm.rl.ranks import Ranks
@@ -91,36 +94,53 @@ def save_checkpoint(
     """
     draft = folder.with_name(f".{folder.name}.tmp")
     try:
+        with together(), full_disks("the checkpoint", folder):
+            if ranks.rank == 0:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+        with together(), full_disks("the checkpoint", folder):
+            _save_weights(draft, learner, ranks)
+            if buffer:
+                save_experiences(buffer, draft / f"buffer_{ranks.rank}")
+            torch.save(random_state, draft / f"random_{ranks.rank}.pt")
+            atomic_write_json(draft / f"plan_{ranks.rank}.json", state.plan)
+        with together(), full_disks("the checkpoint", folder):
+            if ranks.rank == 0:
+                whole = asdict(state) | {"plan": None, "settings": settings, "ranks": ranks.size}
+                atomic_write_json(draft / STATE_FILE, whole)
+                _move_into_place(draft, folder)
+    except OutputError:
         if ranks.rank == 0:
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-        learner.accelerator.wait_for_everyone()
-        _save_weights(draft, learner, ranks)
-        if buffer:
-            save_experiences(buffer, draft / f"buffer_{ranks.rank}")
-        torch.save(random_state, draft / f"random_{ranks.rank}.pt")
-        atomic_write_json(draft / f"plan_{ranks.rank}.json", state.plan)
-        learner.accelerator.wait_for_everyone()
-        if ranks.rank == 0:
-            whole = asdict(state) | {"plan": None, "settings": settings, "ranks": ranks.size}
-            atomic_write_json(draft / STATE_FILE, whole)
-            if folder.exists():
-                old = folder.with_name(f".{folder.name}.old")
-                shutil.rmtree(old, ignore_errors=True)
-                os.replace(folder, old)
-                os.replace(draft, folder)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(draft, folder)
-        learner.accelerator.wait_for_everyone()
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if ranks.rank == 0:
-            shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def full_disks(what: str, place: Path) -> Iterator[None]:
+    """A block that writes: whatever a library says of a full disk becomes one line.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch has no class of its own for it
         raise OutputError(
-            f"the checkpoint cannot be written ({' '.join(str(error).split())[:200]})",
-            where=str(folder),
+            f"{what} cannot be written ({' '.join(str(error).split())[:200]})",
+            where=str(place),
             fix="Make room on the disk and go on from the last checkpoint with --resume_from_checkpoint true.",
         ) from error
+
+
+def _move_into_place(draft: Path, folder: Path) -> None:
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(draft, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(draft, folder)
 
 
 def load_checkpoint(
@@ -193,6 +213,9 @@ def find_checkpoint(wanted: str | None, run: Path) -> Path | None:
     if wanted.lower() not in ("true", "yes", "last"):
         return Path(wanted)
     folder = run / "checkpoints"
+    for old in folder.glob(".checkpoint-*.old"):  # a kill between the two moves of a replaced checkpoint
+        if not (place := folder / old.name[1:].removesuffix(".old")).exists():
+            os.replace(old, place)
     whole = [p for p in folder.glob("checkpoint-*") if p.name != BEST and (p / STATE_FILE).is_file()]
     if not whole:
         fix = "Start anew without --resume_from_checkpoint, or check --output_dir."
@@ -201,18 +224,16 @@ def find_checkpoint(wanted: str | None, run: Path) -> Path | None:
 
 
 def delete_old_checkpoints(folder: Path, keep: int) -> None:
-    """Keep the newest ``keep`` checkpoints, and the watch's best one."""
+    """Keep the newest ``keep`` checkpoints, and the watch's best one; drafts that a kill left behind go too."""
+    for draft in folder.glob(".checkpoint-*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
     whole = sorted((p for p in folder.glob("checkpoint-*") if p.name != BEST), key=lambda p: int(p.name.split("-")[1]))
     for path in whole[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sharded(learner: Learner) -> bool:
-    return str(learner.accelerator.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED")
-
-
 def _save_weights(draft: Path, learner: Learner, ranks: Ranks) -> None:
-    if _sharded(learner):
+    if learner.ranks.sharded:
         learner.accelerator.save_state(str(draft / "engine"))
     elif ranks.rank == 0:
         trained = {n: p.detach().cpu().contiguous() for n, p in _trained(learner)}
@@ -224,7 +245,7 @@ def _save_weights(draft: Path, learner: Learner, ranks: Ranks) -> None:
 
 def load_weights(folder: Path, learner: Learner) -> None:
     """Put weights, optimiser and schedule of a checkpoint back."""
-    if _sharded(learner):
+    if learner.ranks.sharded:
         learner.accelerator.load_state(str(folder / "engine"))
     else:
         tensors = load_file(folder / "weights.safetensors")

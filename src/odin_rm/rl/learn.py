@@ -61,19 +61,18 @@ class Learner:
             Loss parts as means over tokens, gradient norms, learning rate.
 
         Raises:
-            NumericalError: the gradient is not finite; the weights are as they were.
+            NumericalError: loss or gradient is not finite; the weights are as they were (under DeepSpeed, which has
+                stepped before its norm can be read, where the loss is not finite).
         """
         self.backward(experiences, kl_coef)
         parts = self._parts
-        parts["policy_grad_norm"] = self._clip(self.plain_model.policy)
-        if self.plain_model.critic is not None:
-            parts["critic_grad_norm"] = self._clip(self.plain_model.critic)
-        if not all(np.isfinite(value) for value in parts.values()):
-            self.optimiser.zero_grad(set_to_none=True)
-            names = ", ".join(name for name, value in parts.items() if not np.isfinite(value))
-            raise NumericalError(
-                f"{names} not finite", fix="Lower --learning_rate, or load the model in float32 or bfloat16."
-            )
+        if self.ranks.deepspeed:
+            parts["grad_norm"] = float(self.model.get_global_grad_norm() or 0.0)
+        else:
+            parts["policy_grad_norm"] = self._clip(self.plain_model.policy)
+            if self.plain_model.critic is not None:
+                parts["critic_grad_norm"] = self._clip(self.plain_model.critic)
+        self._check(parts)
         if not policy_learns:
             for parameter in self.plain_model.policy.parameters():
                 parameter.grad = None
@@ -100,19 +99,30 @@ class Learner:
                     kl_BT = kl_estimate(policy_log_probs_BT, rows.reference_log_probs_BT, self.kl_estimator)
                     kl_loss = kl_coef * (kl_BT * rows.weights_BT).sum()
                     loss, parts = loss + kl_loss, parts | {"kl_loss": kl_loss.detach()}
+                parts = parts | {"loss": loss.detach(), "entropy": (entropy_BT * rows.weights_BT).sum()}
+                for name, value in parts.items():
+                    totals[name] = (
+                        totals.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+                    )
+                if last:
+                    self._parts = self.ranks.sums({name: float(value) for name, value in totals.items()})
+                    self._check(self._parts)
                 # Averaging over ranks divides by their number; every token lives on one rank, so multiply back.
                 self.accelerator.backward(loss * self.ranks.size)
-            parts = parts | {"loss": loss.detach(), "entropy": (entropy_BT * rows.weights_BT).sum()}
-            for name, value in parts.items():
-                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
-        self._parts = self.ranks.sums({name: float(value) for name, value in totals.items()})
+
+    def _check(self, figures: dict[str, float]) -> None:
+        if not all(np.isfinite(value) for value in figures.values()):
+            self.optimiser.zero_grad(set_to_none=True)
+            names = ", ".join(name for name, value in figures.items() if not np.isfinite(value))
+            raise NumericalError(
+                f"{names} not finite", fix="Lower --learning_rate, or load the model in float32 or bfloat16."
+            )
 
     def _gradient_exchange(self, last: bool) -> Any:
         """Ranks exchange gradients with the last micro-batch only."""
         # DeepSpeed steps inside backward and reads this flag; the other engines are told by no_sync.
         self.accelerator.gradient_state._set_sync_gradients(last)
-        sharded = str(self.accelerator.distributed_type).endswith("DEEPSPEED")
-        return nullcontext() if last or sharded else self.accelerator.no_sync(self.model)
+        return nullcontext() if last or self.ranks.deepspeed else self.accelerator.no_sync(self.model)
 
     def _clip(self, module: torch.nn.Module) -> float:
         """Clip the gradient of a part on its own, so that the critic's errors do not shrink the policy's steps."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,14 @@ class TransformersEngine:
     Prompts are sorted by length and written to in batches under a token budget, padded on the left; a batch ends when
     all its rows have. What the model's generation config says (a nucleus, a repetition penalty, ...) is left aside, so
     that samples come from the distribution whose log-probs are trained. Sampling draws from torch's global generator.
-    In mixed precision call :meth:`generate` within ``accelerator.autocast()``.
 
     Args:
         model: the policy, in whatever accelerate has wrapped it.
         tokenizer: the policy's.
         rollout_tokens: most padded tokens of a batch, prompts and longest responses.
         end_token_ids: tokens that end a response.
+        precision: makes the context to write in: ``accelerator.autocast``, so that samples come from the very numbers
+            that training sees.
         synced: ranks hold parts of each layer (FSDP, ZeRO 3), so all of them must write until the last one is done.
     """
 
@@ -40,9 +42,10 @@ class TransformersEngine:
         *,
         rollout_tokens: int,
         end_token_ids: Collection[int],
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
         synced: bool = False,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self.rollout_tokens, self.synced = rollout_tokens, synced
         self.end_token_ids = set(end_token_ids)
 
@@ -117,13 +120,14 @@ class TransformersEngine:
         processors = LogitsProcessorList()
         if sampled and any(greedy):
             processors.append(_MostLikelyOnly(torch.tensor(greedy, device=policy.device)))
-        ids_BS = policy.generate(
-            batch.input_ids_BS[:, :width],
-            attention_mask=batch.attention_mask_BS[:, :width],
-            generation_config=config,
-            logits_processor=processors,
-            synced_gpus=self.synced,
-        )
+        with self.precision():
+            ids_BS = policy.generate(
+                batch.input_ids_BS[:, :width],
+                attention_mask=batch.attention_mask_BS[:, :width],
+                generation_config=config,
+                logits_processor=processors,
+                synced_gpus=self.synced,
+            )
         return ids_BS[:, width:]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from odin_rm.core.errors import OdinError, RunInterrupted
 from odin_rm.core.files import append_jsonl
+from odin_rm.core.ranks import together
 from odin_rm.core.signals import StopFlag
 from odin_rm.objectives.kl import adapt_kl_coef
 from odin_rm.rl.checkpoint import (
@@ -90,11 +91,12 @@ class RLTrainer:
             while self.state.step < self.config.max_steps:
                 self._guarded(self._step)
                 bar.update()
-                self._log()
-                alarms = self._watch() if self._due(self.config.watch_steps) else []
-                if self.ranks.any(stop.name is not None):
+                self._guarded(self._log)
+                alarms = self._guarded(self._watch) if self._due(self.config.watch_steps) else []
+                signal_name = self.ranks.some(stop.name)
+                if signal_name is not None:
                     self.save()
-                    raise self._interrupted(stop.name)
+                    raise self._interrupted(signal_name)
                 if alarms and self.config.watch_action != "warn":
                     return self._give_up(alarms[0])
                 if self._due(self.config.save_steps) and self.state.step < self.config.max_steps:
@@ -119,6 +121,7 @@ class RLTrainer:
         config, state = self.config, self.state
         n = config.responses_per_collection
         positions = prompt_positions(len(self.collector.prompt_ids), config.seed, state.prompts_used, n)
+        self.collector.engine.update_weights(self.learner.plain_model.policy)
         collected = self.collector.collect(list(self.ranks.share(positions)), state.kl_coef, state.step)
         # Nothing of the state changes before this line, so a collection that fails can be tried again.
         self._collected, self.buffer = collected, collected.experiences
@@ -133,16 +136,13 @@ class RLTrainer:
             state.kl_coef = adapt_kl_coef(
                 state.kl_coef, self._mean_kl(), target=config.kl_target, horizon=config.kl_horizon, responses=n
             )
-        self._random_state = random_states(self.collector.device)
 
     def _begin(self) -> None:
         """Before the first step: measure the reference policy where that is asked for, and take the first look."""
-        self._random_state = random_states(self.collector.device)
         if self.config.standardise == "reference":
             if self.state.shaping is None:
                 mean, std = reference_statistics(self._reference_quality())
                 self.state.shaping = {"mean": mean, "std": std}
-                self._random_state = random_states(self.collector.device)
             self.collector.shaping = replace(self.collector.shaping, **self.state.shaping)
         if self.look is not None and not self.watch.records:
             self._watch()
@@ -156,24 +156,31 @@ class RLTrainer:
         quality, _ = self.collector.judge(positions, rollouts, 0)
         return quality[np.isfinite(quality)]
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """A step that either is done or leaves a checkpoint of the state before it."""
-        self._random_state = random_states(self.collector.device)
+    def _guarded(self, work: Callable[[], Any]) -> Any:
+        """Work after whose failure there is a checkpoint to go on from, of the last step that was done.
+
+        All ranks fail together: what only one of them does is in a block of :func:`together`.
+        """
+        before, step = random_states(self.collector.device), self.state.step
         try:
-            step()
+            return work()
         except OdinError as error:
-            set_random_states(self._random_state, self.collector.device)
+            if self.state.step == step:  # else only the log of the step failed
+                set_random_states(before, self.collector.device)
             self.save()
             note = f"{error.fix} The state before step {self.state.step + 1} is saved in {self.run / 'checkpoints'}."
             error.fix = note.strip()
+            error.known_to_all = True
             raise
 
-    def _interrupted(self, name: str | None) -> RunInterrupted:
-        return RunInterrupted(
-            f"stopped by {name or 'a signal'} after step {self.state.step}, the state is saved",
+    def _interrupted(self, name: str) -> RunInterrupted:
+        interrupted = RunInterrupted(
+            f"stopped by {name} after step {self.state.step}, the state is saved",
             where=str(self.run),
             fix=f"Go on with --resume_from_checkpoint true --output_dir {self.run}",
         )
+        interrupted.known_to_all = True
+        return interrupted
 
     # ---- the log -----------------------------------------------------------------------------------------------------
 
@@ -197,9 +204,8 @@ class RLTrainer:
             row |= self._collected.log | {f"seconds_{k}": v for k, v in self._collected.seconds.items()}
             self._collected = None
         self._rows.append(row)
-        if self._due(self.config.sample_steps) and self._main():
-            for experience in minibatch[:SAMPLES]:
-                append_jsonl(self.run / "samples.jsonl", self._sample(experience))
+        if self._due(self.config.sample_steps):
+            self._append("samples.jsonl", [self._sample(experience) for experience in minibatch[:SAMPLES]])
 
     def _log(self) -> None:
         if not self._due(self.config.logging_steps) and self.state.step < self.config.max_steps:
@@ -208,10 +214,15 @@ class RLTrainer:
         last = self._rows[-1]
         record = {n: last[n] if n in NOT_AVERAGED else _mean(n, self._rows) for n in names}
         self._rows = []
-        if self._main():
-            append_jsonl(self.run / "metrics.jsonl", record)
+        self._append("metrics.jsonl", [record])
         numbers = {name: value for name, value in record.items() if value == value and name != "step"}
         self.accelerator.log(numbers, step=self.state.step)
+
+    def _append(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
+        with together():
+            if self._main():
+                for row in rows:
+                    append_jsonl(self.run / file, row)
 
     def _sample(self, experience: Experience) -> dict[str, Any]:
         return {
@@ -230,18 +241,18 @@ class RLTrainer:
 
     def _watch(self) -> list[Alarm]:
         assert self.look is not None
-        record, samples = self.look(self.state.step)
+        self.collector.engine.update_weights(self.learner.plain_model.policy)
+        record, samples = self.ranks.first(self.look(self.state.step))
         alarms = self.watch.observe(record)
         self.state.watch = self.watch.state()
-        if self._main():
-            looked = {f"watch_{name}": value for name, value in vars(record).items() if name != "step"}
-            row: dict[str, Any] = {"step": self.state.step, **looked}
-            if alarms:
-                row["alarms"] = [alarm.kind for alarm in alarms]
-            append_jsonl(self.run / "metrics.jsonl", row)
-            for sample in samples:
-                append_jsonl(self.run / "samples.jsonl", sample)
-            for alarm in alarms:
+        row: dict[str, Any] = {"step": self.state.step}
+        row |= {f"watch_{name}": value for name, value in vars(record).items() if name != "step"}
+        if alarms:
+            row["alarms"] = [alarm.kind for alarm in alarms]
+        self._append("metrics.jsonl", [row])
+        self._append("samples.jsonl", samples)
+        for alarm in alarms:
+            if self._main():
                 self.say(alarm.message)
         if self.config.watch_action == "rollback" and self.watch.best_step == self.state.step:
             self._save_to(self.run / "checkpoints" / BEST)
@@ -255,9 +266,8 @@ class RLTrainer:
         if self.config.watch_action == "rollback" and best.is_dir():
             load_weights(best, self.learner)
             back_to = self.watch.best_step
-        if self._main():
-            row = {"step": self.state.step, "stopped_by": alarm.kind, "rolled_back_to": back_to}
-            append_jsonl(self.run / "metrics.jsonl", row)
+        row = {"step": self.state.step, "stopped_by": alarm.kind, "rolled_back_to": back_to}
+        self._append("metrics.jsonl", [row])
         return alarm.kind
 
     # ---- state -------------------------------------------------------------------------------------------------------
@@ -265,7 +275,6 @@ class RLTrainer:
     def save(self) -> None:
         """Write a checkpoint of the state as it is, and delete the oldest ones."""
         folder = self.run / "checkpoints"
-        self._random_state = random_states(self.collector.device)
         self._save_to(folder / f"checkpoint-{self.state.step}")
         if self._main():
             delete_old_checkpoints(folder, self.config.save_total_limit)
@@ -276,9 +285,10 @@ class RLTrainer:
         save_checkpoint(folder, self.learner, self.ranks, self.state, self.buffer, random_state, settings)
 
     def _resume(self, checkpoint: Path) -> None:
-        self.state, self.buffer = load_checkpoint(
-            checkpoint, self.learner, self.ranks, self.config.trajectory(), self.collector.device
-        )
+        with together():
+            self.state, self.buffer = load_checkpoint(
+                checkpoint, self.learner, self.ranks, self.config.trajectory(), self.collector.device
+            )
         if self.state.watch is not None:
             self.watch.load(self.state.watch)
 

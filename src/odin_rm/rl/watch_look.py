@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ def observe_policy(
     microbatch_tokens: int,
     seed: int,
     step: int,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[WatchRecord, list[dict[str, Any]]]:
     """Let the policy answer every prompt once, and measure.
 
@@ -58,6 +59,7 @@ def observe_policy(
         microbatch_tokens: padded tokens (prompt and response) per forward pass.
         seed: decides what is drawn.
         step: optimiser steps so far.
+        precision: makes the context for the policy's forward passes: ``accelerator.autocast``.
 
     Returns:
         The record, and one row per prompt for ``samples.jsonl``: ``step``, ``prompt``, ``response``,
@@ -70,7 +72,10 @@ def observe_policy(
     device = next(policy.parameters()).device
     with _own_random_state(seed, device), _evaluating(policy), torch.no_grad():
         rollouts = engine.generate(prompt_ids, sampling)
-        kl_R, entropy = _distance(policy, reference_pass, rollouts, sampling, pad_token_id, microbatch_tokens, device)
+        with precision():
+            kl_R, entropy = _distance(
+                policy, reference_pass, rollouts, sampling, pad_token_id, microbatch_tokens, device
+            )
         request = RewardRequest(
             prompts=list(prompts.prompts),
             responses=[r.text for r in rollouts],

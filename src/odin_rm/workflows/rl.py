@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import get_scheduler, set_seed
 
 from odin_rm.core.errors import ConfigError
@@ -33,12 +34,12 @@ from odin_rm.model.policy import (
     save_policy,
 )
 from odin_rm.rl.actor_critic import ActorCritic
-from odin_rm.rl.checkpoint import check_settings, find_checkpoint, read_state
+from odin_rm.rl.checkpoint import check_settings, find_checkpoint, full_disks, read_state
 from odin_rm.rl.collect import Algorithm, Collector
 from odin_rm.rl.config import OWN_ALGORITHMS, RLConfig
 from odin_rm.rl.learn import Learner
 from odin_rm.rl.ppo import PPO
-from odin_rm.rl.ranks import Ranks
+from odin_rm.rl.ranks import EngineOfFirst, Ranks, SourceOfRanks
 from odin_rm.rl.records import RewardSource, RolloutEngine, SamplingSettings
 from odin_rm.rl.remax import ReMax
 from odin_rm.rl.rollout import TransformersEngine
@@ -98,7 +99,9 @@ def train_policy(config: RLConfig) -> Path:
 def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -> RLTrainer:
     """Wrap the models for the engine and connect the pieces of the loop."""
     ranks = Ranks(accelerator)
-    _check_ranks(config, ranks.size)
+    _check_ranks(config, ranks)
+    held_out = None if parts.held_out is None else SourceOfRanks(parts.held_out)
+    parts = replace(parts, source=SourceOfRanks(parts.source), held_out=held_out)
     plain_model = ActorCritic(parts.policy, parts.critic).train()
     groups = plain_model.parameter_groups(config.learning_rate, float(config.critic_learning_rate or 0.0))
     optimiser = torch.optim.AdamW(
@@ -107,14 +110,19 @@ def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
     )
+    if ranks.deepspeed:
+        _set_up_deepspeed(config, ranks)
     model, optimiser = accelerator.prepare(plain_model, optimiser)
     plain_model = accelerator.unwrap_model(model)
+    if ranks.sharded and not ranks.deepspeed:
+        register_fsdp_forward_method(plain_model, "begin")
+        plain_model.begin()
     scheduler = get_scheduler(
         config.lr_scheduler_type, optimiser, num_warmup_steps=config.warmup_steps, num_training_steps=config.max_steps
     )
     algorithm = build_algorithm(config)
     pad_token_id = int(parts.tokenizer.pad_token_id)
-    engine = build_engine(config, parts, plain_model.policy, accelerator)
+    engine = build_engine(config, parts, plain_model.policy, ranks)
     reference_pass = _reference_pass(config, parts, plain_model, accelerator)
 
     def old_pass(batch: ResponseBatch) -> tuple[Tensor, Tensor | None]:
@@ -155,8 +163,18 @@ def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -
         pad_token_id=pad_token_id,
     )
     limits = WatchLimits(config.watch_length_ratio, config.watch_kl, config.watch_entropy)
-    look = _look(config, parts, plain_model, engine, reference_pass) if config.watch_steps else None
-    return RLTrainer(config, run, accelerator, ranks, collector, learner, HackingWatch(limits), look, say=_say)
+    look = _look(config, parts, plain_model, engine, reference_pass, ranks)
+    return RLTrainer(
+        config,
+        run,
+        accelerator,
+        ranks,
+        collector,
+        learner,
+        HackingWatch(limits),
+        look if config.watch_steps else None,
+        say=_say,
+    )
 
 
 def build_algorithm(config: RLConfig) -> Algorithm:
@@ -187,16 +205,20 @@ def shaping_settings(config: RLConfig, source: RewardSource) -> ShapingSettings:
     )
 
 
-def build_engine(config: RLConfig, parts: Parts, policy: torch.nn.Module, accelerator: Any) -> RolloutEngine:
+def build_engine(config: RLConfig, parts: Parts, policy: torch.nn.Module, ranks: Ranks) -> RolloutEngine:
     """The engine that writes responses."""
     ends = end_token_ids(policy, parts.tokenizer)
     if config.rollout_engine == "vllm":
         from odin_rm.rl.vllm import build_vllm_engine
 
         return build_vllm_engine(config.vllm_server, policy, parts.tokenizer, ends)
-    synced = str(accelerator.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED")
     return TransformersEngine(
-        policy, parts.tokenizer, rollout_tokens=config.rollout_tokens, end_token_ids=ends, synced=synced
+        policy,
+        parts.tokenizer,
+        rollout_tokens=config.rollout_tokens,
+        end_token_ids=ends,
+        precision=ranks.accelerator.autocast,
+        synced=ranks.sharded,
     )
 
 
@@ -219,14 +241,31 @@ def _accelerator(config: RLConfig) -> Any:
         raise ConfigError(" ".join(str(error).split())[:300], fix="See odin-rm rl --help.") from error
 
 
-def _check_ranks(config: RLConfig, size: int) -> None:
+def _check_ranks(config: RLConfig, ranks: Ranks) -> None:
     for name in ("minibatch_size", "experience_size"):
-        if getattr(config, name) % size:
+        if getattr(config, name) % ranks.size:
             raise ConfigError(
-                f"is {getattr(config, name)}, which {size} processes cannot share evenly",
+                f"is {getattr(config, name)}, which {ranks.size} processes cannot share evenly",
                 where=f"--{name}",
-                fix=f"Use a multiple of {size}.",
+                fix=f"Use a multiple of {ranks.size}.",
             )
+    plugin = getattr(ranks.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and (plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading):
+        raise ConfigError(
+            "the accelerate config needs fsdp_version 2 and fsdp_cpu_ram_efficient_loading false",
+            fix="See examples/accelerate/fsdp2.yaml.",
+        )
+
+
+def _set_up_deepspeed(config: RLConfig, ranks: Ranks) -> None:
+    """DeepSpeed clips policy and critic as one and steps inside the backward pass."""
+    if config.critic_warmup_steps:
+        raise ConfigError(
+            "does not work under DeepSpeed", where="--critic_warmup_steps", fix="Use FSDP2, or leave it out."
+        )
+    settings = ranks.accelerator.state.deepspeed_plugin.deepspeed_config
+    settings["train_micro_batch_size_per_gpu"] = config.minibatch_size // ranks.size
+    settings["gradient_clipping"] = config.max_grad_norm
 
 
 def _reference_pass(
@@ -266,10 +305,11 @@ def _look(
     plain_model: ActorCritic,
     engine: RolloutEngine,
     reference_pass: Callable[[ResponseBatch], Tensor],
+    ranks: Ranks,
 ) -> Look:
     def look(step: int) -> Any:
         return observe_policy(
-            engine=engine,
+            engine=EngineOfFirst(engine, ranks),
             policy=plain_model.policy,
             reference_pass=reference_pass,
             prompts=parts.watch_prompts,
@@ -281,6 +321,7 @@ def _look(
             microbatch_tokens=config.microbatch_tokens,
             seed=config.seed,
             step=step,
+            precision=ranks.accelerator.autocast,
         )
 
     return look
@@ -292,15 +333,14 @@ def _say(line: str) -> None:
 
 def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
     accelerator, run = trainer.accelerator, trainer.run
-    sharded = str(accelerator.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED")
     state_dict = None
-    if sharded:
+    if trainer.ranks.sharded:
         whole = accelerator.get_state_dict(trainer.learner.model)
         state_dict = {k.removeprefix("policy."): v for k, v in whole.items() if k.startswith("policy.")}
-    if accelerator.is_main_process:
-        with atomic_folder(run / "policy", overwrite=True) as folder:
-            save_policy(trainer.learner.plain_model.policy, parts.tokenizer, folder, state_dict=state_dict)
-        row: dict[str, Any] = {"step": trainer.state.step, "finished": True}
-        append_jsonl(run / "metrics.jsonl", row | ({"stopped_by": stopped_by} if stopped_by else {}))
-    accelerator.wait_for_everyone()
+    with together():
+        if accelerator.is_main_process:
+            with full_disks("the policy", run / "policy"), atomic_folder(run / "policy", overwrite=True) as folder:
+                save_policy(trainer.learner.plain_model.policy, parts.tokenizer, folder, state_dict=state_dict)
+            row: dict[str, Any] = {"step": trainer.state.step, "finished": True}
+            append_jsonl(run / "metrics.jsonl", row | ({"stopped_by": stopped_by} if stopped_by else {}))
     accelerator.end_training()
