@@ -42,7 +42,8 @@ class EndEarly:
         self.requests.append(request)
         letters = np.array([len(text) for text in request.responses])
         quality = -np.asarray(request.response_tokens, dtype=float) + self.per_letter * letters
-        return JudgedResponses(quality, length_for_log=100.0 * np.ones(len(quality)))
+        log_metrics = {"letters": float(letters.mean())}
+        return JudgedResponses(quality, length_for_log=100.0 * np.ones(len(quality)), log_metrics=log_metrics)
 
 
 @pytest.fixture
@@ -311,6 +312,7 @@ def test_shaping_by_hand() -> None:
     assert logged["ended_share"] == 0.5
     assert logged["standardised_reward"] == 1.0
     assert logged["mean_length_reward"] == 100.0
+    assert logged["source_letters"] == 4.0
 
 
 def test_the_length_head_is_for_the_log_only() -> None:

@@ -12,6 +12,7 @@ from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import append_jsonl
 from odin_rm.core.ranks import is_main_process, together
 from odin_rm.data.prompts import PromptSet
+from odin_rm.rl.collect import source_figures
 from odin_rm.rl.records import JudgedResponses, RewardRequest, RewardSource, Rollout
 from odin_rm.rl.shaping import ShapedRewards, ShapingSettings, shape_rewards
 from odin_rm.rl.trainer import SAMPLES
@@ -128,6 +129,8 @@ class ShapedReward:
         }
         for name, values_R in steps.items():
             log_metric(name, float(values_R[usable_R].mean()))
+        for name, value in source_figures(judged).items():
+            log_metric(name, value)
 
     def _write_samples(
         self,
