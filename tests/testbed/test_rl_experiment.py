@@ -6,6 +6,10 @@ import dataclasses
 import json
 import math
 import multiprocessing
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -197,3 +201,40 @@ def test_command_lines_can_be_repeated(finished: Path) -> None:
     saved = yaml.safe_load((finished / "policies" / RUNS[1].name / "config.yaml").read_text())
     assert (saved["algorithm"], saved["reward"], saved["kl_coef"]) == ("remax", "length_only", 0.1)
     assert saved["reward_clip"] in (math.inf, None)
+
+
+def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, os, time\n"
+        "from odin_rm.testbed.rl_experiment import _begin_worker\n"
+        "def work(pipe):\n"
+        "    _begin_worker()\n"
+        "    pipe.send(os.getpid())\n"
+        "    time.sleep(300)\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    mine, theirs = context.Pipe()\n"
+        "    context.Process(target=work, args=(theirs,)).start()\n"
+        "    print(mine.recv(), flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.kill()
+    for _ in range(300):
+        if not running(worker):
+            break
+        time.sleep(0.1)
+    assert not running(worker)
+
+
+def running(process: int) -> bool:
+    """Whether a process is there and is not merely waiting to be reaped."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import closing
@@ -258,7 +260,7 @@ def _in_processes(tasks: Sequence[PolicyTask], workers: int) -> Generator[tuple[
     others = set(multiprocessing.active_children())
     # Spawned, not forked: a copy of a process whose thread pools have run can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_begin_worker)
     try:
         futures: dict[Future[PolicyResult], PolicyTask] = {pool.submit(run_task, task): task for task in tasks}
         for future in as_completed(futures):
@@ -267,5 +269,18 @@ def _in_processes(tasks: Sequence[PolicyTask], workers: int) -> Generator[tuple[
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
+            child.kill()  # a mere SIGTERM would end the step in hand and let the next task begin
         raise
+
+
+def _begin_worker() -> None:
+    """One thread, and an end with the parent: a parent that is killed cannot end its workers, which would train on."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
