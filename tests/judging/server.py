@@ -41,7 +41,8 @@ class FakeEndpoint(ThreadingHTTPServer):
     """The server.
 
     Args:
-        reply: the judge's words for the two answers of a prompt and how often this very question came before.
+        reply: the judge's words for the two answers of a prompt (a prompt without any is the first, and the second is
+            empty) and how often this very question came before.
         faults: what goes wrong, by the number of the request (from 0): ``429``, ``500``, ``400``, ``hang``,
             ``html``, ``half_json``, ``no_choices``, ``cut``, ``cut_stream``, ``drop``, ``quota``, or a pair of a
             status and headers.
@@ -136,7 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.answered[name] += 1
                 if self.server.log:
                     print(name, file=self.server.log, flush=True)
-        text = self.server.reply(*_ANSWERS.search(prompt).groups(), times)  # type: ignore[union-attr]
+        answers = _ANSWERS.search(prompt)
+        text = self.server.reply(*(answers.groups() if answers else (prompt, "")), times)
         finish = "length" if text.endswith("...") else "stop"
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         shape = {"id": "c", "created": 1, "model": body["model"]}

@@ -1,302 +1,58 @@
-"""A language model behind an OpenAI-compatible chat endpoint as the judge.
-
-Calls go out side by side, paced (:mod:`odin_rm.judging.pacing`). A call that fails in a way that may pass (rate limit,
-timeout, server error, lost connection, a reply that is no chat completion, a stream that breaks off) is made again
-after a pause; one that the server refuses for its content (400, 413, 422) leaves its question unjudged; anything else
-(wrong key, unknown model, no quota) ends the run in one line.
-
-The key is read from the environment when calls begin. It is in no setting, no file and no message.
-"""
+"""A language model behind an OpenAI-compatible chat endpoint (:mod:`odin_rm.judging.chat`) as the judge."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Sequence
+from typing import Any
 
-from odin_rm.core.errors import ConfigError, JudgeError, MissingExtraError, OdinError
+from odin_rm.core.errors import JudgeError
 from odin_rm.evaluation.judge_template import JudgeTemplate
 from odin_rm.evaluation.judgements import Judgement, Question
+from odin_rm.judging.chat import Call, ChatClient, ChatSettings, Reply, estimate_tokens
 from odin_rm.judging.judge import Judge, Record
-from odin_rm.judging.pacing import Pacer, pause_before
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
-DEFAULT_URL = "https://api.openai.com/v1"
-CHARACTERS_PER_TOKEN = 4
-"""For estimates only; what was used in truth is what the endpoint counts."""
-MOST_REFUSED_IN_A_ROW = 10
-TRIES_TO_REACH = 3
-"""A server that has never answered is given up sooner: its address is likely wrong."""
-LONGEST_WAIT = 600.0
-
-_REFUSED = (400, 413, 422)
-_MAY_PASS = (408, 409, 425, 429)
-
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    """Where the judge is, how it writes, and how hard it may be pressed.
-
-    Attributes:
-        model: the model's name at the endpoint.
-        base_url: the API's address, as far as ``/v1``; default ``OPENAI_BASE_URL``, or OpenAI's.
-        api_key_env: the environment variable that holds the key.
-        temperature, max_tokens, seed: of the reply; ``None`` is not sent.
-        stream: ask for the reply piece by piece.
-        concurrency: calls under way at a time.
-        requests_per_minute, tokens_per_minute: limits; ``None`` is none.
-        timeout: seconds for a whole call.
-        retries: how often a call that failed is made again.
-    """
-
-    model: str
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    temperature: float | None = 0.0
-    max_tokens: int | None = 512
-    seed: int | None = None
-    stream: bool = False
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 120.0
-    retries: int = 8
-
-
-class _Broken(Exception):
-    """A reply that is no whole chat completion."""
 
 
 class EndpointJudge(Judge):
-    """See the module.
+    """See the module. A question that the endpoint refuses for its content is left unjudged.
 
     Args:
         settings: the endpoint.
         template: what is asked.
 
     Attributes:
-        retried: calls made again after a failure.
-        refused: questions that the endpoint refused for their content.
+        client: makes the calls, and counts those that were made again or refused.
     """
 
     ask_again = True
 
-    def __init__(self, settings: EndpointSettings, template: JudgeTemplate) -> None:
+    def __init__(self, settings: ChatSettings, template: JudgeTemplate) -> None:
         self.settings, self.template = settings, template
         self.name = settings.model
-        self.base_url = (settings.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
-        self.retried = self.refused = 0
-        self._refused_in_a_row = 0
-        self._reached = False
-        self._failure: OdinError | None = None
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("is no http(s) address", where="--base_url", fix="Give it as far as /v1.")
-        if parts.username or parts.password or parts.query:
-            what = "carries a name, a password or a query, which would end up in files"
-            raise ConfigError(what, where="--base_url", fix=f"Put the key into {settings.api_key_env}.")
+        self.client = ChatClient(settings, role="judge", error=JudgeError)
 
     def identity(self) -> dict[str, Any]:
         settings, template = self.settings, self.template
         return {
             "kind": "endpoint",
             "model": settings.model,
-            "base_url": self.base_url,
+            "base_url": self.client.base_url,
             "template": {"system": template.system, "prompt": template.prompt, "reply": template.reply},
             "decoding": {name: getattr(settings, name) for name in ("temperature", "max_tokens", "seed")},
         }
 
     def prepare(self, questions: Sequence[Question]) -> None:
-        try:
-            import openai  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError("openai", "judge") from error
-        self._key()
+        self.client.prepare()
 
     def judge(self, questions: Sequence[Question], record: Record) -> None:
-        asyncio.run(self._judge_all(questions, record))
+        calls = [Call(self.template.messages(question)) for question in questions]
+        self.client.complete(calls, lambda number, reply: record(number, self._read(reply)))
 
     def estimate_tokens(self, question: Question) -> int:
         """Roughly how many tokens the question has."""
-        characters = sum(len(message["content"]) for message in self.template.messages(question))
-        return -(-characters // CHARACTERS_PER_TOKEN)
+        return estimate_tokens(self.template.messages(question))
 
-    def _key(self) -> str:
-        name = self.settings.api_key_env
-        key = os.environ.get(name, "").strip()
-        if not key:
-            fix = f"Set {name} (any word does for a server that asks for none), or name another with --api_key_env."
-            raise ConfigError(f"there is no API key: the environment variable {name} is not set", fix=fix)
-        return key
-
-    async def _judge_all(self, questions: Sequence[Question], record: Record) -> None:
-        from openai import AsyncOpenAI
-
-        settings = self.settings
-        pacer = Pacer(settings.requests_per_minute, settings.tokens_per_minute)
-        waiting = iter(enumerate(questions))
-        self._failure = None
-        # The client's own retries are off: ours also cover broken replies, and hold all workers back together.
-        client = AsyncOpenAI(api_key=self._key(), base_url=self.base_url, max_retries=0, timeout=settings.timeout)
-        with _sigterm_as_sigint():
-            async with client:
-                workers = min(settings.concurrency, len(questions))
-                await asyncio.gather(*(self._work(client, pacer, waiting, record) for _ in range(workers)))
-        if self._failure is not None:
-            raise self._failure
-
-    async def _work(
-        self, client: AsyncOpenAI, pacer: Pacer, waiting: Iterator[tuple[int, Question]], record: Record
-    ) -> None:
-        """Judge one question after another. When one worker fails, the others still take in what is under way."""
-        for number, question in waiting:
-            try:
-                judgement = await self._ask(client, pacer, question)
-                if judgement is not None:
-                    record(number, judgement)
-            except OdinError as error:
-                self._failure = self._failure or error
-                pacer.stop()
-            if self._failure is not None:
-                return
-
-    async def _ask(self, client: AsyncOpenAI, pacer: Pacer, question: Question) -> Judgement | None:
-        """The judgement of one question, ``None`` where the endpoint refuses its content."""
-        import openai
-
-        tokens = self.estimate_tokens(question) + (self.settings.max_tokens or 0)
-        for attempt in range(1, self.settings.retries + 2):
-            if not await pacer.turn(tokens):
-                return None
-            try:
-                async with asyncio.timeout(self.settings.timeout):
-                    judgement = await self._call(client, question)
-            except openai.APIStatusError as error:
-                if error.status_code in _REFUSED:
-                    self._refuse(error)
-                    return None
-                if not self._may_pass(error):
-                    raise self._failed(error.message) from None
-                problem, pause = self._describe(error), pause_before(attempt, error.response.headers)
-                if pause > LONGEST_WAIT:
-                    raise self._failed(f"it asks to wait {pause:,.0f} s ({problem})") from None
-                if error.status_code in (429, 503):
-                    pacer.hold(pause, time.monotonic())
-            except TimeoutError:
-                problem, pause = f"no reply within {self.settings.timeout:g} s", pause_before(attempt)
-            except (openai.APIError, _Broken) as error:
-                problem, pause = self._describe(error), pause_before(attempt)
-                unreachable = type(error) is openai.APIConnectionError and not self._reached
-                if unreachable and attempt >= TRIES_TO_REACH:
-                    raise self._failed("it cannot be reached") from None
-            else:
-                self._reached, self._refused_in_a_row = True, 0
-                return judgement
-            if attempt <= self.settings.retries:
-                self.retried += 1
-                await pacer.sleep(pause)
-        raise self._failed(f"{problem}, {self.settings.retries + 1} times in a row")
-
-    async def _call(self, client: AsyncOpenAI, question: Question) -> Judgement:
-        settings = self.settings
-        decoding = {
-            "temperature": settings.temperature,
-            "max_completion_tokens": settings.max_tokens,
-            "seed": settings.seed,
-        }
-        request: dict[str, Any] = {
-            "model": settings.model,
-            "messages": self.template.messages(question),
-            **{name: value for name, value in decoding.items() if value is not None},
-        }
-        if settings.stream:
-            text, finish, usage = await _streamed(client, request)
-        else:
-            text, finish, usage = await _whole(client, request)
+    def _read(self, reply: Reply) -> Judgement:
         # A reply that a filter or a tool call ended says nothing that may be read.
-        readable = finish in ("stop", "length")
-        preference = self.template.parse(text, complete=finish == "stop") if readable else None
-        paid = [int(getattr(usage, name, None) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        return Judgement(preference, text, *paid)
-
-    def _refuse(self, error: Any) -> None:
-        self.refused += 1
-        self._refused_in_a_row += 1
-        if self._refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
-            raise self._failed(f"it refuses every question: {error.message}")
-
-    def _may_pass(self, error: Any) -> bool:
-        return error.code != "insufficient_quota" and (error.status_code in _MAY_PASS or error.status_code >= 500)
-
-    def _describe(self, error: Exception) -> str:
-        status = getattr(error, "status_code", None)
-        return f"HTTP {status}" if status else str(error) or type(error).__name__
-
-    def _failed(self, what: str) -> JudgeError:
-        # Some servers repeat the key that they refuse.
-        what = " ".join(what.replace(self._key(), "***").split())[:300]
-        fix = "Nothing that was judged is lost: put it right and run the same command again."
-        return JudgeError(f"the judge {self.name} fails: {what}", where=self.base_url, fix=fix)
-
-
-async def _whole(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, str | None, Any]:
-    """Text, finish reason and usage of a reply that comes in one piece."""
-    try:
-        completion = await client.chat.completions.create(**request)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise _Broken("the reply is not valid JSON") from error
-    # The client does not check what the server sends against the types that it promises.
-    choices: Any = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
-        raise _Broken("the reply is no chat completion")
-    content = choices[0].message.content
-    return content if isinstance(content, str) else "", choices[0].finish_reason, completion.usage
-
-
-async def _streamed(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, str | None, Any]:
-    """The same of a reply that comes in pieces."""
-    import openai
-
-    pieces: list[str] = []
-    finish, usage = None, None
-    stream = await client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
-    try:
-        async with stream:
-            async for chunk in stream:
-                usage = chunk.usage or usage
-                if chunk.choices:
-                    pieces.append(chunk.choices[0].delta.content or "")
-                    finish = chunk.choices[0].finish_reason or finish
-    except (openai.OpenAIError, TimeoutError):
-        raise
-    except Exception as error:  # whatever the transport or a piece that is not JSON raises
-        raise _Broken(f"the stream broke off ({type(error).__name__})") from error
-    if finish is None:
-        raise _Broken("the stream ended before the reply did")
-    return "".join(pieces), finish, usage
-
-
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Inside a running loop: what asyncio does for Ctrl-C (cancel all calls, then stop) for SIGTERM as well.
-
-    An exception out of a signal handler would hit whichever worker is at it, and leave a traceback.
-    """
-    own = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGTERM))
-    if not own:
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        readable = reply.finish in ("stop", "length")
+        preference = self.template.parse(reply.text, complete=reply.finish == "stop") if readable else None
+        return Judgement(preference, reply.text, reply.prompt_tokens or 0, reply.completion_tokens or 0)

@@ -2,7 +2,8 @@
 
 The output folder holds ``annotations.json`` (AlpacaEval's format, one row per prompt, as ``odin-rm win-rate`` reads
 it), ``judge.json`` (settings, counts, what swapping the answers shows of the judge), ``config.yaml``,
-``environment.json`` and ``cache.sqlite`` (each reply, from the moment it arrives). The same command goes on where an earlier one stopped.
+``environment.json`` and ``cache.sqlite`` (each reply, from the moment it arrives). The same command goes on where an
+earlier one stopped.
 
 Two equal answers are a tie without a question. A reply that cannot be read is asked for once more. A prompt without a
 readable reply in both orders has ``preference`` null.
@@ -10,8 +11,7 @@ readable reply in both orders has ``preference`` null.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +24,12 @@ from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
 from odin_rm.judging.cache import JudgementCache, Replies, question_key, read_replies
-from odin_rm.judging.endpoint import EndpointJudge, EndpointSettings
+from odin_rm.judging.chat import ChatSettings
+from odin_rm.judging.endpoint import EndpointJudge
 from odin_rm.judging.judge import Judge
 from odin_rm.judging.recorded import RecordedJudge
 from odin_rm.judging.scored import RewardModelJudge, RewardModelSettings, TruthJudge
+from odin_rm.workflows.progress import progress_bar
 
 ENDPOINT = "openai:"
 CACHE = "cache.sqlite"
@@ -132,8 +134,9 @@ def make_judge(config: JudgeConfig) -> Judge:
     if name.startswith(ENDPOINT):
         if name == ENDPOINT:
             raise ConfigError("names no model", where=f"--judge {ENDPOINT}", fix=f"Write {ENDPOINT}NAME.")
-        chosen = {key: getattr(config, key) for key in EndpointSettings.__dataclass_fields__ if key != "model"}
-        return EndpointJudge(EndpointSettings(name.removeprefix(ENDPOINT), **chosen), load_template(config.template))
+        named = [key for key in ChatSettings.__dataclass_fields__ if key not in ("model", "top_p")]
+        settings = ChatSettings(name.removeprefix(ENDPOINT), **{key: getattr(config, key) for key in named})
+        return EndpointJudge(settings, load_template(config.template))
     if name == "gold":
         return TruthJudge(config.tie_margin)
     recorded = name.lower().removesuffix(".gz").endswith((".json", ".jsonl", ".csv", ".parquet"))
@@ -250,11 +253,11 @@ def _ask(comparison: _Comparison, cache: JudgementCache, attempt: int) -> None:
     if not questions:
         return
     title = "judging" if attempt == 0 else "asking again for replies that could not be read"
-    with _progress(title, len(questions)) as advance:
+    with progress_bar(title, len(questions)) as advance:
 
         def record(number: int, judgement: Judgement) -> None:
             cache.add(comparison.keys[questions[number]], attempt, judgement)
-            advance()
+            advance(1)
 
         comparison.judge.judge(questions, record)
 
@@ -300,7 +303,7 @@ def _report(comparison: _Comparison, replies: Replies, judged: Sequence[BothOrde
             "asked_again": sum(len(known) > 1 for known in replies.values()),
             "unparsed": sum(known[-1].preference is None for known in replies.values()),
             "refused": len(comparison.questions) - len(replies),
-            "calls_made_again": endpoint.retried if endpoint else 0,
+            "calls_made_again": endpoint.client.retried if endpoint else 0,
         },
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -356,16 +359,3 @@ def _claim_folder(config: JudgeConfig, folder: Path) -> None:
         raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     atomic_write_json(folder / "environment.json", environment_record())
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with the time left on a terminal, nothing in a log file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task, 1)

@@ -1,0 +1,31 @@
+"""Write a model's responses to a prompt file, in AlpacaEval's output format; resumable."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from odin_rm.cli.config import parse_config, quiet_transformers
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, write, say what came out."""
+    quiet_transformers()
+    from odin_rm.workflows.generate import GenerateConfig, run_generate
+
+    config = parse_config(GenerateConfig, list(argv), "generate")
+    print_note(run_generate(config), config.output)
+    return 0
+
+
+def print_note(note: dict[str, Any], output: str) -> None:
+    """How many responses of what length, and a warning where some have no text."""
+    resumed = f" ({note['resumed']:,} of an earlier run)" if note["resumed"] else ""
+    tokens = "" if note["mean_tokens"] is None else f", {note['mean_tokens']:,.1f} tokens on average"
+    print(f"{note['generator']}: {note['prompts']:,} responses{resumed}{tokens}, {note['ended_share']:.1%} ended")
+    print(f"Written to {output}, which odin-rm judge reads")
+    if note["empty"]:
+        refused = f" ({note['refused']:,} that the endpoint refused to write)" if note["refused"] else ""
+        what = f"{note['empty']:,} responses are empty{refused}; judges refuse a file with them"
+        print(f"odin-rm generate: warning: {what}", file=sys.stderr)

@@ -1,0 +1,337 @@
+"""Calls of an OpenAI-compatible chat endpoint: side by side, paced, made again where that may help.
+
+Calls are spaced by :mod:`odin_rm.judging.pacing`. A call that fails in a way that may pass (rate limit, timeout, server
+error, lost connection, a reply that is no chat completion, a stream that breaks off) is made again after a pause; one
+that the server refuses for its content (400, 413, 422) is left without a reply; anything else (wrong key, unknown
+model, no quota) ends the run in one line.
+
+The key is read from the environment when calls begin. It is in no setting, no file and no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError
+from odin_rm.judging.pacing import Pacer, pause_before
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+DEFAULT_URL = "https://api.openai.com/v1"
+CHARACTERS_PER_TOKEN = 4
+"""For estimates only; what was used in truth is what the endpoint counts."""
+MOST_REFUSED_IN_A_ROW = 10
+TRIES_TO_REACH = 3
+"""A server that has never answered is given up sooner: its address is likely wrong."""
+LONGEST_WAIT = 600.0
+
+_REFUSED = (400, 413, 422)
+_MAY_PASS = (408, 409, 425, 429)
+
+Messages = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Where the model is, how it writes, and how hard it may be pressed.
+
+    Attributes:
+        model: the model's name at the endpoint.
+        base_url: the API's address, as far as ``/v1``; default ``OPENAI_BASE_URL``, or OpenAI's.
+        api_key_env: the environment variable that holds the key.
+        temperature, top_p, max_tokens, seed: of the reply; ``None`` is not sent.
+        stream: ask for the reply piece by piece.
+        concurrency: calls under way at a time.
+        requests_per_minute, tokens_per_minute: limits; ``None`` is none.
+        timeout: seconds for a whole call.
+        retries: how often a call that failed is made again.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    max_tokens: int | None = 512
+    seed: int | None = None
+    stream: bool = False
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout: float = 120.0
+    retries: int = 8
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back of a call.
+
+    Attributes:
+        text: the words.
+        finish: why they end: ``stop``, ``length``, ``content_filter``, ...
+        prompt_tokens, completion_tokens: by the endpoint's count; ``None`` where it does not say.
+    """
+
+    text: str
+    finish: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A conversation to be answered, with a seed of its own where that of the settings is not meant."""
+
+    messages: Messages
+    seed: int | None = None
+
+
+class _Broken(Exception):
+    """A reply that is no whole chat completion."""
+
+
+class ChatClient:
+    """See the module.
+
+    Args:
+        settings: the endpoint.
+        role: what the model is here, for messages ("judge").
+        error: what is raised when the endpoint does not answer any more.
+
+    Attributes:
+        base_url: the address that calls go to.
+        retried: calls made again after a failure.
+        refused: calls that the endpoint refused for their content.
+
+    Raises:
+        ConfigError: an address that is none, or that carries a secret.
+    """
+
+    def __init__(self, settings: ChatSettings, *, role: str, error: type[OdinError]) -> None:
+        self.settings, self.role, self.error = settings, role, error
+        self.base_url = endpoint_address(settings.base_url)
+        self.retried = self.refused = 0
+        self._refused_in_a_row = 0
+        self._reached = False
+        self._failure: OdinError | None = None
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("is no http(s) address", where="--base_url", fix="Give it as far as /v1.")
+        if parts.username or parts.password or parts.query:
+            what = "carries a name, a password or a query, which would end up in files"
+            raise ConfigError(what, where="--base_url", fix=f"Put the key into {settings.api_key_env}.")
+
+    def prepare(self) -> None:
+        """Refuse what cannot work before anything is written.
+
+        Raises:
+            MissingExtraError: the client library is not installed.
+            ConfigError: there is no key.
+        """
+        try:
+            import openai  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("openai", "judge") from error
+        self._key()
+
+    def complete(self, calls: Sequence[Call], take: Callable[[int, Reply], None]) -> None:
+        """Make all calls; hand each reply over as soon as it is there.
+
+        Args:
+            calls: what to ask.
+            take: called with a call's position and its reply; not called for one that the endpoint refuses.
+
+        Raises:
+            OdinError: of the class ``error``: the endpoint has stopped answering. What was handed over stays.
+        """
+        asyncio.run(self._complete(calls, take))
+
+    def _key(self) -> str:
+        name = self.settings.api_key_env
+        key = os.environ.get(name, "").strip()
+        if not key:
+            fix = f"Set {name} (any word does for a server that asks for none), or name another with --api_key_env."
+            raise ConfigError(f"there is no API key: the environment variable {name} is not set", fix=fix)
+        return key
+
+    async def _complete(self, calls: Sequence[Call], take: Callable[[int, Reply], None]) -> None:
+        from openai import AsyncOpenAI
+
+        settings = self.settings
+        pacer = Pacer(settings.requests_per_minute, settings.tokens_per_minute)
+        waiting = iter(enumerate(calls))
+        self._failure = None
+        # The client's own retries are off: ours also cover broken replies, and hold all workers back together.
+        client = AsyncOpenAI(api_key=self._key(), base_url=self.base_url, max_retries=0, timeout=settings.timeout)
+        with _sigterm_as_sigint():
+            async with client:
+                workers = min(settings.concurrency, len(calls))
+                await asyncio.gather(*(self._work(client, pacer, waiting, take) for _ in range(workers)))
+        if self._failure is not None:
+            raise self._failure
+
+    async def _work(
+        self,
+        client: AsyncOpenAI,
+        pacer: Pacer,
+        waiting: Iterator[tuple[int, Call]],
+        take: Callable[[int, Reply], None],
+    ) -> None:
+        """Make one call after another. When one worker fails, the others still take in what is under way."""
+        for number, call in waiting:
+            try:
+                reply = await self._ask(client, pacer, call)
+                if reply is not None:
+                    take(number, reply)
+            except OdinError as error:
+                self._failure = self._failure or error
+                pacer.stop()
+            if self._failure is not None:
+                return
+
+    async def _ask(self, client: AsyncOpenAI, pacer: Pacer, call: Call) -> Reply | None:
+        """The reply to one call, ``None`` where the endpoint refuses its content."""
+        import openai
+
+        tokens = estimate_tokens(call.messages) + (self.settings.max_tokens or 0)
+        for attempt in range(1, self.settings.retries + 2):
+            if not await pacer.turn(tokens):
+                return None
+            try:
+                async with asyncio.timeout(self.settings.timeout):
+                    reply = await self._call(client, call)
+            except openai.APIStatusError as error:
+                if error.status_code in _REFUSED:
+                    self._refuse(error)
+                    return None
+                if not self._may_pass(error):
+                    raise self._failed(error.message) from None
+                problem, pause = self._describe(error), pause_before(attempt, error.response.headers)
+                if pause > LONGEST_WAIT:
+                    raise self._failed(f"it asks to wait {pause:,.0f} s ({problem})") from None
+                if error.status_code in (429, 503):
+                    pacer.hold(pause, time.monotonic())
+            except TimeoutError:
+                problem, pause = f"no reply within {self.settings.timeout:g} s", pause_before(attempt)
+            except (openai.APIError, _Broken) as error:
+                problem, pause = self._describe(error), pause_before(attempt)
+                unreachable = type(error) is openai.APIConnectionError and not self._reached
+                if unreachable and attempt >= TRIES_TO_REACH:
+                    raise self._failed("it cannot be reached") from None
+            else:
+                self._reached, self._refused_in_a_row = True, 0
+                return reply
+            if attempt <= self.settings.retries:
+                self.retried += 1
+                await pacer.sleep(pause)
+        raise self._failed(f"{problem}, {self.settings.retries + 1} times in a row")
+
+    async def _call(self, client: AsyncOpenAI, call: Call) -> Reply:
+        settings = self.settings
+        decoding = {
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_completion_tokens": settings.max_tokens,
+            "seed": settings.seed if call.seed is None else call.seed,
+        }
+        request: dict[str, Any] = {
+            "model": settings.model,
+            "messages": list(call.messages),
+            **{name: value for name, value in decoding.items() if value is not None},
+        }
+        text, finish, usage = await (_streamed if settings.stream else _whole)(client, request)
+        counts = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+        return Reply(text, finish, *(None if count is None else int(count) for count in counts))
+
+    def _refuse(self, error: Any) -> None:
+        self.refused += 1
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
+            raise self._failed(f"it refuses every question: {error.message}")
+
+    def _may_pass(self, error: Any) -> bool:
+        return error.code != "insufficient_quota" and (error.status_code in _MAY_PASS or error.status_code >= 500)
+
+    def _describe(self, error: Exception) -> str:
+        status = getattr(error, "status_code", None)
+        return f"HTTP {status}" if status else str(error) or type(error).__name__
+
+    def _failed(self, what: str) -> OdinError:
+        # Some servers repeat the key that they refuse.
+        what = " ".join(what.replace(self._key(), "***").split())[:300]
+        fix = "Nothing that was answered is lost: put it right and run the same command again."
+        return self.error(f"the {self.role} {self.settings.model} fails: {what}", where=self.base_url, fix=fix)
+
+
+def endpoint_address(base_url: str | None) -> str:
+    """The address that is meant: the given one, that of the environment, or OpenAI's."""
+    return (base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+
+
+def estimate_tokens(messages: Messages) -> int:
+    """Roughly how many tokens a conversation has."""
+    return -(-sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN)
+
+
+async def _whole(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, str | None, Any]:
+    """Text, finish reason and usage of a reply that comes in one piece."""
+    try:
+        completion = await client.chat.completions.create(**request)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise _Broken("the reply is not valid JSON") from error
+    # The client does not check what the server sends against the types that it promises.
+    choices: Any = getattr(completion, "choices", None)
+    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+        raise _Broken("the reply is no chat completion")
+    content = choices[0].message.content
+    return content if isinstance(content, str) else "", choices[0].finish_reason, completion.usage
+
+
+async def _streamed(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, str | None, Any]:
+    """The same of a reply that comes in pieces."""
+    import openai
+
+    pieces: list[str] = []
+    finish, usage = None, None
+    stream = await client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
+    try:
+        async with stream:
+            async for chunk in stream:
+                usage = chunk.usage or usage
+                if chunk.choices:
+                    pieces.append(chunk.choices[0].delta.content or "")
+                    finish = chunk.choices[0].finish_reason or finish
+    except (openai.OpenAIError, TimeoutError):
+        raise
+    except Exception as error:  # whatever the transport or a piece that is not JSON raises
+        raise _Broken(f"the stream broke off ({type(error).__name__})") from error
+    if finish is None:
+        raise _Broken("the stream ended before the reply did")
+    return "".join(pieces), finish, usage
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Inside a running loop: what asyncio does for Ctrl-C (cancel all calls, then stop) for SIGTERM as well.
+
+    An exception out of a signal handler would hit whichever worker is at it, and leave a traceback.
+    """
+    own = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGTERM))
+    if not own:
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
