@@ -90,6 +90,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.5},
     "gradient clipping": {"max_grad_norm": 1e-3},
     "weight decay": {"weight_decay": 0.5},
+    "warm-up": {"warmup_steps": 3},
+    "schedule": {"lr_scheduler_type": "cosine"},
     "seed": {"seed": 1},
 }
 
