@@ -120,7 +120,10 @@ def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -
     # transformers' plain "constant" knows no warm-up.
     warmed = config.lr_scheduler_type == "constant" and config.warmup_steps > 0
     scheduler = get_scheduler(
-        "constant_with_warmup" if warmed else config.lr_scheduler_type, optimiser, num_warmup_steps=config.warmup_steps, num_training_steps=config.max_steps
+        "constant_with_warmup" if warmed else config.lr_scheduler_type,
+        optimiser,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=config.max_steps,
     )
     algorithm = build_algorithm(config)
     pad_token_id = int(parts.tokenizer.pad_token_id)
