@@ -93,6 +93,11 @@ COMMANDS: dict[str, Command] = {
         usage="--annotations F [F ...] --output G [options]",
         example="odin-rm win-rate --annotations results/*/annotations.json --output win_rates.json",
     ),
+    "sweep": Command(
+        summary="Run a command over a grid or random draws of its settings; resumable, failed runs isolated.",
+        usage="--config F --output DIR [options]",
+        example="odin-rm sweep --config sweep.yaml --output runs/sweep --workers 2 --max_hours 12",
+    ),
     "study": Command(
         summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
         usage="--a A --b B --output DIR [options]",

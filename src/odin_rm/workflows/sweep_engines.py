@@ -1,0 +1,112 @@
+"""Where the runs of a sweep happen: processes of this machine, or tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from odin_rm.core.errors import MissingExtraError
+
+WORKER = "odin_rm.cli.sweep_run"
+"""The module that is one run."""
+PAUSE = 0.1
+"""Seconds between two looks at the processes."""
+GRACE = 60.0
+"""Seconds that an interrupted run has for saving its state."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be started: its name, the command, and the folder of the sweep."""
+
+    name: str
+    command: str
+    folder: str
+    cwd: str = field(default_factory=os.getcwd)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, in a session of its own so that Ctrl-C is the sweep's to pass on."""
+        words = [sys.executable, "-m", WORKER, self.folder, self.name, self.command]
+        silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(words, cwd=self.cwd, start_new_session=True, **silent)  # type: ignore[call-overload]
+
+
+def check_engine(name: str) -> None:
+    """Refuse an engine that is not there.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    if name == "ray":
+        try:
+            import ray  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("ray", "ray") from error
+
+
+def run_locally(jobs: Iterator[Job], workers: int) -> Iterator[tuple[str, int]]:
+    """Names and exit codes of runs as they end, ``workers`` of them at a time.
+
+    When the caller is interrupted, so are the runs under way; each may save its state.
+    """
+    under_way: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        while True:
+            while len(under_way) < workers and (job := next(jobs, None)) is not None:
+                under_way[job.name] = job.start()
+            if not under_way:
+                return
+            ended = {name: process for name, process in under_way.items() if process.poll() is not None}
+            for name, process in ended.items():
+                del under_way[name]
+                yield name, process.returncode
+            if not ended:
+                time.sleep(PAUSE)
+    finally:
+        _end(list(under_way.values()))
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def run_with_ray(jobs: Iterator[Job], workers: int) -> Iterator[tuple[str, int]]:
+    """The same through Ray: the cluster that ``RAY_ADDRESS`` names, or one of ``workers`` cores on this machine.
+
+    All nodes must see the sweep's folder under the same path. Runs that are under way when the caller is interrupted
+    go on to their end, and count.
+    """
+    import ray
+
+    here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **here)
+    remote: Any = ray.remote(num_cpus=1, max_retries=0)(_run_to_end)
+    under_way: dict[Any, str] = {}
+    try:
+        while True:
+            while len(under_way) < workers and (job := next(jobs, None)) is not None:
+                under_way[remote.remote(job)] = job.name
+            if not under_way:
+                return
+            (task,), _ = ray.wait(list(under_way), num_returns=1)
+            yield under_way.pop(task), ray.get(task)
+    finally:
+        ray.shutdown()
+
+
+def _run_to_end(job: Job) -> int:
+    return job.start().wait()

@@ -1,0 +1,192 @@
+"""Sweeps: which runs there are, that each is run once whatever is killed, and that a failed one disturbs no other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError, OutputError
+from odin_rm.core.lock import file_lock
+from odin_rm.workflows import sweep_engines
+from odin_rm.workflows.sweep import SweepConfig, draw_points, plan_runs, run_sweep
+from tests.workflows.sweep_worker import FIELDS, MODULE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and runs by a command that is over at once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(sweep_engines, "WORKER", MODULE)
+    return tmp_path
+
+
+def words(file: str) -> list[str]:
+    return Path(file).read_text().split() if Path(file).exists() else []
+
+
+# ---- which runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_has_every_combination_and_random_draws_go_with_each() -> None:
+    draws = {"samples": 3, "seed": 1, "fields": {"learning_rate": {"low": "1e-6", "high": 1e-4, "log": True}}}
+    config = SweepConfig("out", base={"model": "m"}, grid={"algorithm": ["ppo", "remax"], "n": [1, 2]}, random=draws)
+    runs = plan_runs(config)
+    assert len({run.name for run in runs}) == 12
+    drawn = [point["learning_rate"] for point in draw_points(draws)]
+    assert [(r.varied["algorithm"], r.varied["n"], r.varied["learning_rate"]) for r in runs] == [
+        (algorithm, n, rate) for algorithm in ("ppo", "remax") for n in (1, 2) for rate in drawn
+    ]
+    assert runs[0].settings == {"output_dir": f"out/runs/{runs[0].name}", "model": "m"} | runs[0].varied
+    assert runs[0].name.startswith("algorithm=ppo_n=1_learning_rate=")
+
+
+def test_draws_are_in_their_ranges_repeatable_and_grow_at_the_end() -> None:
+    fields = {"a": {"low": 1, "high": 3}, "b": {"low": 0.5, "high": 0.6}, "c": ["x", "y"]}
+    fields |= {"d": {"low": 1e-6, "high": 1e-2, "log": True}}
+    points = draw_points({"samples": 300, "seed": 0, "fields": fields})
+    assert points[:50] == draw_points({"samples": 50, "seed": 0, "fields": fields})
+    assert points[:50] != draw_points({"samples": 50, "seed": 1, "fields": fields})
+    assert {point["a"] for point in points} == {1, 2, 3}
+    assert {point["c"] for point in points} == {"x", "y"}
+    assert all(0.5 <= point["b"] <= 0.6 for point in points)
+    # Half of the logarithms lie below their middle.
+    assert 110 < sum(point["d"] < 1e-4 for point in points) < 190
+
+
+def test_a_run_keeps_its_name_when_the_grid_grows() -> None:
+    small = plan_runs(SweepConfig("out", grid={"x": [1, 2]}))
+    large = plan_runs(SweepConfig("out", grid={"x": [0, 1, 2]}))
+    assert [run.name for run in small] == [run.name for run in large[1:]]
+
+
+def test_commands_that_write_a_file_get_it_inside_the_runs_folder() -> None:
+    config = SweepConfig("out", command="generate", base={"output": "{run}/a.json"}, grid={"seed": [1]})
+    (run,) = plan_runs(config)
+    assert run.settings["output"] == f"out/runs/{run.name}/a.json"
+    (run,) = plan_runs(SweepConfig("out", command="audit", grid={"model": ["runs/a/model"]}))
+    assert run.settings["output"] == f"out/runs/{run.name}"
+    assert "/" not in run.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"grid": {}}, "--config: there is nothing to vary"),
+        ({"grid": {"x": 3}}, "grid: x: is no list of values"),
+        ({"grid": {"x": [1]}, "base": {"x": 2}}, "x: is in base and in grid"),
+        ({"grid": {"x": [1, 1]}}, "two runs have the settings x=1"),
+        ({"grid": {"x": [1]}, "workers": 0}, "--workers: is 0"),
+        ({"grid": {"x": [1]}, "max_hours": 0.0}, "--max_hours: is 0.0"),
+        ({"grid": {"z": [1]}}, "odin-rm rl has no field 'z'"),
+        ({"random": {"fields": {"x": [1]}}}, "random: samples: is None"),
+        ({"random": {"samples": 1}}, "random: fields: names no field"),
+        ({"random": {"samples": 1, "field": {}}}, "random: unknown key 'field'"),
+        ({"random": {"samples": 1, "fields": {"x": {"low": 2, "high": 1}}}}, "random: x: is neither"),
+        ({"random": {"samples": 1, "fields": {"x": {"low": 0, "high": 1, "log": True}}}}, "random: x: is neither"),
+    ],
+)
+def test_unusable_sweeps_are_refused_before_anything_is_written(room: Path, settings: dict, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run_sweep(SweepConfig("out", **settings), FIELDS)
+    assert said in str(error.value)
+    assert not Path("out").exists()
+
+
+def test_a_folder_of_something_else_and_a_sweep_under_way(room: Path) -> None:
+    Path("other").mkdir()
+    Path("other/file").touch()
+    with pytest.raises(OutputError, match="holds something else than a sweep"):
+        run_sweep(SweepConfig("other", grid={"x": [1]}), FIELDS)
+    Path("out/state").mkdir(parents=True)
+    with file_lock(Path("out/state/.lock")), pytest.raises(OutputError, match="another sweep is under way"):
+        run_sweep(SweepConfig("out", grid={"x": [1]}), FIELDS)
+
+
+def test_ray_is_an_extra(room: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match="ray") as error:
+        run_sweep(SweepConfig("out", grid={"x": [1]}, engine="ray"), FIELDS)
+    assert isinstance(error.value, OdinError)
+    assert not Path("out").exists()
+
+
+# ---- running them ----------------------------------------------------------------------------------------------------
+
+
+def test_failed_runs_disturb_no_other_and_are_listed(room: Path) -> None:
+    config = SweepConfig("out", grid={"x": [3, 4, 5, 6, 0]}, workers=3)
+    table = run_sweep(config, FIELDS)
+    assert [table[status] for status in ("done", "failed", "waiting")] == [1, 3, 1]
+    assert [row["error"] for row in table["runs"]] == [
+        *("odin-rm rl: error: --x: is 3. Give less.", "ValueError: x", "killed by signal 9", None, None)
+    ]
+    assert json.loads(Path("out/sweep.json").read_text()) == table
+    done = table["runs"][4]
+    assert yaml.safe_load(Path("out", done["folder"], "result").read_text()) == {
+        **{"output_dir": f"out/{done['folder']}", "x": 0}
+    }
+    # Those that failed are left alone until asked for; the interrupted one is not done.
+    run_sweep(config, FIELDS)
+    assert sorted(Counter(words("starts")).values()) == [1, 1, 1, 1, 2]
+    config.retry_failed = True
+    run_sweep(config, FIELDS)
+    assert sorted(Counter(words("starts")).values()) == [1, 2, 2, 2, 3]
+
+
+def test_a_budget_of_runs_and_of_hours(room: Path) -> None:
+    config = SweepConfig("out", grid={"x": [0, 1, 2]}, max_hours=1e-12)
+    assert run_sweep(config, FIELDS)["waiting"] == 3
+    config = SweepConfig("out", grid={"x": [0, 1, 2]}, max_runs=2)
+    assert [run_sweep(config, FIELDS)["done"] for _ in range(2)] == [2, 3]
+    assert len(words("starts")) == len(words("ends")) == 3
+
+
+@pytest.mark.slow
+def test_24_runs_killed_twice_and_interrupted_once_are_each_done_once(room: Path) -> None:
+    """What had noted its end is never started again; what had not is."""
+    started_of_ended: dict[str, int] = {}
+
+    def ended() -> set[str]:
+        return {path.stem for path in Path("out/state").glob("*.json")}
+
+    def sweep(until: int, end: signal.Signals | None, *, children: bool = False) -> None:
+        process = subprocess.Popen([sys.executable, "-m", MODULE], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while len(ended()) < until and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if end is not None:
+            under = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            pids = [int(pid) for pid in under.read_text().split()] if children else []
+            for pid in (process.pid, *pids):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, end)
+        process.wait(300)
+        starts = Counter(words("starts"))
+        for name in ended() - started_of_ended.keys():
+            started_of_ended[name] = starts[name]
+
+    sweep(5, signal.SIGKILL)  # the runs under way outlive it
+    sweep(11, signal.SIGKILL, children=True)
+    sweep(17, signal.SIGTERM)
+    sweep(24, None)
+    table = json.loads(Path("out/sweep.json").read_text())
+    starts = Counter(words("starts"))
+    print(f"\n24 runs: started {sum(starts.values())} times")
+    assert (table["done"], table["failed"], table["waiting"]) == (24, 0, 0)
+    assert {row["name"] for row in table["runs"]} == set(words("ends")) == ended()
+    assert starts == started_of_ended
+    # Two were cut off by the kill of all, and two at most by the signal.
+    assert sum(starts.values()) <= 24 + 4
