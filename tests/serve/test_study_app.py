@@ -64,6 +64,15 @@ def test_every_pair_comes_once_and_each_rater_has_an_order_sides_and_ids_of_ones
     assert not {pair["item"] for pair in seen["Ann"]} & {pair["item"] for pair in seen["Bob"]}
 
 
+def test_sides_follow_no_pattern(make_store):
+    study = make_store().study
+    sides = [tuple(turn.a_left for turn in turns(study, name)) for name in "abcdefgh"]
+    assert len(set(sides)) > 6
+    assert {sum(one) for one in sides} == {6}
+    odd = make_store(output="odd", sample_size=5).study
+    assert {sum(turn.a_left for turn in turns(odd, name)) for name in "abcdef"} == {2, 3}
+
+
 def test_nothing_that_the_page_hears_tells_the_policies_apart(make_store):
     client = client_of(make_store())
     state = Rater(client, "Ann").state
@@ -187,7 +196,12 @@ def test_results_by_hand_and_win_rate_reads_the_rows(room, make_store):
     ann, bob, cy = content["raters"]
     assert (ann["name"], ann["wins"], ann["ties"], ann["losses"], ann["win_score"]) == ("Ann", 2, 1, 1, 75.0)
     assert (bob["win_score"], cy["ratings"], cy["win_score"]) == (50.0, 2, 50.0)
-    assert [row["preference"] for row in json.loads(Path("out/annotations.json").read_text())] == [2, 1, 1.25, 2]
+    rows = json.loads(Path("out/annotations.json").read_text())
+    assert [row["preference"] for row in rows] == [2, 1, 1.25, 2]
+    for row in rows:
+        assert ("from B" in row["output_1"], "from A" in row["output_2"]) == (True, True)
+        assert (row["generator_1"], row["generator_2"]) == (NAMES["b"], NAMES["a"])
+    assert rows[2]["ratings"] == {"Ann": 1.5, "Bob": 1.0}
     read = run_win_rate(WinRateConfig(annotations=["out/annotations.json"], output="rates.json", bootstrap_samples=50))
     assert read["generator"] == NAMES["a"]
     for name in ("win_score", "win_rate"):
