@@ -26,6 +26,8 @@ CONFIGS = {
     "score": ("odin_rm.workflows.score", "ScoreConfig"),
     "audit": ("odin_rm.workflows.audit", "AuditConfig"),
     "export": ("odin_rm.workflows.export", "ExportConfig"),
+    "generate": ("odin_rm.workflows.generate", "GenerateConfig"),
+    "sweep": ("odin_rm.workflows.sweep", "SweepConfig"),
     "win-rate": ("odin_rm.workflows.win_rate", "WinRateConfig"),
 }
 FIGURES = {

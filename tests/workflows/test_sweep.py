@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, and runs by a command that is over at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setattr(sweep_engines, "WORKER", MODULE)
     return tmp_path
 
@@ -64,6 +64,22 @@ def test_draws_are_in_their_ranges_repeatable_and_grow_at_the_end() -> None:
     assert all(0.5 <= point["b"] <= 0.6 for point in points)
     # Half of the logarithms lie below their middle.
     assert 110 < sum(point["d"] < 1e-4 for point in points) < 190
+
+
+def test_the_papers_search_space_that_ships(room: Path) -> None:
+    from odin_rm.cli.config import parse_config
+    from odin_rm.cli.sweep import known_fields
+    from odin_rm.rl.config import RLConfig
+
+    file = str(ROOT / "examples" / "sweeps" / "paper_ppo.yaml")
+    config = parse_config(SweepConfig, ["--config", file, "--output", "out"], "sweep")
+    runs = plan_runs(config)
+    assert len(runs) == 3 * 3 * 4 * 3 * 3
+    assert set(runs[0].settings) <= known_fields("rl")
+    Path("run.yaml").write_text(yaml.safe_dump(runs[0].settings))
+    first = parse_config(RLConfig, ["--config", "run.yaml"], "rl")
+    assert (first.learning_rate, first.clip_epsilon, first.kl_coef) == (5e-7, 0.1, 2.5e-3)
+    assert (first.reward_clip, first.experience_size) == (float("inf"), 32)
 
 
 def test_a_run_keeps_its_name_when_the_grid_grows() -> None:
@@ -121,6 +137,18 @@ def test_ray_is_an_extra(room: Path, monkeypatch) -> None:
         run_sweep(SweepConfig("out", grid={"x": [1]}, engine="ray"), FIELDS)
     assert isinstance(error.value, OdinError)
     assert not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_24_runs_through_ray(room: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'odin-rm[ray]'")
+    config = SweepConfig("out", grid={"x": [0, 1, 3], "y": list(range(8))}, workers=2, engine="ray", max_runs=10)
+    assert run_sweep(config, FIELDS)["waiting"] == 14
+    config.max_runs = None
+    table = run_sweep(config, FIELDS)
+    assert (table["done"], table["failed"], table["waiting"]) == (16, 8, 0)
+    assert set(Counter(words("starts")).values()) == {1}
+    assert len(words("starts")) == 24
 
 
 # ---- running them ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from odin_rm.core.errors import MissingExtraError
+from odin_rm.core.errors import ConfigError, MissingExtraError
 
 WORKER = "odin_rm.cli.sweep_run"
 """The module that is one run."""
@@ -23,16 +23,17 @@ GRACE = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be started: its name, the command, and the folder of the sweep."""
+    """A run to be started, here or on another node: its name, the command, and the folder of the sweep."""
 
     name: str
     command: str
     folder: str
     cwd: str = field(default_factory=os.getcwd)
+    worker: str = field(default_factory=lambda: WORKER)
 
     def start(self) -> subprocess.Popen[bytes]:
         """The process, in a session of its own so that Ctrl-C is the sweep's to pass on."""
-        words = [sys.executable, "-m", WORKER, self.folder, self.name, self.command]
+        words = [sys.executable, "-m", self.worker, self.folder, self.name, self.command]
         silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(words, cwd=self.cwd, start_new_session=True, **silent)  # type: ignore[call-overload]
 
@@ -89,11 +90,18 @@ def run_with_ray(jobs: Iterator[Job], workers: int) -> Iterator[tuple[str, int]]
 
     All nodes must see the sweep's folder under the same path. Runs that are under way when the caller is interrupted
     go on to their end, and count.
+
+    Raises:
+        ConfigError: the cluster cannot be reached or started.
     """
     import ray
 
     here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **here)
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **here)
+    except Exception as error:  # Ray's own kinds of failure are many, among them plain exceptions
+        what = f"does not start ({(str(error).splitlines() or [type(error).__name__])[0][:200]})"
+        raise ConfigError(what, where="--engine ray", fix="Start the cluster, or see to RAY_ADDRESS.") from error
     remote: Any = ray.remote(num_cpus=1, max_retries=0)(_run_to_end)
     under_way: dict[Any, str] = {}
     try:
