@@ -82,26 +82,33 @@ def _cell(figure: Figure) -> str:
     return f"{figure.value:.2f}{interval}"
 
 
-def verdicts(comparison: dict[str, Any]) -> dict[str, bool | None]:
-    """Which of the hopes hold in the point values; ``None`` where an arm is missing."""
+def verdicts(comparison: dict[str, Any]) -> dict[str, str | None]:
+    """The hopes: ``yes`` or ``no`` where the interval says so, else ``open``; ``None`` where an arm is missing."""
     arms = comparison["arms"]
-    areas = {versus["second"]: versus["area_difference"].value for versus in comparison["comparisons"]}
+    areas = {versus["second"]: versus["area_difference"] for versus in comparison["comparisons"]}
+    clipped = next((arm for arm in areas if "clip" in arm), "")
 
-    def ratio(arm: str) -> float | None:
-        return arms[arm].length_ratio.value if arm in arms else None
+    def ratio(arm: str) -> Figure | None:
+        return arms[arm].length_ratio if arm in arms else None
 
-    def above(value: float | None, bound: float) -> bool | None:
-        return None if value is None else value > bound
-
-    clipped = next((arm for arm in areas if "clip" in arm), None)
-    within = above(ratio("odin"), ODIN_WITHIN)
     return {
-        f"vanilla beyond {VANILLA_BEYOND} times the optimum": above(ratio("vanilla"), VANILLA_BEYOND),
-        f"odin within {ODIN_WITHIN} times the optimum": None if within is None else not within,
-        "front of odin above vanilla": above(areas.get("vanilla"), 0.0),
-        "front of odin above vanilla with clip": above(areas.get(clipped or ""), 0.0),
-        "front of odin above vanilla with the best penalty": above(areas.get(comparison["best_penalty"]), 0.0),
+        f"vanilla beyond {VANILLA_BEYOND} times the optimum": _above(ratio("vanilla"), VANILLA_BEYOND),
+        f"odin within {ODIN_WITHIN} times the optimum": _NOT[_above(ratio("odin"), ODIN_WITHIN)],
+        "front of odin above vanilla": _above(areas.get("vanilla"), 0.0),
+        "front of odin above vanilla with clip": _above(areas.get(clipped), 0.0),
+        "front of odin above vanilla with the best penalty": _above(areas.get(comparison["best_penalty"]), 0.0),
     }
+
+
+_NOT = {"yes": "no", "no": "yes", "open": "open", None: None}
+
+
+def _above(figure: Figure | None, bound: float) -> str | None:
+    if figure is None or figure.low is None or figure.high is None:
+        return None
+    if figure.low > bound:
+        return "yes"
+    return "no" if figure.high < bound else "open"
 
 
 def main() -> None:

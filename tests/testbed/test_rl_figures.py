@@ -79,17 +79,32 @@ def test_best_penalty_is_the_largest_area_among_penalties_only() -> None:
     assert best_penalty({"vanilla": 1.0}) is None
 
 
-def test_verdicts_turn_with_the_numbers() -> None:
-    holds = verdicts(compare_policies(SWEEP, samples=20))
-    assert holds == {
-        "vanilla beyond 1.6 times the optimum": True,
-        "odin within 1.4 times the optimum": True,
-        "front of odin above vanilla": True,
+def test_verdicts_are_those_of_the_intervals() -> None:
+    sweep = Policies(
+        SWEEP.start,
+        [
+            *(result(tokens, 0.6) for tokens in (33.0, 34.0, 36.0)),
+            *(result(tokens, 0.9, "odin") for tokens in (22.0, 23.0, 24.0)),
+            *(
+                result(tokens, quality, length_penalty=0.01)
+                for tokens, quality in ((22.0, 0.9), (24.0, 0.2), (39.0, 1.0))
+            ),
+        ],
+        20.0,
+    )
+    assert verdicts(compare_policies(sweep, samples=200)) == {
+        "vanilla beyond 1.6 times the optimum": "yes",
+        "odin within 1.4 times the optimum": "yes",
+        "front of odin above vanilla": "yes",
         "front of odin above vanilla with clip": None,
-        "front of odin above vanilla with the best penalty": True,
+        "front of odin above vanilla with the best penalty": "open",
     }
-    swapped = Policies(SWEEP.start, [result(22.0, 0.9), result(40.0, 0.9, "odin")], 20.0)
-    assert set(verdicts(compare_policies(swapped, samples=20)).values()) == {False, None}
+    swapped = [
+        *(result(tokens, 0.9) for tokens in (22.0, 23.0, 24.0)),
+        *(result(tokens, 0.9, "odin") for tokens in (40.0, 41.0, 42.0)),
+    ]
+    found = verdicts(compare_policies(Policies(SWEEP.start, swapped, 20.0), samples=200))
+    assert set(found.values()) == {"no", None}
 
 
 def test_table_and_pooling() -> None:

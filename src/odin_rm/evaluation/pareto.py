@@ -246,7 +246,8 @@ class FrontBootstrap:
         if 2 * len(known) < len(draws_S):
             return Figure(value, why="no interval: undefined in most resamples")
         low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Figure(value, float(low), float(high))
+        # No resample's front is above the sample's, so the value itself may lie beyond all but the last draws.
+        return Figure(value, min(float(low), value), max(float(high), value))
 
 
 def _subset(points: RunPoints, present_N: np.ndarray) -> RunPoints:
