@@ -39,7 +39,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from benchmarks.memory import memory_mib, reset_peak
+from benchmarks.shared.memory import memory_mib, reset_peak
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.batching import plan_epoch
 from odin_rm.data.load import load_preferences

@@ -3,19 +3,21 @@
     make bench-trl-ppo                    # in an environment of its own, .venv-trl112
     make bench-trl-ppo ARGS="--hidden 384 --layers 8 --vocabulary 8192"
 
-One process, as many threads. The arms get the same policy (fine-tuned on the testbed's demonstrations, so that its
+One process. The arms get the same policy (fine-tuned on the testbed's demonstrations, so that its
 responses end at different lengths), the same prompts as the same ids, the same reward model (a one-label classifier),
 a critic that starts from the policy with values of 0, as many responses per collection, response tokens at most, passes
-over them, optimiser steps, rows of a generation batch and tokens of a micro-batch, one AdamW and one thread count. They
-take turns, in changing order; each turn starts anew and its first collection is not counted. Learning rates are so
-small that all arms write with the same policy throughout.
+over them, optimiser steps, rows of a generation batch, tokens of a micro-batch and threads. They take turns, in
+changing order; each turn starts anew and its first collection is not counted. Learning rates are so small that all arms
+write with the same policy throughout.
 
-Printed: responses per second with their parts, the ratios as geometric means over turns with 95 % t intervals, in wall
-clock and in CPU time of the process (which other programs disturb less), and how far an arm drove the peak of memory.
+Printed: responses per second with their parts (in CPU time of the process, which other programs disturb less; in wall
+clock on a GPU), how far an arm drove the peak of memory, and the ratios as geometric means over turns with 95 % t
+intervals: by that clock, by wall clock, and of the four parts alone.
 
 What is not equal: TRL cuts its old log-probs from the scores of generation where we read the responses once more (and
-so have them in the numerics of training); we write through texts to the reward model, TRL hands it ids; we clip the
-gradient's norm, log tokens and KL per response, and sort by length.
+so have them in the numerics of training); the reward model gets texts from us and ids from TRL; TRL reads without
+gradient in batches as large as those of generation, we in micro-batches; we clip the gradient's norm, sort by length,
+and write rows that have ended no further; TRL's AdamW is the fused one.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import json
 import math
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -39,7 +41,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.rl_speed import PeakMemory, Stopwatch, Turn, run_ours, table
+from benchmarks.shared.rl_speed import PARTS, PeakMemory, Stopwatch, Turn, clock, run_ours, table
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.prompts import encode_prompts, load_prompts
 from odin_rm.model.policy import load_policy
@@ -172,22 +174,22 @@ def trl_watched(module: Any, trainer: Any, judge: Any, turn: Turn, warmup: int) 
 
     def timed(original: Callable[..., Any], part: Callable[..., str | None]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            began, name = time.perf_counter(), part(*arguments)
+            began, name = clock(), part(*arguments)
             found = original(*arguments, **named)
             if name is not None and len(watch.stamps) >= warmup:
-                turn.parts[name] += time.perf_counter() - began
+                turn.parts[name] = turn.parts.get(name, 0.0) + clock() - began
             return found
 
         return call
 
     def whiten(*arguments: Any, **named: Any) -> Any:
         found = original_whiten(*arguments, **named)
-        learning[0] = time.perf_counter()  # what follows are the updates
+        learning[0] = clock()  # what follows are the updates
         return found
 
     def log(*_: Any) -> None:
         if len(watch.stamps) >= warmup:
-            turn.parts["learn"] += time.perf_counter() - learning[0]
+            turn.parts["learn"] += clock() - learning[0]
             here = sys._getframe(1).f_locals
             # Tokens without the end token, as ours are counted.
             ended = here["contain_eos_token"].long()
@@ -200,6 +202,7 @@ def trl_watched(module: Any, trainer: Any, judge: Any, turn: Turn, warmup: int) 
         "get_reward": timed(module.get_reward, lambda model, *_: "score" if model is judge else "forward"),
         "forward": timed(module.forward, lambda *_: None if torch.is_grad_enabled() else "forward"),
         "masked_whiten": whiten,
+        "gc": SimpleNamespace(collect=timed(gc.collect, lambda *_: "collect garbage")),
     }
     with mock.patch.multiple(module, **patches), mock.patch.object(trainer, "log", log):
         yield
@@ -263,10 +266,25 @@ def run_all(options: argparse.Namespace, folder: Path) -> dict[str, list[Turn]]:
     return turns
 
 
-def ratio(faster: list[Turn], slower: list[Turn], clock: str) -> tuple[float, float, float]:
+def seconds(turn: Turn) -> float:
+    """By the clock of :func:`benchmarks.shared.rl_speed.clock`."""
+    return turn.seconds
+
+
+def wall_seconds(turn: Turn) -> float:
+    """Wall clock."""
+    return turn.wall_seconds
+
+
+def part_seconds(turn: Turn) -> float:
+    """Of the four parts alone, without what stands between them (TRL collects garbage twice per collection)."""
+    return sum(turn.parts[part] for part in PARTS)
+
+
+def ratio(first: list[Turn], second: list[Turn], of: Callable[[Turn], float]) -> tuple[float, float, float]:
     """How many times as many responses per second the first arm makes: geometric mean and 95 % t interval."""
-    pairs = zip(faster, slower, strict=True)
-    logs = [math.log(f.responses / getattr(f, clock) * getattr(s, clock) / s.responses) for f, s in pairs]
+    pairs = zip(first, second, strict=True)
+    logs = [math.log(f.responses / of(f) * of(s) / s.responses) for f, s in pairs]
     mean, count = float(np.mean(logs)), len(logs)
     if count < 2:
         return math.exp(mean), math.nan, math.nan
@@ -315,9 +333,10 @@ def main() -> None:
     print(f"policy of {parameters / 1e6:.2f} M parameters, {torch.get_num_threads()} threads\n\n{table(turns)}\n")
     ratios = {}
     for first, second in ((PPO, TRL), (REMAX, PPO)):
-        for clock in ("seconds", "cpu_seconds"):
-            value, low, high = ratios[f"{first} / {second}, {clock}"] = ratio(turns[first], turns[second], clock)
-            print(f"{first} / {second} ({clock}): {value:.2f} (95 % {low:.2f} to {high:.2f})")
+        for of in (seconds, wall_seconds, part_seconds):
+            value, low, high = ratio(turns[first], turns[second], of)
+            ratios[f"{first} / {second}, {of.__name__}"] = [value, low, high]
+            print(f"{first} / {second}, {of.__name__}: {value:.2f} (95 % {low:.2f} to {high:.2f})")
     found = {"turns": {name: [asdict(turn) for turn in own] for name, own in turns.items()}, "ratios": ratios}
     found |= {"settings": vars(options) | {"output": None, "folder": None}, "environment": environment_record()}
     if options.output:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.rl_speed import PeakMemory, Turn, run_ours, table
+from benchmarks.shared.rl_speed import PeakMemory, Turn, run_ours, table
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.rl.config import RLConfig

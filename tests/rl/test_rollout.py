@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.model.policy import collate_responses, end_token_ids, load_policy, response_log_probs
@@ -53,11 +56,11 @@ class Recorder:
         own = model.generate
 
         def generate(input_ids, *, generation_config, **kwargs):
-            generation_config.return_dict_in_generate = generation_config.output_scores = True
+            generation_config.output_scores = True
             out = own(input_ids, generation_config=generation_config, **kwargs)
             scores = torch.stack(out.scores, 1)
             self.calls.append(SimpleNamespace(input_ids=input_ids, ids=out.sequences, scores_BTV=scores))
-            return out.sequences
+            return out
 
         model.generate = generate
 
@@ -135,6 +138,47 @@ def test_greedy_rows_in_a_mixed_batch_equal_a_greedy_run_and_each_row_alone(name
             with torch.no_grad():
                 assert int(engine.model(torch.tensor([text])).logits[0, -1].argmax()) == token
             text.append(token)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "mamba"])
+def test_rows_go_on_without_those_that_have_ended(name, folder):
+    asked = [prompts(8)[i % 8][: 1 + i] for i in range(24)]
+    engine = mamba_engine() if name == "mamba" else engine_of(folder, name, ends={EOS})
+    unended = ids(write(engine, asked, greedy=[True] * 24))
+    engine.end_token_ids = {row[(1 + i) % len(row)] for i, row in enumerate(unended[:12])}
+    expected = [ids(write(engine, [one], greedy=[True]))[0] for one in asked]
+    recorder = Recorder(engine.model)
+    assert ids(write(engine, asked, greedy=[True] * 24)) == expected
+    assert ids(write(engine, asked * 2, greedy=[False] * 24 + [True] * 24))[24:] == expected
+    sizes = [len(call.input_ids) for call in recorder.calls]
+    assert sizes[0] == 24
+    assert all(later <= earlier / 2 for earlier, later in pairwise(sizes) if later < 48)
+    assert len(sizes) > 2, "nothing was thinned out"
+
+
+def mamba_engine() -> TransformersEngine:
+    """A state-space model, whose cache is of another kind."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8, eos_token_id=EOS)
+    model = MambaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return TransformersEngine(model, build_tokenizer("llama"), rollout_tokens=10_000, end_token_ids={EOS})
+
+
+@torch.no_grad()
+def test_samples_of_thinned_batches_are_drawn_from_the_same_distribution(folder):
+    engine = engine_of(folder)
+    (asked,) = prompts(1)
+    rollouts = write(engine, [asked] * 4000, max_new_tokens=3, temperature=1.0)
+    # The third token of the responses that begin with the likeliest pair, against the model asked at once.
+    pairs = Counter(tuple(r.response_ids[:2]) for r in rollouts if len(r.response_ids) == 3)
+    (first, count), *_ = pairs.most_common(1)
+    thirds = torch.tensor([r.response_ids[2] for r in rollouts if tuple(r.response_ids[:2]) == first])
+    found_V = torch.bincount(thirds, minlength=VOCABULARY) / count
+    expected_V = engine.model(torch.tensor([[*asked, *first]])).logits[0, -1].softmax(-1)
+    assert (found_V - expected_V).abs().max() < 4 * (0.25 / count) ** 0.5
 
 
 def test_results_are_in_the_order_of_the_prompts_whatever_the_batches(folder):
@@ -290,7 +334,7 @@ def test_a_context_too_long_for_the_position_table_is_one_line(folder):
 
 
 def write_along(rank: int, folder: Path, place: Path) -> None:
-    meet = {"init_method": f"file://{place}/meet", "timeout": timedelta(seconds=300)}
+    meet = {"init_method": f"file://{place}/meet", "timeout": timedelta(seconds=60)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **meet)
     model, tokenizer = load_policy(folder / "llama")
     engine = TransformersEngine(model, tokenizer, rollout_tokens=1, end_token_ids={EOS, 7, 8, 9}, synced=True)

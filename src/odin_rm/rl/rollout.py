@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from torch.nn import functional as F
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.data.batching import plan_microbatches
@@ -17,13 +25,19 @@ from odin_rm.model.backbone import position_table
 from odin_rm.model.policy import base_policy, collate_responses
 from odin_rm.rl.records import Rollout, SamplingSettings
 
+FEW_ROWS = 16
+"""A smaller batch is not thinned out: a new start would cost more than its rows that have ended."""
+CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
+"""What ``generate`` takes and gives the cache as; transformers has renamed it."""
+
 
 class TransformersEngine:
     """A :class:`odin_rm.rl.records.RolloutEngine` on the policy's own weights; there is nothing to update.
 
-    Prompts are sorted by length and written to in batches under a token budget, padded on the left; a batch ends when
-    all its rows have. What the model's generation config says (a nucleus, a repetition penalty, ...) is left aside, so
-    that samples come from the distribution whose log-probs are trained. Sampling draws from torch's global generator.
+    Prompts are sorted by length and written to in batches under a token budget, padded on the left; rows that have
+    ended leave their batch. What the model's generation config says (a nucleus, a repetition penalty, ...) is left
+    aside, so that samples come from the distribution whose log-probs are trained. Sampling draws from torch's global
+    generator.
 
     Args:
         model: the policy, in whatever accelerate has wrapped it.
@@ -103,32 +117,67 @@ class TransformersEngine:
         return int(most) - own
 
     def _write(self, policy: Any, prompts: list[list[int]], sampling: SamplingSettings, greedy: list[bool]) -> Tensor:
-        """``(B, T)`` ids of the responses; what stands behind an end token means nothing."""
-        pad = int(self.tokenizer.pad_token_id)
-        batch = collate_responses(prompts, [[] for _ in prompts], pad).to(policy.device)
+        """``(B, T)`` ids of the responses; what stands behind an end token means nothing.
+
+        Each time that half of the rows have ended, the others go on in a batch of their own, with their part of the
+        cache: responses differ in length, and a batch would else compute all of them to the end of the longest.
+        """
+        pad, device = int(self.tokenizer.pad_token_id), policy.device
+        batch = collate_responses(prompts, [[] for _ in prompts], pad).to(device)
         width = batch.input_ids_BS.shape[1] - batch.response_ids_BT.shape[1]
-        sampled = not all(greedy)
+        ids_BS, mask_BS = batch.input_ids_BS[:, :width], batch.attention_mask_BS[:, :width]
+        ends = torch.tensor(sorted(self.end_token_ids), device=device)
+        responses_BT = torch.full((len(prompts), sampling.max_new_tokens), pad, device=device)
+        rows, written = torch.arange(len(prompts), device=device), 0  # who still writes, and how far they are
+        mixed_B = torch.tensor(greedy, device=device) if any(greedy) and not all(greedy) else None
+        cache: dict[str, Any] = {}
+        while True:
+            processors = [] if mixed_B is None else [_MostLikelyOnly(mixed_B[rows])]
+            with self.precision():
+                out = policy.generate(
+                    ids_BS,
+                    attention_mask=mask_BS,
+                    generation_config=self._settings(sampling, sampling.max_new_tokens - written, all(greedy)),
+                    logits_processor=LogitsProcessorList(processors),
+                    stopping_criteria=StoppingCriteriaList([] if self.synced else [_HalfHaveEnded(len(rows), ends)]),
+                    synced_gpus=self.synced,
+                    **cache,
+                )
+            new_BT = out.sequences[:, ids_BS.shape[1] :]
+            responses_BT[rows, written : written + new_BT.shape[1]] = new_BT
+            written += new_BT.shape[1]
+            open_rows = (~torch.isin(new_BT, ends).any(1)).nonzero().flatten()
+            if written == sampling.max_new_tokens or not len(open_rows):
+                return responses_BT
+            mask_BS = F.pad(mask_BS, (0, new_BT.shape[1]), value=1)[open_rows]
+            ids_BS, rows = out.sequences[open_rows], rows[open_rows]
+            out[CACHE].reorder_cache(open_rows)  # each kind of cache has it, for beam search
+            cache = {CACHE: out[CACHE]}
+
+    def _settings(self, sampling: SamplingSettings, new_tokens: int, greedy: bool) -> GenerationConfig:
         how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-        config = GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=sampled,
-            pad_token_id=pad,
+        return GenerationConfig(
+            max_new_tokens=new_tokens,
+            do_sample=not greedy,
+            pad_token_id=int(self.tokenizer.pad_token_id),
             eos_token_id=sorted(self.end_token_ids),
             use_cache=True,
-            **(how if sampled else {}),
+            return_dict_in_generate=True,
+            **({} if greedy else how),
         )
-        processors = LogitsProcessorList()
-        if sampled and any(greedy):
-            processors.append(_MostLikelyOnly(torch.tensor(greedy, device=policy.device)))
-        with self.precision():
-            ids_BS = policy.generate(
-                batch.input_ids_BS[:, :width],
-                attention_mask=batch.attention_mask_BS[:, :width],
-                generation_config=config,
-                logits_processor=processors,
-                synced_gpus=self.synced,
-            )
-        return ids_BS[:, width:]
+
+
+class _HalfHaveEnded(StoppingCriteria):
+    """Stops the whole batch when half of its rows have ended."""
+
+    def __init__(self, rows: int, ends: Tensor) -> None:
+        self.rows_left = rows // 2 if rows >= FEW_ROWS else 0
+        self.ends = ends
+        self.open_B: Tensor | bool = True
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.open_B = ~torch.isin(input_ids[:, -1], self.ends) & self.open_B
+        return (self.open_B.sum() <= self.rows_left).expand(len(input_ids))
 
 
 class _MostLikelyOnly(LogitsProcessor):

@@ -6,18 +6,24 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 
-from benchmarks.memory import memory_mib, reset_peak
+from benchmarks.shared.memory import memory_mib, reset_peak
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.trainer import RLTrainer
 from odin_rm.workflows.rl import train_policy
 
 PARTS = ("generate", "score", "forward", "learn")
+
+
+def clock() -> float:
+    """Seconds: of wall clock where a GPU works, else of CPU time, which other programs disturb less."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 @dataclass
@@ -26,15 +32,16 @@ class Turn:
 
     Attributes:
         responses: that were learnt from.
-        seconds, cpu_seconds: of all of it.
-        parts: seconds of each part.
+        seconds: of all of it, by :func:`clock`.
+        wall_seconds: of all of it.
+        parts: seconds of each part, by :func:`clock`.
         tokens: mean length of a response.
         peak_mib: how far the peak of memory lay above the memory before; ``None`` where it cannot be read.
     """
 
     responses: int = 0
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     tokens: float = 0.0
     peak_mib: float | None = None
@@ -50,12 +57,12 @@ class Stopwatch:
         """The end of a collection's last update."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.stamps.append((time.perf_counter(), time.process_time()))
+        self.stamps.append((clock(), time.perf_counter()))
 
     def fill(self, turn: Turn, warmup: int) -> None:
         """Write the time between the ``warmup``-th stamp and the last one into a turn."""
         start, end = self.stamps[warmup - 1], self.stamps[-1]
-        turn.seconds, turn.cpu_seconds = end[0] - start[0], end[1] - start[1]
+        turn.seconds, turn.wall_seconds = end[0] - start[0], end[1] - start[1]
 
 
 class PeakMemory:
@@ -96,7 +103,12 @@ def run_ours(config: RLConfig, turn: Turn, warmup: int) -> None:
         if trainer.state.step % steps == 0:
             watch.stamp()
 
-    with mock.patch.object(RLTrainer, "_log", log):
+    timer = SimpleNamespace(perf_counter=clock)
+    with (
+        mock.patch.object(RLTrainer, "_log", log),
+        mock.patch("odin_rm.rl.collect.time", timer),
+        mock.patch("odin_rm.rl.trainer.time", timer),
+    ):
         run = train_policy(config)
     watch.fill(turn, warmup)
     rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -108,7 +120,7 @@ def run_ours(config: RLConfig, turn: Turn, warmup: int) -> None:
 
 
 def table(turns: dict[str, list[Turn]]) -> str:
-    """Markdown, one line an arm: rates and the milliseconds per response of each part."""
+    """Markdown, one line an arm: rates and the milliseconds per response of each part, by :func:`clock`."""
     lines = [
         "| arm | responses/s | generate, ms | score, ms | forward, ms | learn, ms | rest, ms | tokens | peak, MiB |",
         "|---" * 9 + "|",
