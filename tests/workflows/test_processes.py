@@ -19,7 +19,7 @@ from odin_rm.core.ranks import together
 from tests.workflows.conftest import read_metrics
 from tests.workflows.test_train import weights
 
-COMMAND = ["-m", "odin_rm.cli.main", "reward"]
+COMMAND = ["-m", "odin_rm.cli.main"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -48,14 +48,14 @@ def environment() -> dict[str, str]:
 class Processes:
     """Two processes as a launcher starts them, each with its own folder and its own exit code."""
 
-    def __init__(self, arguments: list[str], folders: list[Path]) -> None:
+    def __init__(self, arguments: list[str], folders: list[Path], command: str = "reward") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         self.ranks = [
             subprocess.Popen(
-                [sys.executable, *COMMAND, *arguments],
+                [sys.executable, *COMMAND, command, *arguments],
                 cwd=folder,
                 env={**environment(), **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
@@ -66,13 +66,13 @@ class Processes:
         ]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not condition() and time.monotonic() < deadline and all(p.poll() is None for p in self.ranks):
             time.sleep(0.05)
 
     def finish(self) -> tuple[list[int], list[str]]:
         try:
-            texts = [process.communicate(timeout=120) for process in self.ranks]
+            texts = [process.communicate(timeout=300) for process in self.ranks]
         finally:
             for process in self.ranks:
                 process.kill()
@@ -91,7 +91,7 @@ def test_torchrun_gives_one_run_with_the_weights_of_one_process(
     launch += ["--log-dir", str(tmp_path / "logs"), "--redirects", "3"]
     options = {"eval_dataset": bed["eval"], "eval_strategy": "steps", "eval_steps": 4}
     done = subprocess.run(
-        [*launch, *COMMAND, *flags(bed, tmp_path, **options)],
+        [*launch, *COMMAND, "reward", *flags(bed, tmp_path, **options)],
         env=environment(),
         capture_output=True,
         text=True,

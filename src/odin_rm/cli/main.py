@@ -13,7 +13,7 @@ import warnings
 
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
-from odin_rm.core.ranks import is_main_process
+from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
 
 INTERRUPTED = 130
@@ -59,6 +59,8 @@ def _run(command: str, arguments: list[str]) -> int:
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
             print(f"odin-rm {command}: {kind}: {error}", file=sys.stderr)
+        if error.known_to_all:
+            end_processes()  # else torch may abort at exit, and its code hides ours
         return error.exit_code
     except KeyboardInterrupt:
         print(f"odin-rm {command}: interrupted", file=sys.stderr)

@@ -125,8 +125,10 @@ def full_disks(what: str, place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # torch has no class of its own for it
+        # torch and safetensors do not say that the disk is full.
+        free = f"{shutil.disk_usage(place.parent).free / 2**20:,.1f} MiB are free there"
         raise OutputError(
-            f"{what} cannot be written ({' '.join(str(error).split())[:200]})",
+            f"{what} cannot be written ({' '.join(str(error).split())[:200]}; {free})",
             where=str(place),
             fix="Make room on the disk and go on from the last checkpoint with --resume_from_checkpoint true.",
         ) from error
@@ -251,7 +253,7 @@ def load_weights(folder: Path, learner: Learner) -> None:
         tensors = load_file(folder / "weights.safetensors")
         for name, parameter in _trained(learner):
             parameter.data.copy_(tensors[name])
-        state = torch.load(folder / "optimiser.pt", map_location=learner.accelerator.device, weights_only=True)
+        state = torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True)
         learner.optimiser.load_state_dict(state)
     learner.scheduler.load_state_dict(json.loads((folder / "scheduler.json").read_text(encoding="utf-8")))
 

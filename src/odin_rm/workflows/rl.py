@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import get_scheduler, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import (
@@ -75,6 +76,7 @@ def train_policy(config: RLConfig) -> Path:
         checkpoint = find_checkpoint(config.resume_from_checkpoint, run)
         check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
         set_seed(config.seed)
+        _load_whole(accelerator)
         parts = load_parts(config, accelerator.device)
     with together():
         trainer = build_trainer(config, parts, accelerator, run)
@@ -246,6 +248,12 @@ def _accelerator(config: RLConfig) -> Any:
         raise ConfigError(" ".join(str(error).split())[:300], fix="See odin-rm rl --help.") from error
 
 
+def _load_whole(accelerator: Any) -> None:
+    """Under ZeRO 3 transformers would load every model in parts, also those that no engine gathers again."""
+    if Ranks(accelerator).deepspeed:
+        unset_hf_deepspeed_config()
+
+
 def _check_ranks(config: RLConfig, ranks: Ranks) -> None:
     for name in ("minibatch_size", "experience_size"):
         if getattr(config, name) % ranks.size:
@@ -338,10 +346,7 @@ def _say(line: str) -> None:
 
 def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
     accelerator, run = trainer.accelerator, trainer.run
-    state_dict = None
-    if trainer.ranks.sharded:
-        whole = accelerator.get_state_dict(trainer.learner.model)
-        state_dict = {k.removeprefix("policy."): v for k, v in whole.items() if k.startswith("policy.")}
+    state_dict = _whole_policy(trainer) if trainer.ranks.sharded else None
     with together():
         if accelerator.is_main_process:
             with full_disks("the policy", run / "policy"), atomic_folder(run / "policy", overwrite=True) as folder:
@@ -349,3 +354,11 @@ def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
             row: dict[str, Any] = {"step": trainer.state.step, "finished": True}
             append_jsonl(run / "metrics.jsonl", row | ({"stopped_by": stopped_by} if stopped_by else {}))
     accelerator.end_training()
+
+
+def _whole_policy(trainer: RLTrainer) -> dict[str, Tensor]:
+    """The policy's tensors, gathered from all ranks on the first one; a tied weight once."""
+    whole = trainer.accelerator.get_state_dict(trainer.learner.model) or {}
+    policy = trainer.learner.plain_model.policy
+    names = [name for name, _ in (*policy.named_parameters(), *policy.named_buffers())]
+    return {name: whole[f"policy.{name}"] for name in names if f"policy.{name}" in whole}
