@@ -1,7 +1,8 @@
-"""What an audit reads and what it writes: plain numpy in, JSON-ready figures out."""
+"""What an audit reads and what it writes, and a run as a point: plain numpy in, JSON-ready figures out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,3 +57,52 @@ class ScoredPreferences:
     name: str = "model"
     dataset: str = "dataset"
     report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunPoint:
+    """A run as a point: how long its responses are, how good they are, and what made it.
+
+    Attributes:
+        arm: the runs whose front it belongs to: a reward with its mitigation.
+        mean_length: mean length of its responses, in the unit of the figure.
+        score: higher is better: win score, true quality.
+        name: what to call the run.
+        algorithm: ``ppo``, ``remax``, ...; empty where it is unknown.
+        settings: what may be varied, by the names of ``odin-rm rl``'s flags.
+        seed: of the run, where it is known.
+        n: prompts behind it, where that is known.
+        score_low, score_high, length_low, length_high: 95 % intervals, where they are known.
+    """
+
+    arm: str
+    mean_length: float
+    score: float
+    name: str = ""
+    algorithm: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    n: int | None = None
+    score_low: float | None = None
+    score_high: float | None = None
+    length_low: float | None = None
+    length_high: float | None = None
+
+    def value_of(self, name: str) -> Any:
+        """Its ``arm``, ``algorithm``, ``seed`` or ``name``, or the setting of that name; ``None`` where it has none."""
+        if name in ("arm", "algorithm", "seed", "name"):
+            return getattr(self, name)
+        return self.settings.get(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The point as an entry of a JSON file; ``length`` and ``score`` as figures."""
+        return {
+            "name": self.name,
+            "arm": self.arm,
+            "algorithm": self.algorithm or None,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "n": self.n,
+            "length": Figure(self.mean_length, self.length_low, self.length_high).to_json(),
+            "score": Figure(self.score, self.score_low, self.score_high).to_json(),
+        }

@@ -1,8 +1,8 @@
-"""The figure of fronts: every run as a point of length and score, and what each arm attains as a step line."""
+"""What figures of fronts are made of: runs as points, fronts as step lines, bands, marks, one legend above them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,93 +11,103 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from odin_rm.evaluation.pareto import RunPoints, attained_score, pareto_front
+from odin_rm.evaluation.records import Figure, RunPoint
 from odin_rm.reports.plots import shorten
-from odin_rm.reports.style import GREY, INK, model_colours, model_markers, new_canvas, styled
+from odin_rm.reports.style import GREY, INK
 
 EDGE_SHARE = 0.06
 """Room beside the outermost points, as a share of their range."""
+FILLS = ("full", "none", "left", "bottom")
+"""How the marker is filled, by algorithm."""
+ALGORITHM_NAMES = {"ppo": "PPO", "remax": "ReMax", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}
+_DASHES = ((0, (4, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)))
 
 
 @dataclass(frozen=True)
-class Landmarks:
-    """What a figure of fronts shows besides the runs.
+class Look:
+    """What tells groups of runs apart.
 
     Attributes:
-        points: single policies by name, as ``(length, score)``: the starting policy, DPO.
-        lengths: vertical lines by name: the length that the optimum needs.
-        hollow: for an arm, which of its runs are drawn hollow (a second algorithm).
-        hollow_label: what a hollow point means, with what a filled one means.
+        colours, markers: of each group by name.
+        algorithms: in the order of :data:`FILLS`.
     """
 
-    points: Mapping[str, tuple[float, float]]
-    lengths: Mapping[str, float]
-    hollow: Mapping[str, Sequence[bool]]
-    hollow_label: tuple[str, str] = ("", "")
+    colours: Mapping[str, str]
+    markers: Mapping[str, str]
+    algorithms: Sequence[str]
 
 
-def score_against_length(
-    arms: Mapping[str, RunPoints], landmarks: Landmarks, *, score_label: str, length_label: str
-) -> Canvas:
-    """Runs as points, the front of each arm as the step line of what it attains at each length.
+def length_limits(points: Sequence[RunPoint], others: Iterable[float] = ()) -> tuple[float, float]:
+    """Limits of the length axis that leave room beside the outermost run.
 
     Args:
-        arms: the runs by arm.
-        landmarks: what else to show.
-        score_label, length_label: of the axes, with their units.
+        points: the runs.
+        others: further lengths that must be seen.
     """
-    colours, markers = model_colours(list(arms)), model_markers(list(arms))
-    low, high = _length_limits(arms, landmarks)
-    with styled():
-        canvas, (axis,) = new_canvas(width=8.6, height=5.2)
-        for name, points in arms.items():
-            hollow = np.asarray(landmarks.hollow.get(name, np.zeros(len(points))), dtype=bool)
-            style = {"color": colours[name], "marker": markers[name], "markersize": 6.5, "linestyle": "none"}
-            axis.plot(points.length_N[~hollow], points.score_N[~hollow], zorder=4, **style)
-            axis.plot(points.length_N[hollow], points.score_N[hollow], zorder=4, markerfacecolor="white", **style)
-            front = points.length_N[pareto_front(points)]
-            steps = np.r_[front, high]
-            axis.plot(steps, attained_score(points, steps), color=colours[name], drawstyle="steps-post", zorder=3)
-        for name, (length, score) in landmarks.points.items():
-            axis.plot([length], [score], color=INK, marker="*", markersize=12, linestyle="none", zorder=5)
-            axis.annotate(name, (length, score), xytext=(9, -4), textcoords="offset points", fontsize=9, color=INK)
-        for name, length in landmarks.lengths.items():
-            axis.axvline(length, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
-            axis.annotate(
-                name, (length, 1.0), xycoords=("data", "axes fraction"), xytext=(-4, -4), textcoords="offset points",
-                ha="right", va="top", fontsize=8.5, color=GREY,
-            )  # fmt: skip
-        axis.set_xlim(low, high)
-        axis.set_xlabel(length_label)
-        axis.set_ylabel(score_label)
-        _legend(axis, arms, colours, markers, landmarks)
-    return canvas
-
-
-def _length_limits(arms: Mapping[str, RunPoints], landmarks: Landmarks) -> tuple[float, float]:
-    lengths = np.concatenate(
-        [
-            *(points.length_N for points in arms.values()),
-            [length for length, _ in landmarks.points.values()],
-            list(landmarks.lengths.values()),
-        ]
-    )
+    lengths = np.array([*(point.mean_length for point in points), *others])
     pad = EDGE_SHARE * max(float(lengths.max() - lengths.min()), 1.0)
     return float(lengths.min()) - pad, float(lengths.max()) + pad
 
 
-def _legend(
-    axis: Axes,
-    arms: Mapping[str, RunPoints],
-    colours: Mapping[str, str],
-    markers: Mapping[str, str],
-    landmarks: Landmarks,
-) -> None:
-    handles = [Line2D([], [], color=colours[n], marker=markers[n], markersize=6, label=shorten(n)) for n in arms]
-    if any(np.any(flags) for flags in landmarks.hollow.values()):
-        filled, hollow = landmarks.hollow_label
-        style = {"color": INK, "marker": "o", "markersize": 6, "linestyle": "none"}
-        handles += [Line2D([], [], label=filled, **style), Line2D([], [], label=hollow, mfc="white", **style)]
-    axis.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(1, min(len(handles), 4)), fontsize=9,
-        borderaxespad=0.2,
-    )  # fmt: skip
+def draw_front(axis: Axes, points: RunPoints, right: float, colour: str) -> None:
+    """The step line of what some runs attain, from the shortest of them to ``right``."""
+    steps = np.r_[points.length_N[pareto_front(points)], right]
+    axis.plot(steps, attained_score(points, steps), color=colour, drawstyle="steps-post", zorder=3)
+
+
+def draw_band(axis: Axes, length_M: np.ndarray, figures: Sequence[Figure], colour: str) -> None:
+    """The interval of a front, where it has one."""
+    low, high = (
+        np.array([np.nan if (bound := getattr(f, side)) is None else bound for f in figures], dtype=np.float64)
+        for side in ("low", "high")
+    )
+    axis.fill_between(length_M, low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=1)
+
+
+def draw_runs(axis: Axes, runs: Sequence[RunPoint], colour: str, marker: str, algorithms: Sequence[str] = ()) -> None:
+    """Runs as points with the intervals that they have.
+
+    Args:
+        axis: where.
+        runs: of one group.
+        colour, marker: of the group.
+        algorithms: all algorithms of the figure; each has its own filling.
+    """
+    for run in runs:
+        place = (run.mean_length, run.score)
+        if run.score_low is not None and run.score_high is not None:
+            axis.vlines(place[0], run.score_low, run.score_high, color=colour, alpha=0.45, linewidth=1.0, zorder=2)
+        if run.length_low is not None and run.length_high is not None:
+            axis.hlines(place[1], run.length_low, run.length_high, color=colour, alpha=0.45, linewidth=1.0, zorder=2)
+        fill = FILLS[algorithms.index(run.algorithm) % len(FILLS)] if run.algorithm in algorithms else "full"
+        axis.plot(*place, color=colour, marker=marker, zorder=4, **_marker_style(fill))
+
+
+def draw_marks(axis: Axes, marks: Sequence[RunPoint], lengths: Mapping[str, float]) -> None:
+    """Single policies as named stars, lengths as vertical lines."""
+    for mark in marks:
+        place = (mark.mean_length, mark.score)
+        axis.plot(*place, color=INK, marker="*", markersize=12, linestyle="none", zorder=5)
+        axis.annotate(mark.name, place, xytext=(9, -4), textcoords="offset points", fontsize=9, color=INK)
+    for length, dashes in zip(lengths.values(), _DASHES * len(lengths), strict=False):
+        axis.axvline(length, color=GREY, linewidth=1.2, linestyle=dashes, zorder=1)
+
+
+def legend_above(canvas: Canvas, look: Look, lengths: Mapping[str, float]) -> None:
+    """One legend above all panels, where it covers no point; vertical lines are named there too."""
+    handles = [
+        Line2D([], [], color=colour, marker=look.markers[name], markersize=6, label=shorten(name, 36))
+        for name, colour in look.colours.items()
+    ]
+    if len(look.algorithms) > 1:
+        for k, name in enumerate(look.algorithms):
+            style = _marker_style(FILLS[k % len(FILLS)])
+            handles.append(Line2D([], [], color=INK, marker="o", label=ALGORITHM_NAMES.get(name, name), **style))
+    for (name, length), dashes in zip(lengths.items(), _DASHES * len(lengths), strict=False):
+        label = f"{name} ({length:,.0f})"
+        handles.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=dashes, label=label))
+    canvas.legend(handles=handles, loc="outside upper left", ncols=max(1, min(len(handles), 4)), fontsize=9)
+
+
+def _marker_style(fill: str) -> dict:
+    return {"fillstyle": fill, "markerfacecoloralt": "white", "markersize": 6.5, "linestyle": "none"}

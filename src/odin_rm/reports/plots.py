@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,28 +102,49 @@ def _scatter_panel(
     ranges: tuple[float, float] | None,
 ) -> None:
     values = None if points is None else (points.quality if head == "quality" else points.length_reward)
+    length_R = value_R = np.zeros(0)
     if points is not None and values is not None and np.std(values) > 0:
-        x = np.asarray(points.response_tokens, dtype=np.float64)
-        y = (values - np.mean(values)) / np.std(values)
+        length_R, value_R = points.response_tokens, values
+    scatter_with_trend(axis, length_R, value_R, result.trend.get(head, []), colour, ranges)
+    figure = result["pearson"] if head == "quality" else (result.length_head or {}).get("pearson", Figure(None))
+    axis.set_title(f"{shorten(result.name)}\n{head} head, {correlation_words(figure)}", color=INK, fontsize=9.5)
+
+
+def scatter_with_trend(
+    axis: Axes,
+    length_R: np.ndarray,
+    value_R: np.ndarray,
+    trend: Sequence[Mapping[str, Any]],
+    colour: str,
+    ranges: tuple[float, float] | None,
+) -> None:
+    """Rewards in deviations against lengths, with the trend over length and its interval.
+
+    Args:
+        axis: where.
+        length_R, value_R: ``(R,)`` lengths and rewards; empty to show the trend alone.
+        trend: rows of ``length``, ``value``, ``low`` and ``high``, as ``reward_trend`` makes them.
+        colour: of the trend.
+        ranges: limits of the length axis.
+    """
+    if len(value_R):
+        x, y = np.asarray(length_R, dtype=np.float64), (value_R - np.mean(value_R)) / np.std(value_R)
         if len(x) >= HEXBIN_FROM:
             extent = None if ranges is None else (*ranges, -3.6, 3.6)
             axis.hexbin(x, y, gridsize=38, bins="log", cmap="Greys", mincnt=1, linewidths=0, extent=extent, alpha=0.75)
         else:
             alpha = float(np.clip(150 / len(x), 0.15, 0.6))
             axis.scatter(x, y, s=9, color=GREY, alpha=alpha, linewidths=0)
-    rows = result.trend.get(head, [])
-    length = [row["length"] for row in rows]
-    with_interval = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
+    with_interval = [row for row in trend if row.get("low") is not None and row.get("high") is not None]
     if with_interval:
         bounds = ([row[side] for row in with_interval] for side in ("low", "high"))
         axis.fill_between([row["length"] for row in with_interval], *bounds, color=colour, alpha=0.28, linewidth=0)
-    axis.plot(length, [row["value"] for row in rows], color=colour, marker="o", markersize=4, zorder=3)
+    length = [row["length"] for row in trend]
+    axis.plot(length, [row["value"] for row in trend], color=colour, marker="o", markersize=4, zorder=3)
     axis.axhline(0, color=INK, linewidth=0.8, zorder=1)
     axis.set_ylim(-3.4, 3.4)
     if ranges is not None:
         axis.set_xlim(*ranges)
-    figure = result["pearson"] if head == "quality" else (result.length_head or {}).get("pearson", Figure(None))
-    axis.set_title(f"{shorten(result.name)}\n{head} head, {correlation_words(figure)}", color=INK, fontsize=9.5)
 
 
 def correlation_words(figure: Figure) -> str:

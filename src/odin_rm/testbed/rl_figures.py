@@ -14,7 +14,7 @@ import numpy as np
 
 from odin_rm.evaluation.bootstrap import bootstrap_mean
 from odin_rm.evaluation.pareto import Bounds, FrontBootstrap, RunPoints
-from odin_rm.evaluation.records import Figure
+from odin_rm.evaluation.records import Figure, RunPoint
 from odin_rm.testbed.sweep import PolicyRun
 
 LONGEST_BOUND = 2.0
@@ -52,6 +52,14 @@ class PolicyResult:
 
     run: PolicyRun
     measured: Measured
+
+    def point(self) -> RunPoint:
+        """The run as a point of true quality against length."""
+        run, measured = self.run, self.measured
+        settings = run.settings | {"reward_model": run.reward_model}
+        return RunPoint(
+            run.arm, measured.mean_tokens, measured.true_quality, run.name, run.algorithm, settings, run.seed
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The entry of ``summary.json``."""

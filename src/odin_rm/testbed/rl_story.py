@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure as Canvas
 
 from odin_rm.evaluation.pareto import pareto_front
+from odin_rm.evaluation.records import RunPoint
 from odin_rm.reports import Percent, Plot, Section, Table, Text
-from odin_rm.reports.fronts import Landmarks, score_against_length
 from odin_rm.reports.page import format_number
+from odin_rm.reports.recipes import draw_main_fronts
 from odin_rm.testbed.rl_figures import ArmFigures, Policies
 
 SHOWN_PROMPTS = 2
@@ -59,18 +60,13 @@ def _number(value: float | None) -> str:
 
 def front_canvas(policies: Policies) -> Canvas:
     """The figure of true quality against length: every run, the front of each arm, the start and the optimum."""
-    landmarks = Landmarks(
-        points={"start (SFT)": (policies.start.mean_tokens, policies.start.true_quality)},
-        lengths={"optimum": policies.optimum_tokens},
-        hollow={arm: [r.run.algorithm == "remax" for r in results] for arm, results in policies.by_arm().items()},
-        hollow_label=("PPO", "ReMax"),
-    )
-    return score_against_length(
-        policies.points(),
-        landmarks,
-        score_label="true quality (1 is the best possible)",
+    return draw_main_fronts(
+        [result.point() for result in policies.results],
         length_label="mean response tokens",
-    )
+        score_label="true quality (1 is the best possible)",
+        marks=[RunPoint("start", policies.start.mean_tokens, policies.start.true_quality, "start (SFT)")],
+        lengths={"optimum": policies.optimum_tokens},
+    ).canvas
 
 
 def _plot(policies: Policies) -> Plot:
