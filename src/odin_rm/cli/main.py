@@ -13,6 +13,7 @@ import warnings
 
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
+from odin_rm.core.hub import quiet_hub
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
 
@@ -54,6 +55,7 @@ def _run(command: str, arguments: list[str]) -> int:
                 # Old names that the libraries use among themselves; no user can change them.
                 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
             module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
+            quiet_hub()
             return int(module.run(arguments) or 0)
     except OdinError as error:
         if is_main_process() or not error.known_to_all:

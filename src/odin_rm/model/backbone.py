@@ -20,21 +20,24 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as hf_logging
 
 from odin_rm.core.errors import ModelError
+from odin_rm.core.hub import check_hub
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def check_model_folder(path: str | Path, *, extra_weight_files: tuple[str, ...] = ()) -> None:
-    """Refuse a local folder that cannot be a model, with a reason; hub ids pass.
+    """Refuse a local folder that cannot be a model, with a reason; hub ids pass where the hub can be asked.
 
     Raises:
-        ModelError: the folder is missing (for a path-like name), has no ``config.json``, no weights, or a pickle only.
+        ModelError: the folder is missing (for a path-like name, or without network), has no ``config.json``, no
+            weights, or a pickle only.
     """
     folder = Path(path)
     if not folder.is_dir():
         if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
             raise ModelError("there is no such model folder", where=str(path), fix="Give a model folder or a hub id.")
+        check_hub(path, ModelError, "model folder")
         return
     if any((folder / name).is_file() for name in extra_weight_files):
         return
@@ -77,6 +80,7 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False, **override
     Raises:
         ModelError: the config cannot be read.
     """
+    check_hub(path, ModelError, "model folder")
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **overrides)
     except (OSError, ValueError, KeyError) as error:

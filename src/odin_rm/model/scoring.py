@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
+from odin_rm.core.hub import check_hub
 from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import collate, plan_microbatches
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
@@ -87,6 +88,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: there is none.
     """
+    check_hub(path, ModelError, "folder with a tokenizer", file="tokenizer_config.json")
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raise a bare Exception for a broken file
@@ -303,6 +305,7 @@ def _column_index(config: Any, column: str | int | None, where: str) -> int:
 def _is_ours_on_hub(path: str | Path) -> bool:
     if Path(path).exists() or str(path).count("/") > 1:
         return False
+    check_model_folder(path)
     from huggingface_hub import file_exists, try_to_load_from_cache
 
     try:
