@@ -68,6 +68,7 @@ class Table:
         digits: decimal places of numbers.
         percent: show numbers and figures of these columns (by heading) in percent.
         folded: hide it behind a "show" line that a key or a click opens.
+        file: name of its LaTeX file where a page writes such files; empty for none.
     """
 
     caption: str
@@ -77,6 +78,7 @@ class Table:
     digits: int = 3
     percent: Sequence[str] = ()
     folded: bool = False
+    file: str = ""
     kind = "table"
 
     def cell(self, value: Any, column: int) -> dict[str, str]:
@@ -214,14 +216,15 @@ def render_page(
         subtitle=subtitle,
         headline=Text(headline).paragraphs,
         sections=sections,
-        anchors=_anchors(sections),
+        anchors=page_anchors(sections),
         images=images,
         footer=footer,
-        version=_version(),
+        version=package_version(),
     )
 
 
-def _anchors(sections: Sequence[Section]) -> list[str]:
+def page_anchors(sections: Sequence[Any]) -> list[str]:
+    """An id for each section's heading, all different."""
     anchors: list[str] = []
     for section in sections:
         anchor, number = section.anchor, 2
@@ -231,7 +234,8 @@ def _anchors(sections: Sequence[Section]) -> list[str]:
     return anchors
 
 
-def _version() -> str:
+def package_version() -> str:
+    """The version of odin-rm that is installed; empty where it is not."""
     try:
         return metadata.version("odin-rm")
     except metadata.PackageNotFoundError:
