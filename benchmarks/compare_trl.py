@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,35 +37,16 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from benchmarks.shared.memory import memory_mib, reset_peak
+from benchmarks.shared.reward_setup import SHARED, make_tokenizer, our_model, save_models, without_sharing
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.batching import plan_epoch
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.data.sources import iter_preference_rows
 from odin_rm.data.tokenise import EncodingSettings
-from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.trainer import RewardTrainer
-
-VOCABULARY = 8192
-# What both trainers are given alike; TRL's own defaults would add bf16 and gradient checkpointing.
-SHARED: dict[str, Any] = {
-    "learning_rate": 1e-4,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "optim": "adamw_torch",
-    "seed": 0,
-    "bf16": False,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-}
 
 
 @dataclass
@@ -138,27 +119,6 @@ class Stopwatch(transformers.TrainerCallback):
             self.started, self.counting = now, True
 
 
-def make_tokenizer(source: Any) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the texts at hand."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<pad>", "<bos>", "<eos>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    backend.train_from_iterator(texts_of(source), trainer)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
-
-
-def texts_of(source: Any) -> Iterable[str]:
-    """Every text of a preference source."""
-    for placed in iter_preference_rows(source):
-        for value in placed.row.values():
-            yield from [value] if isinstance(value, str) else (v for v in value if isinstance(v, str))
-
-
 def ranked_rows(prompts: int = 300) -> list[dict[str, Any]]:
     """Ranked lists of four responses."""
     from odin_rm.testbed.annotator import Annotator, make_ranked_lists
@@ -166,35 +126,6 @@ def ranked_rows(prompts: int = 300) -> list[dict[str, Any]]:
 
     world = World(WorldSettings())
     return make_ranked_lists(world, Annotator(world), prompts, 4, 0)
-
-
-def save_models(folder: Path, tokenizer: Any, layers: int, hidden: int, positions: int) -> tuple[Path, Path]:
-    """A random Llama as a backbone for us, and the one-label classifier with our initial quality head for TRL."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 64),
-        max_position_embeddings=positions,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "backbone")
-    tokenizer.save_pretrained(folder / "backbone")
-    our_model(folder / "backbone", "bradley_terry").save_pretrained(folder / "classifier", tokenizer=tokenizer)
-    return folder / "backbone", folder / "classifier"
-
-
-def our_model(backbone: Path, objective: str) -> RewardModel:
-    """The same initial weights each time."""
-    torch.manual_seed(1)
-    odin = objective == "odin"
-    return RewardModel.from_backbone(
-        backbone, heads=("quality", "length") if odin else ("quality",), normalise_heads=odin
-    )
 
 
 def run_ours(arm: Arm, backbone: Path, data: TokenisedPreferences, work: Work, **settings: Any) -> None:
@@ -265,22 +196,6 @@ def run_trl(arm: Arm, classifier: Path, data: TokenisedPreferences, work: Work, 
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     arm.losses = losses
-
-
-def without_sharing(data: TokenisedPreferences) -> TokenisedPreferences:
-    """The same pairs, each with two responses of its own."""
-    slots = np.stack([data.pair_chosen, data.pair_rejected], axis=1).reshape(-1)
-    sequences = [data.input_ids(int(r)) for r in slots]
-    return replace(
-        data,
-        input_ids_flat=np.concatenate(sequences),
-        offsets=np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64),
-        response_tokens=np.asarray(data.response_tokens)[slots],
-        response_prompt=np.asarray(data.response_prompt)[slots],
-        pair_chosen=np.arange(0, len(slots), 2, dtype=np.int32),
-        pair_rejected=np.arange(1, len(slots), 2, dtype=np.int32),
-        extra={},
-    )
 
 
 def by_length(work: Work, data: TokenisedPreferences) -> Work:
