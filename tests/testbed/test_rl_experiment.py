@@ -68,7 +68,7 @@ def test_summary_and_page_tell_of_each_run(finished: Path) -> None:
 def test_run_folders_are_those_of_odin_rm(finished: Path) -> None:
     for name in ("sft", *(run.name for run in RUNS)):
         place = finished / "policies" / name
-        for part in ("policy", "metrics.jsonl", "config.yaml", "environment.json", "result.json"):
+        for part in ("policy", "metrics.jsonl", "config.yaml", "environment.json", "result.json", "responses.jsonl"):
             assert (place / part).exists(), (name, part)
     assert not (finished / "policies" / RUNS[0].name / "checkpoints").exists()
 
@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are(finished: Path, m
     asked: list[str] = []
     said: list[str] = []
 
-    def pretend(tasks: list[PolicyTask], workers: int):
+    def pretend(work: object, tasks: list[PolicyTask], workers: int):
         for task in tasks:
             asked.append(task.run.name)
             future: Future[PolicyResult] = Future()
@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are(finished: Path, m
                 future.set_result(PolicyResult(task.run, Measured(9.0, 0.5, 50.0, 1.0, [])))
             yield task, future
 
-    monkeypatch.setattr(rl_experiment, "_in_processes", pretend)
+    monkeypatch.setattr(rl_experiment, "in_processes", pretend)
     monkeypatch.setattr(rl_experiment, "train_sft", lambda config: pytest.fail("the start was trained again"))
     again = train_policies(finished, RUNS, SMALL, World(), 0, said.append)
     assert asked == []
@@ -154,7 +154,8 @@ def task(run: PolicyRun, folder: Path = Path("x")) -> PolicyTask:
 
 
 def test_every_setting_of_a_run_reaches_the_command() -> None:
-    run = PolicyRun("vanilla", "ppo", 0.07, 2e-4, length_penalty=0.03, reward_clip=1.5, seed=4)
+    knobs = {"length_penalty": 0.03, "reward_clip": 1.5, "clip_epsilon": 0.3, "experience_size": 128}
+    run = PolicyRun("vanilla", "ppo", 0.07, 2e-4, seed=4, **knobs)
     config = policy_config(task(run))
     for name, value in run.settings.items():
         assert getattr(config, name) == value, name
@@ -188,13 +189,17 @@ def test_measurement_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )]  # fmt: skip
     monkeypatch.setattr(rl_experiment, "_write", lambda *args: rollouts)
     start = np.array([0.5, 0.5, 0.0, 0.25])
-    measured, quality = measure_policy(tmp_path, tmp_path, SMALL, World(), 0, start)
+    policy = tmp_path / "run" / "policy"
+    policy.mkdir(parents=True)
+    measured, quality = measure_policy(policy, tmp_path, SMALL, World(), 0, start)
     assert quality.tolist() == [1.0, 0.5, -0.25, 0.0]
     assert measured.mean_tokens == (20 + 10 + 4 + 8) / 4
     assert measured.true_quality == pytest.approx(1.25 / 4)
     assert measured.win_score == 50 + 100 * (1 - 2) / 4  # one won, two lost, one tie
     assert measured.ended_share == 0.75
-    assert measure_policy(tmp_path, tmp_path, SMALL, World(), 0, None)[0].win_score == 50
+    (row, *_) = [json.loads(line) for line in (policy.parent / "responses.jsonl").read_text().splitlines()]
+    assert row == {"prompt": "p0", "response": texts[0], "response_tokens": 20, "ended": True, "true_quality": 1.0}
+    assert measure_policy(policy, tmp_path, SMALL, World(), 0, None)[0].win_score == 50
 
 
 def test_command_lines_can_be_repeated(finished: Path) -> None:

@@ -16,8 +16,11 @@ def test_arms_and_folders_by_hand() -> None:
     assert clipped.arm == "vanilla + clip 1"
     assert clipped.name == "vanilla_clip_1_remax_beta_0.1_lr_0.0001_seed_3"
     assert PolicyRun("vanilla", "ppo", length_penalty=0.02).arm == "vanilla + penalty 0.02"
+    assert PolicyRun("odin", "ppo", clip_epsilon=0.4, experience_size=32).name.endswith("_epsilon_0.4_n_32")
+    assert PolicyRun("dpo", "dpo").name.startswith("dpo_beta_")
     assert PolicyRun("odin", "ppo", 0.1, 1e-4, seed=5).settings == {
-        "kl_coef": 0.1, "learning_rate": 1e-4, "length_penalty": 0.0, "reward_clip": float("inf"), "seed": 5
+        "kl_coef": 0.1, "learning_rate": 1e-4, "length_penalty": 0.0, "reward_clip": float("inf"), "seed": 5,
+        "clip_epsilon": 0.2, "experience_size": 64,
     }  # fmt: skip
 
 

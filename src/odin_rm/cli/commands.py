@@ -98,6 +98,14 @@ COMMANDS: dict[str, Command] = {
         usage="--config F --output DIR [options]",
         example="odin-rm sweep --config sweep.yaml --output runs/sweep --workers 2 --max_hours 12",
     ),
+    "reproduce": Command(
+        summary="The paper's figures: on the testbed in one go, or the configs of the full-size study.",
+        usage="--output DIR [--preset testbed|paper] [options]",
+        example=(
+            "odin-rm reproduce --preset testbed --output reproduced\n"
+            "odin-rm reproduce --preset paper --output paper_study"
+        ),
+    ),
     "study": Command(
         summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
         usage="--a A --b B --output DIR [options]",

@@ -11,41 +11,49 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from odin_rm.core.errors import NumericalError
-from odin_rm.core.files import atomic_write_json, json_safe
+from odin_rm.core.files import RowWriter, atomic_write_json, json_safe
 from odin_rm.data.prompts import encode_prompts, load_prompts
 from odin_rm.model.policy import end_token_ids, load_policy
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import Rollout, SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.testbed.rl_figures import Measured, Policies, PolicyResult
-from odin_rm.testbed.sweep import EXPERIENCE, REWARD_MODELS, PolicyRun, SweepSettings
+from odin_rm.testbed.sweep import REWARD_MODELS, PolicyRun, SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
+from odin_rm.workflows.dpo import DPORunConfig, train_dpo
 from odin_rm.workflows.rl import train_policy
 from odin_rm.workflows.sft import SFTRunConfig, train_sft
 
 START = "sft"
 FOLDER = "policies"
 RESULT = "result.json"
+RESPONSES = "responses.jsonl"
 PROMPT_TOKENS = 64
 ROLLOUT_TOKENS = 65536
 SHOWN_SAMPLES = 3
 MINIBATCH = {"ppo": 32, "remax": 64}
 """b: PPO learns twice from an experience, the second time from samples that are stale."""
 CRITIC_LEARNING_RATE = 1e-3
+PAIRS = 64
+"""Pairs per step of DPO."""
 
 Say = Callable[[str], None]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,8 @@ def policy_config(task: PolicyTask) -> RLConfig:
         output_dir=str(task.place),
         overwrite_output_dir=True,
         max_steps=settings.policy_responses // MINIBATCH[run.algorithm],
-        experience_size=EXPERIENCE,
+        experience_size=run.experience_size,
+        clip_epsilon=run.clip_epsilon,
         minibatch_size=MINIBATCH[run.algorithm],
         learning_rate=run.learning_rate,
         # One unit for all rewards, also for those that store no statistics: deviations over the start's responses.
@@ -133,6 +142,28 @@ def start_config(folder: Path, settings: SweepSettings, seed: int) -> SFTRunConf
     )
 
 
+def preference_config(task: PolicyTask) -> DPORunConfig:
+    """The arguments of ``odin-rm dpo`` for a run without a reward model: as many pairs as other runs see responses."""
+    run, settings = task.run, task.settings
+    return DPORunConfig(
+        model=str(task.folder / FOLDER / START / "policy"),
+        dataset=str(task.folder / "data" / "train.jsonl"),
+        output_dir=str(task.place),
+        overwrite_output_dir=True,
+        beta=run.kl_coef,
+        max_steps=settings.policy_responses // PAIRS,
+        per_device_train_batch_size=PAIRS,
+        learning_rate=run.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        logging_steps=10,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=run.seed,
+        use_cpu=True,
+    )
+
+
 def train_policies(
     folder: Path, runs: Sequence[PolicyRun], settings: SweepSettings, world: World, seed: int, say: Say = print
 ) -> Policies:
@@ -152,7 +183,7 @@ def train_policies(
     results = {task: result for task in tasks if (result := task.finished()) is not None}
     open_tasks = [task for task in tasks if task not in results]
     done = len(results)
-    with closing(_in_processes(open_tasks, settings.workers)) as finished:
+    with closing(in_processes(run_task, open_tasks, settings.workers)) as finished:
         for task, future in finished:
             done += 1
             try:
@@ -180,7 +211,10 @@ def train_start(folder: Path, settings: SweepSettings, world: World, seed: int) 
 
 def run_task(task: PolicyTask) -> PolicyResult:
     """Trains one policy and measures it; leaves its run folder with ``result.json``."""
-    train_policy(policy_config(task))
+    if task.run.algorithm == "dpo":
+        train_dpo(preference_config(task))
+    else:
+        train_policy(policy_config(task))
     start = json.loads((task.folder / FOLDER / START / RESULT).read_text(encoding="utf-8"))
     measured, _ = measure_policy(
         task.place / "policy", task.folder, task.settings, World(task.world), task.run.seed, np.array(start["quality"])
@@ -210,12 +244,17 @@ def measure_policy(
         start_quality: ``(R,)`` true quality of the starting policy's responses; ``None`` for that policy itself.
 
     Returns:
-        The measurement, and the ``(R,)`` true quality of each response.
+        The measurement, and the ``(R,)`` true quality of each response. The responses are left in the policy's run
+        folder.
     """
     prompts = [str(prompt) for prompt in load_prompts(str(folder / "data" / "prompts.jsonl")).prompts]
     rollouts = _write(policy, prompts, settings.max_new_tokens, seed)
     quality = np.array([world.true_quality(p, r.text) for p, r in zip(prompts, rollouts, strict=True)])
     gap = quality - (quality if start_quality is None else start_quality)
+    with RowWriter(policy.parent / RESPONSES) as writer:
+        for prompt, rollout, truth in zip(prompts, rollouts, quality.tolist(), strict=True):
+            row = {"prompt": prompt, "response": rollout.text, "response_tokens": rollout.response_tokens}
+            writer.write({**row, "ended": rollout.ended, "true_quality": truth})
     measured = Measured(
         mean_tokens=float(np.mean([r.response_tokens for r in rollouts])),
         true_quality=float(quality.mean()),
@@ -253,18 +292,34 @@ def _read_result(place: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return saved if saved["asked"] == asked else None
 
 
-def _in_processes(tasks: Sequence[PolicyTask], workers: int) -> Generator[tuple[PolicyTask, Future[PolicyResult]]]:
-    """Yields each task as it is done; where the caller stops early the other processes are ended."""
-    if not tasks:
-        return
+def in_processes(
+    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Generator[tuple[Task, Future[Result]]]:
+    """Yields each task as it is done; where the caller stops early the other processes are ended.
+
+    Args:
+        work: a function of a module, of one task.
+        tasks: what can be pickled.
+        workers: processes of one thread each; they end with this process, however it ends.
+    """
+    if tasks:
+        with worker_pool(min(workers, len(tasks))) as pool:
+            yield from as_done(pool, work, tasks)
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each, which end with this one, however it ends; an error in the block ends them at once.
+
+    Args:
+        workers: how many; they are started when there is work.
+    """
     others = set(multiprocessing.active_children())
     # Spawned, not forked: a copy of a process whose thread pools have run can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
     try:
-        futures: dict[Future[PolicyResult], PolicyTask] = {pool.submit(run_task, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future
+        yield pool
         pool.shutdown()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -273,9 +328,20 @@ def _in_processes(tasks: Sequence[PolicyTask], workers: int) -> Generator[tuple[
         raise
 
 
+def as_done(
+    pool: ProcessPoolExecutor, work: Callable[[Task], Result], tasks: Sequence[Task]
+) -> Iterator[tuple[Task, Future[Result]]]:
+    """Hands all tasks to a pool and yields each one as it is done."""
+    futures: dict[Future[Result], Task] = {pool.submit(work, task): task for task in tasks}
+    for future in as_completed(futures):
+        yield futures[future], future
+
+
 def _begin_worker() -> None:
     """One thread, and an end with the parent: a parent that is killed cannot end its workers, which would train on."""
     torch.set_num_threads(1)
+    if not sys.warnoptions:  # as the command itself does
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

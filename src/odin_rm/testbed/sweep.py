@@ -26,6 +26,8 @@ PENALTIES = (0.01, 0.02, 0.04)
 
 EXPERIENCE = 64
 """N: responses collected with one policy."""
+CLIP_EPSILON = 0.2
+"""epsilon of PPO's ratio clipping."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,16 @@ class PolicyRun:
     """One run of reinforcement learning from the testbed's SFT policy.
 
     Attributes:
-        reward_model: ``vanilla`` or ``odin``; ``gold`` (the truth) or ``length_only``.
-        algorithm: ``ppo`` or ``remax``.
-        kl_coef: beta, in deviations of the reference policy's reward per nat.
+        reward_model: ``vanilla`` or ``odin``; ``gold`` (the truth) or ``length_only``; ``dpo`` learns from the
+            preferences themselves.
+        algorithm: ``ppo`` or ``remax``; ``dpo``.
+        kl_coef: beta, in deviations of the reference policy's reward per nat (DPO's beta there).
         learning_rate: of the policy.
         length_penalty: alpha, in deviations per token.
         reward_clip: c, in deviations.
         seed: of sampling and order.
+        clip_epsilon: epsilon of PPO.
+        experience_size: N, responses collected with one policy.
     """
 
     reward_model: str
@@ -74,6 +79,8 @@ class PolicyRun:
     length_penalty: float = 0.0
     reward_clip: float = math.inf
     seed: int = 0
+    clip_epsilon: float = CLIP_EPSILON
+    experience_size: int = EXPERIENCE
 
     @property
     def arm(self) -> str:
@@ -86,12 +93,15 @@ class PolicyRun:
     def name(self) -> str:
         """A folder name that no other run of a sweep has."""
         arm = self.arm.replace(" + ", "_").replace(" ", "_")
-        return f"{arm}_{self.algorithm}_beta_{self.kl_coef:g}_lr_{self.learning_rate:g}_seed_{self.seed}"
+        who = arm if arm == self.algorithm else f"{arm}_{self.algorithm}"
+        name = f"{who}_beta_{self.kl_coef:g}_lr_{self.learning_rate:g}_seed_{self.seed}"
+        name += f"_epsilon_{self.clip_epsilon:g}" if self.clip_epsilon != CLIP_EPSILON else ""
+        return name + (f"_n_{self.experience_size}" if self.experience_size != EXPERIENCE else "")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the sweep varies, by the names of ``odin-rm rl``'s flags."""
-        names = ("kl_coef", "learning_rate", "length_penalty", "reward_clip", "seed")
+        names = ("kl_coef", "learning_rate", "length_penalty", "reward_clip", "seed", "clip_epsilon", "experience_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -1,0 +1,282 @@
+"""The paper's figures in kind on the testbed, by one command: reward models, every policy, fronts, conclusions, a page.
+
+The folder is that of ``odin-rm quickstart``: ``data/``, ``initial_model/``, ``vanilla/`` and ``odin/`` (reward models,
+trained once for all runs), ``policies/`` (a run folder each). Each part that is done leaves a file that says so, and
+the same command goes on with what is missing. Parts run in worker processes of one thread, which give the same figures
+whatever the number of cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor as Executor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from odin_rm.core.errors import ConfigError, NumericalError, OutputError, RunInterrupted
+from odin_rm.core.files import (
+    RowWriter,
+    atomic_write_json,
+    atomic_write_text,
+    claim_run_folder,
+    environment_record,
+    json_safe,
+)
+from odin_rm.core.lock import file_lock
+from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
+from odin_rm.testbed.experiment import QuickstartConfig, audit_arm, reward_config, write_data
+from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
+from odin_rm.testbed.reproduce_points import Point, make_point, read_answers, read_json
+from odin_rm.testbed.reproduce_story import Study, write_study
+from odin_rm.testbed.rl_experiment import (
+    FOLDER,
+    START,
+    PolicyTask,
+    as_done,
+    forget_results,
+    run_task,
+    train_start,
+    worker_pool,
+)
+from odin_rm.testbed.sweep import PolicyRun
+from odin_rm.testbed.tiny import save_tiny_model
+from odin_rm.workflows.train import train_reward_model
+
+DATA_READY, MODEL_READY, SCORED = "data/facts.json", "audit.json", "scored.jsonl"
+LOCK = ".reproduce.lock"
+MINUTE = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a preset is.
+
+    Attributes:
+        plan: which policies.
+        settings: of ``odin-rm quickstart``, where they differ from its defaults.
+        samples: resamples behind each interval.
+    """
+
+    plan: Plan
+    settings: dict[str, Any] = field(default_factory=dict)
+    samples: int = 2000
+
+
+PRESETS = {
+    "testbed": Size(FULL),
+    "miniature": Size(
+        MINIATURE,
+        {
+            "pairs": 200, "held_out_pairs": 60, "epochs": 1.0, "hidden": 32, "layers": 1, "bootstrap_samples": 50,
+            "sft_steps": 20, "policy_responses": 64, "max_new_tokens": 24,
+        },
+        samples=50,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """What a process needs to know to make a reward model, or the starting policy.
+
+    Attributes:
+        config: settings and folder.
+        name: ``vanilla``, ``odin`` or ``sft``.
+    """
+
+    config: QuickstartConfig
+    name: str
+
+    @property
+    def done(self) -> bool:
+        """Whether an earlier call has made it."""
+        place = Path(self.config.output) / self.name
+        return self.name != START and (place / MODEL_READY).is_file() and (place / SCORED).is_file()
+
+
+def run_reproduce(
+    preset: str, output: str, *, seed: int = 0, workers: int = 2, overwrite: bool = False, say: Say = print
+) -> dict[str, Any]:
+    """Trains what is missing and draws everything.
+
+    Args:
+        preset: one of :data:`PRESETS`.
+        output: the folder.
+        seed: decides data, weights and sampling.
+        workers: processes, of one thread each.
+        overwrite: replace another run there.
+        say: takes one line for each part that is done.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        OutputError: the folder holds something else, or a study with other settings.
+        RunInterrupted: stopped by a signal; what is done is kept.
+    """
+    if seed < 0:
+        raise ConfigError(f"must be at least 0, it is {seed}", where="--seed")
+    if workers < 1:
+        raise ConfigError(f"must be at least 1, it is {workers}", where="--workers")
+    size = PRESETS[preset]
+    config = QuickstartConfig(
+        output=output, seed=seed, sweep="none", workers=workers, overwrite_output_dir=True, **size.settings
+    )
+    runs = size.plan.runs(seed)
+    folder = Path(output)
+    claim(folder, preset, config, runs, overwrite=overwrite)
+    with file_lock(folder / LOCK) as mine:
+        if not mine:
+            raise OutputError("is being worked on by another process", where=output, fix="Wait for it, or end it.")
+        with _kept(folder, runs):
+            started = time.perf_counter()
+            with worker_pool(workers) as pool:
+                prepare(config, pool, say)
+                left_out = train_all(config, runs, pool, say)
+            say("Judging the responses and drawing the figures.")
+            study = gather(config, size, runs, left_out)
+            seconds = worked_before(folder) + time.perf_counter() - started
+            return write_study(study, folder, preset, seconds)
+
+
+def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[PolicyRun], *, overwrite: bool) -> None:
+    """Takes a new folder, or goes on in one that the same settings have begun.
+
+    Raises:
+        OutputError: it holds something else and may not be replaced.
+    """
+    where = ("output", "workers", "overwrite_output_dir")
+    settings = {name: value for name, value in asdict(config).items() if name not in where}
+    asked = {"preset": preset, **json_safe(settings), "policies": [run.name for run in runs]}
+    if _begun(folder) == asked and not overwrite:
+        return
+    if _begun(folder) is not None and not overwrite:
+        fix = "Give its settings again to go on, choose another folder, or pass --overwrite_output_dir true."
+        raise OutputError("holds a study with other settings", where=str(folder), fix=fix)
+    claim_run_folder(folder, overwrite=overwrite, resume=False)
+    forget_results(folder)
+    for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS)]:
+        stale.unlink(missing_ok=True)
+    atomic_write_json(folder / "environment.json", environment_record())
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """The settings of the study in a folder, if there is one."""
+    try:
+        asked = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return asked if isinstance(asked, dict) and "policies" in asked else None
+
+
+@contextlib.contextmanager
+def _kept(folder: Path, runs: Sequence[PolicyRun]) -> Iterator[None]:
+    """A stop by a signal says what is kept, and leaves the time that was spent."""
+    started = time.perf_counter()
+    try:
+        yield
+    except (KeyboardInterrupt, RunInterrupted) as stop:
+        done = sum((folder / FOLDER / run.name / "result.json").is_file() for run in runs)
+        what = f"{done} of {len(runs)} policies are done and kept"
+        raise RunInterrupted(what, where=str(folder), fix="Run the same command again to go on.") from stop
+    finally:
+        spent = worked_before(folder) + time.perf_counter() - started
+        atomic_write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
+
+
+def worked_before(folder: Path) -> float:
+    """Seconds of earlier calls of the same study, as far as they could note them."""
+    try:
+        return float(read_json(folder / "seconds.json")["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def prepare(config: QuickstartConfig, pool: Executor, say: Say) -> None:
+    """Data, first weights, both reward models and the starting policy; what is there is not made again."""
+    folder = Path(config.output)
+    if not (folder / DATA_READY).is_file():
+        say(f"Writing {config.pairs:,} training pairs and {config.held_out_pairs:,} held-out pairs.")
+        save_tiny_model(
+            folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True
+        )
+        write_data(config, folder / "data")  # its facts come last, and say that all is there
+    tasks = [task for name in (*REWARD_ARMS, START) if not (task := ModelTask(config, name)).done]
+    for _, future in as_done(pool, make_model, tasks):
+        say(future.result())
+
+
+def make_model(task: ModelTask) -> str:
+    """Trains a reward model and audits it, or trains the starting policy; returns a line about it."""
+    config, folder = task.config, Path(task.config.output)
+    if task.name == START:
+        measured = train_start(folder, config.policies, config.world, config.seed)
+        return f"SFT policy: {measured.words()}"
+    # metrics.jsonl has what the trainer prints; two processes at a time would print it in a jumble.
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = train_reward_model(reward_config(config, folder, task.name))
+    arm = audit_arm(config, folder, run, task.name)
+    names = ("prompt", "quality", "length_reward", "response_tokens")
+    columns = {name: getattr(arm.scored, name) for name in names}
+    with RowWriter(run / SCORED) as writer:
+        for place in range(len(arm.scored.quality)):
+            writer.write({name: None if values is None else values[place].item() for name, values in columns.items()})
+    return f"Reward model {task.name}: Pearson with length {arm.audit['pearson'].value:.3f}"
+
+
+def train_all(config: QuickstartConfig, runs: Sequence[PolicyRun], pool: Executor, say: Say) -> dict[str, str]:
+    """Every policy that is not there yet, with a line of progress for each.
+
+    Returns:
+        What went wrong, by the name of the run, for those that failed on their numbers.
+    """
+    folder = Path(config.output)
+    tasks = [PolicyTask(folder, run, config.policies, config.world.settings) for run in runs]
+    missing = [task for task in tasks if task.finished() is None]
+    failed: dict[str, str] = {}
+    say(f"Training {len(missing)} of {len(tasks)} policies, {config.workers} at a time.")
+    started = time.perf_counter()
+    for number, (task, future) in enumerate(as_done(pool, run_task, missing), start=1):
+        try:
+            words = future.result().measured.words()
+        except NumericalError as error:  # of one run: a start too poor for its reward, a loss that blew up
+            failed[task.run.name] = str(error)
+            words = f"left out. {error}"
+        left = (time.perf_counter() - started) / number * (len(missing) - number) / MINUTE
+        place = len(tasks) - len(missing) + number
+        say(f"    {place}/{len(tasks)}, about {left:.0f} min left. {task.run.name}: {words}")
+    return failed
+
+
+def gather(config: QuickstartConfig, size: Size, runs: Sequence[PolicyRun], left_out: dict[str, str]) -> Study:
+    """All that the page tells, read from the folder."""
+    folder = Path(config.output)
+    start = read_answers(folder / FOLDER / START)
+
+    def point(run: PolicyRun | None) -> Point:
+        name = run.name if run else START
+        answers = read_answers(folder / FOLDER / name)
+        return make_point(run, name, answers, start, config.annotator, samples=size.samples, seed=config.seed)
+
+    return Study(
+        start=point(None),
+        points=[point(run) for run in runs if run.name not in left_out],
+        left_out=left_out,
+        audits={name: read_json(folder / name / MODEL_READY) for name in REWARD_ARMS},
+        scored={name: folder / name / SCORED for name in REWARD_ARMS},
+        facts=read_json(folder / DATA_READY),
+        plan=size.plan,
+        seed=config.seed,
+        optimum_tokens=config.world.optimum_tokens(),
+        samples=size.samples,
+        settings=json_safe(asdict(config)),
+    )
