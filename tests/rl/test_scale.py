@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from odin_rm.model.policy import load_policy
@@ -15,6 +16,7 @@ from odin_rm.workflows.rl_parts import load_parts
 from tests.rl.conftest import MakeConfig
 from tests.rl.test_runs import metrics, same, weights
 
+ROOT = Path(__file__).parents[2]
 ADAPTER = "adapter_model.safetensors"
 
 
@@ -94,3 +96,15 @@ def test_training_moves_neither_reference_nor_reward_model(
     train_policy(make_config(critic_init="reward", learning_rate=1e-2))
     for model, before in seen:
         assert same(before, model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "name, engine",
+    [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("deepspeed_zero2", "DEEPSPEED"), ("deepspeed_zero3", "DEEPSPEED")],
+)
+def test_accelerate_takes_the_shipped_configs(name: str, engine: str) -> None:
+    config: Any = load_config_from_file(str(ROOT / "examples" / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == engine
+    assert config.num_processes == 2
+    # The command's own flag decides on precision.
+    assert config.mixed_precision == "no"
