@@ -10,10 +10,11 @@ arm that writes more, so arms are compared by their *fronts*:
                 reference point (high, reference), cut off at low; lengths that no run attains count nothing
     matched     the score at exactly the length L: straight lines between neighbours on the front
 
-Intervals come from a bootstrap over runs: a resample draws an arm's runs with replacement, all runs of a cluster (a
-seed) together, and takes the front of what was drawn. The front of a resample lies on or below the front of the sample,
-so an interval reaches further down than up: it says how much hangs on single lucky runs. For the same reason an arm
-with more runs has the higher front by chance alone; give the arms of a comparison equally many.
+Intervals here come from a bootstrap over runs: a resample draws an arm's runs with replacement, all runs of a cluster
+(a seed) together, and takes the front of what was drawn. The front of a resample lies on or below the front of the
+sample, so an interval reaches further down than up: it says how much hangs on single lucky runs. For the same reason an
+arm with more runs has the higher front by chance alone; give the arms of a comparison equally many. Where the runs'
+figures are known prompt by prompt, :mod:`odin_rm.evaluation.pareto_prompts` resamples the prompts instead.
 
 Shapes: ``N`` runs, ``S`` resamples, ``M`` lengths at which a front is read.
 
@@ -129,8 +130,7 @@ def front_area(points: RunPoints, bounds: Bounds, reference_score: float) -> flo
     Raises:
         DataError: ``low`` is not below ``high``.
     """
-    present_SN = np.ones((1, len(points)), dtype=bool)
-    return float(_areas(points, present_SN, bounds, reference_score)[0])
+    return float(areas(points.length_N[None], points.score_N[None], bounds, reference_score)[0])
 
 
 def shared_bounds(arms: Iterable[RunPoints]) -> Bounds:
@@ -139,19 +139,23 @@ def shared_bounds(arms: Iterable[RunPoints]) -> Bounds:
     return float(lengths.min()), float(lengths.max())
 
 
-def _areas(points: RunPoints, present_SN: np.ndarray, bounds: Bounds, reference_score: float) -> np.ndarray:
-    """``(S,)`` areas of the fronts of the runs that each row says are there."""
+def areas(length_SN: np.ndarray, score_SN: np.ndarray, bounds: Bounds, reference_score: float) -> np.ndarray:
+    """``(S,)`` :func:`front_area` of the runs in each row; a score of minus infinity says that a run is absent."""
     low, high = bounds
     if not low < high:
         raise DataError(f"the area needs a lower bound of length below the upper one, they are {low:g} and {high:g}")
-    order = np.argsort(points.length_N, kind="stable")
-    edges = np.clip(np.r_[points.length_N[order], np.inf], low, high)
-    height_SN = _best_so_far(points.score_N[order], present_SN[:, order]) - reference_score
-    return np.maximum(height_SN, 0.0) @ np.diff(edges)
+    order_SN = np.argsort(length_SN, axis=1, kind="stable")
+    edges_SN = np.clip(np.take_along_axis(length_SN, order_SN, axis=1), low, high)
+    best_SN = np.maximum.accumulate(np.take_along_axis(score_SN, order_SN, axis=1), axis=1)
+    widths_SN = np.diff(edges_SN, axis=1, append=high)
+    return (np.maximum(best_SN - reference_score, 0.0) * widths_SN).sum(axis=1)
 
 
-def _best_so_far(score_N: np.ndarray, present_SN: np.ndarray) -> np.ndarray:
-    return np.maximum.accumulate(np.where(present_SN, score_N, -np.inf), axis=1)
+def attained_scores(length_SN: np.ndarray, score_SN: np.ndarray, at_M: np.ndarray) -> np.ndarray:
+    """``(S, M)`` :func:`attained_score` of the runs in each row at each length; absent runs are as in :func:`areas`."""
+    best_MS = [np.where(length_SN <= at, score_SN, -np.inf).max(axis=1) for at in at_M]
+    attained_SM = np.array(best_MS, dtype=np.float64).reshape(len(at_M), len(length_SN)).T
+    return np.where(np.isfinite(attained_SM), attained_SM, np.nan)
 
 
 class FrontBootstrap:
@@ -168,6 +172,7 @@ class FrontBootstrap:
 
     def __init__(self, arms: Mapping[str, RunPoints], *, samples: int = 2000, seed: int = 0) -> None:
         self.arms = dict(arms)
+        self._read: dict[tuple[str, str, bytes], np.ndarray] = {}
         self._present = {name: self._draw(name, samples, seed) for name in self.arms}
 
     def _draw(self, name: str, samples: int, seed: int) -> np.ndarray:
@@ -180,16 +185,21 @@ class FrontBootstrap:
         drawn[np.arange(samples)[:, None], rng.integers(0, count, size=(samples, count))] = True
         return drawn[:, points.clusters]
 
+    def draws(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """``(S, N)`` length and score of each run in each resample; minus infinity for one that is not in it."""
+        points, present_SN = self.arms[name], self._present[name]
+        return np.broadcast_to(points.length_N, present_SN.shape), np.where(present_SN, points.score_N, -np.inf)
+
     def area(self, name: str, bounds: Bounds, reference_score: float) -> Figure:
         """:func:`front_area` of an arm with its 95 % interval."""
-        draws_S = _areas(self.arms[name], self._present[name], bounds, reference_score)
+        draws_S = areas(*self.draws(name), bounds, reference_score)
         return self._figure(front_area(self.arms[name], bounds, reference_score), draws_S, (name,))
 
     def area_difference(self, first: str, second: str, bounds: Bounds, reference_score: float) -> Figure:
         """Area of ``first`` minus area of ``second`` with its 95 % interval."""
         value = front_area(self.arms[first], bounds, reference_score)
         value -= front_area(self.arms[second], bounds, reference_score)
-        one_S, other_S = (_areas(self.arms[n], self._present[n], bounds, reference_score) for n in (first, second))
+        one_S, other_S = (areas(*self.draws(name), bounds, reference_score) for name in (first, second))
         return self._figure(value, one_S - other_S, (first, second))
 
     def scores(self, name: str, at_M: np.ndarray, reading: Reading = "attained") -> np.ndarray:
@@ -200,15 +210,21 @@ class FrontBootstrap:
             at_M: ``(M,)`` lengths.
             reading: ``"attained"`` (best score of runs no longer) or ``"matched"`` (straight lines between runs).
         """
-        points, at_M = self.arms[name], np.asarray(at_M, dtype=np.float64)
-        if reading == "matched":
-            rows = [matched_score(_subset(points, present_N), at_M) for present_N in self._present[name]]
-            return np.stack(rows)
-        order = np.argsort(points.length_N, kind="stable")
-        best_SN = _best_so_far(points.score_N[order], self._present[name][:, order])
-        place_M = np.searchsorted(points.length_N[order], at_M, side="right")
-        attained_SM = np.insert(best_SN, 0, -np.inf, axis=1)[:, place_M]
-        return np.where(np.isfinite(attained_SM), attained_SM, np.nan)
+        at_M = np.asarray(at_M, dtype=np.float64)
+        key = (name, reading, at_M.tobytes())  # every comparison of an arm reads the same scores
+        if key not in self._read:
+            self._read[key] = self._scores(name, at_M, reading)
+        return self._read[key]
+
+    def _scores(self, name: str, at_M: np.ndarray, reading: Reading) -> np.ndarray:
+        length_SN, score_SN = self.draws(name)
+        if reading == "attained":
+            return attained_scores(length_SN, score_SN, at_M)
+        rows = [
+            matched_score(RunPoints(length_N[held_N], score_N[held_N]), at_M)
+            for length_N, score_N, held_N in zip(length_SN, score_SN, np.isfinite(score_SN), strict=True)
+        ]
+        return np.stack(rows)
 
     def band(self, name: str, at_M: np.ndarray, reading: Reading = "attained") -> list[Figure]:
         """The front of an arm at each length with its 95 % interval; undefined where the arm attains nothing."""
@@ -239,16 +255,20 @@ class FrontBootstrap:
     def _figure(self, value: float, draws_S: np.ndarray, names: tuple[str, ...]) -> Figure:
         if not np.isfinite(value):
             return Figure(None, why="no run is that short")
-        alone = [name for name in names if self.arms[name].clusters.max() == 0]
-        if alone:
-            return Figure(value, why=f"no interval: a bootstrap over runs needs two of them ({', '.join(alone)})")
+        if why := self._no_interval(names):
+            return Figure(value, why=f"no interval: {why}")
         known = draws_S[~np.isnan(draws_S)]
         if 2 * len(known) < len(draws_S):
             return Figure(value, why="no interval: undefined in most resamples")
-        low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        # No resample's front is above the sample's, so the value itself may lie beyond all but the last draws.
+        low, high = self._interval(value, known, difference=len(names) > 1)
+        # Resamples of a front are biased, so the value itself may lie beyond all but the last draws.
         return Figure(value, min(float(low), value), max(float(high), value))
 
+    def _no_interval(self, names: tuple[str, ...]) -> str:
+        """Why figures of these arms have no interval; empty where they have one."""
+        alone = [name for name in names if self.arms[name].clusters.max() == 0]
+        return f"a bootstrap over runs needs two of them ({', '.join(alone)})" if alone else ""
 
-def _subset(points: RunPoints, present_N: np.ndarray) -> RunPoints:
-    return RunPoints(points.length_N[present_N], points.score_N[present_N])
+    def _interval(self, value: float, draws_S: np.ndarray, *, difference: bool) -> tuple[float, float]:
+        low, high = np.quantile(draws_S, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
