@@ -35,6 +35,7 @@ from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
+from odin_rm.model.tree_rows import score_row
 
 __all__ = ["HEADS_FILE", "RewardModel"]
 
@@ -47,6 +48,9 @@ class RewardModel(nn.Module):
         output_layer: dotted name of the heads within the unwrapped backbone.
         info: description that is saved beside the weights.
         dropout: dropout rates that the backbone's config had before they were set to 0.
+
+    Attributes:
+        tree_kernel: attention kernel for rows that hold trees (:mod:`odin_rm.model.tree_attention`).
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class RewardModel(nn.Module):
         self.info = info
         self._dropout = dict(dropout or {})
         self._decoder = hasattr(self.config, "use_cache")
+        self.tree_kernel = "auto"
 
     # ---- construction ------------------------------------------------------------------------------------------------
 
@@ -187,16 +192,19 @@ class RewardModel(nn.Module):
 
     # ---- computation -------------------------------------------------------------------------------------------------
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> RewardScores:
-        """Rewards of ``R`` padded sequences of ``T`` tokens.
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **row: Tensor) -> RewardScores:
+        """Rewards of ``R`` padded sequences of ``T`` tokens, or of the ``R`` sequences in a row of ``T`` tokens.
 
         Args:
-            input_ids: ``(R, T)`` token ids, padded on either side with the config's pad token.
-            attention_mask: ``(R, T)`` 1 for real tokens.
+            input_ids: ``(R, T)`` token ids, padded on either side with the config's pad token; or ``(1, T)``.
+            attention_mask: ``(R, T)`` 1 for real tokens; left out for a row.
+            **row: the other tensors of a row (:func:`odin_rm.data.trees.tree_tensors`).
 
         Returns:
             :class:`RewardScores` with ``(R,)`` float32 rewards per head. The padding side changes nothing.
         """
+        if attention_mask is None:
+            return self._scores(self._score_row({"input_ids": input_ids, **row}))
         input_ids, attention_mask = pad_right(input_ids, attention_mask)
         kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
         if self.info.pooling == "mean":
@@ -205,8 +213,7 @@ class RewardModel(nn.Module):
             rewards_RH = self.heads(mean_pool(hidden_RTD, attention_mask))
         else:
             rewards_RH = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
-        columns = dict(zip(self.heads.names, rewards_RH.float().unbind(-1), strict=True))
-        return RewardScores(columns[QUALITY], columns.get(LENGTH))
+        return self._scores(rewards_RH)
 
     def head_cosine(self) -> Tensor | None:
         """``()`` cosine between the quality and the length head, or ``None`` without a length head."""
@@ -346,6 +353,14 @@ class RewardModel(nn.Module):
         return RewardModel(backbone.merge_and_unload(), self.output_layer, info, self._dropout)
 
     # ---- internals ---------------------------------------------------------------------------------------------------
+
+    def _score_row(self, row: dict[str, Tensor]) -> Tensor:
+        mean = self.info.pooling == "mean"
+        return score_row(self.classifier, self.heads, row, kernel=self.tree_kernel, mean=mean)
+
+    def _scores(self, rewards_RH: Tensor) -> RewardScores:
+        columns = dict(zip(self.heads.names, rewards_RH.float().unbind(-1), strict=True))
+        return RewardScores(columns[QUALITY], columns.get(LENGTH))
 
     def _effective(self, vector_D: Tensor) -> Tensor:
         return effective_head(vector_D, normalise=self.info.normalise_heads, scale=self.info.head_scale)

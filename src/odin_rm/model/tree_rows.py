@@ -1,0 +1,102 @@
+"""Scores of the sequences in a row: the last hidden states once, then each sequence's read-out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from odin_rm.model.backbone import reads_left_to_right
+from odin_rm.model.tree_attention import row_states
+from odin_rm.model.tree_layout import TreeLayout, make_layout
+
+ROW = ("input_ids", "position_ids", "segment_start", "segment_length", "segment_parent", "response_end")
+"""What a row consists of (``odin_rm.data.trees.tree_tensors``)."""
+
+
+def score_row(
+    classifier: PreTrainedModel,
+    output_layer: nn.Module,
+    row: dict[str, Tensor],
+    *,
+    kernel: str = "auto",
+    mean: bool = False,
+) -> Tensor:
+    """``(r, H)`` output of a classifier for each sequence of a row.
+
+    A causal model's output layer reads the state of a sequence's last token; with ``mean`` the mean of the states on
+    its path. The states of an encoder, whose sequences lie side by side, go through the classifier's own read-out.
+
+    Args:
+        classifier: a sequence classifier of transformers.
+        output_layer: its last layer.
+        row: the tensors named in :data:`ROW`.
+        kernel: see :mod:`odin_rm.model.tree_attention`.
+        mean: read the mean of the states instead of one of them.
+
+    Raises:
+        TypeError: a tensor of the row is missing, or there is one too many.
+        NotImplementedError: the model's attention asks for something that rows do not have.
+    """
+    if set(row) != set(ROW):
+        raise TypeError(f"a row is {', '.join(ROW)}; got {', '.join(sorted(row))}")
+    base: Any = classifier.base_model
+    causal = reads_left_to_right(base)
+    layout = make_layout(
+        row["segment_start"], row["segment_length"], row["segment_parent"], causal=causal, kernel=kernel
+    )
+    options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") and causal else {}
+    positions = row["position_ids"] if causal else row["position_ids"] + position_offset(base)
+    states_TD = row_states(base, row["input_ids"], positions, layout, **options)
+    end_r = row["response_end"].to(states_TD.device)
+    if mean:
+        return output_layer(path_means(states_TD, end_r, layout))
+    if causal:
+        return output_layer(states_TD.index_select(0, end_r))
+    return _own_read_out(classifier, row["input_ids"][0], states_TD, end_r, layout)
+
+
+def position_offset(base: nn.Module) -> int:
+    """What an encoder adds to positions: RoBERTa's kind counts from after its padding index."""
+    for name, module in base.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def path_means(states_TD: Tensor, end_r: Tensor, layout: TreeLayout) -> Tensor:
+    """``(r, D)`` float32 mean of the states of the tokens that make up each sequence."""
+    ends = end_r.cpu()
+    index_T = torch.arange(layout.tokens)
+    if layout.causal:
+        on_path_rT = (index_T <= ends[:, None]) & (ends[:, None] < layout.end_T)
+    else:
+        on_path_rT = layout.root_T == layout.root_T[ends][:, None]
+    weight_rT = on_path_rT.to(states_TD.device, torch.float32)
+    with torch.autocast(states_TD.device.type, enabled=False):
+        return weight_rT @ states_TD.float() / weight_rT.sum(1, keepdim=True)
+
+
+def _own_read_out(
+    classifier: PreTrainedModel, ids_T: Tensor, states_TD: Tensor, end_r: Tensor, layout: TreeLayout
+) -> Tensor:
+    """The classifier's forward pass with its base model's answer put in: the states, padded on the right."""
+    start_r = layout.root_T.to(states_TD.device)[end_r]
+    length_r = end_r - start_r + 1
+    column_W = torch.arange(int(length_r.max()), device=states_TD.device)
+    real_rW = column_W < length_r[:, None]
+    index_rW = start_r[:, None] + column_W.minimum(length_r[:, None] - 1)
+    states_rWD = states_TD[index_rW] * real_rW[..., None]
+    base: Any = classifier.base_model
+    pooler = getattr(base, "pooler", None)
+    answer = BaseModelOutputWithPooling(
+        last_hidden_state=states_rWD, pooler_output=None if pooler is None else pooler(states_rWD)
+    )
+    base.forward = lambda *args, **kwargs: answer
+    try:
+        return classifier(input_ids=ids_T[index_rW], attention_mask=real_rW.long()).logits
+    finally:
+        del base.forward
