@@ -106,6 +106,14 @@ COMMANDS: dict[str, Command] = {
             "odin-rm reproduce --preset paper --output paper_study"
         ),
     ),
+    "report": Command(
+        summary="One self-contained HTML page on a run or several: tables, zoomable figures, texts side by side, settings.",
+        usage="--runs PATH [PATH ...] --output F [options]",
+        example=(
+            "odin-rm report --runs runs/ppo runs/remax --output comparison.html\n"
+            "odin-rm report --runs runs/odin audits/both win_rates.json ppo.json --output study.html --samples 12"
+        ),
+    ),
     "study": Command(
         summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
         usage="--a A --b B --output DIR [options]",

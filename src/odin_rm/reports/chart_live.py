@@ -119,6 +119,9 @@ def _layout(chart: Chart) -> dict[str, Any]:
     y_axis: dict[str, Any] = {"title": {"text": html.escape(chart.y_label)}, "automargin": True}
     if chart.categories:
         x_axis |= {"type": "category", "categoryarray": [html.escape(c) for c in chart.categories]}
+        layout_mode = {"scattermode": "group", "scattergap": 0.5}
+    else:
+        layout_mode = {}
     if chart.percent:
         y_axis["tickformat"] = ".0%"
     shapes, notes = [], []
@@ -135,7 +138,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
     layout: dict[str, Any] = {"xaxis": x_axis, "yaxis": y_axis, "shapes": shapes, "annotations": notes}
     layout |= {"margin": {"l": 10, "r": 14, "t": 12, "b": 10}, "hovermode": "closest", "showlegend": False}
     layout |= {"barmode": "group", "uirevision": "kept", "dragmode": "zoom"}
-    return layout
+    return layout | layout_mode
 
 
 def _arms(one: Series, k: int) -> tuple[float | None, float | None]:

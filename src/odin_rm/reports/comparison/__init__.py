@@ -1,1 +1,1 @@
-"""The page on runs: what was read of them, its sections, and the file. Start at :func:`~odin_rm.reports.comparison.page`."""
+"""The page on runs: what was read of them, its parts, the file. Start at :mod:`odin_rm.reports.comparison.story`."""
