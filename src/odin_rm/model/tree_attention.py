@@ -1,7 +1,7 @@
 """Attention over a forest inside any transformers model whose layers take their attention from outside.
 
-Kernels (``kernel``): ``segments`` (the default on CPUs), ``varlen`` (the default on CUDA in 16-bit floats), ``flex`` and
-``dense``; ``auto`` chooses by device and dtype at each call. What they compute is in ``tree_kernels``.
+Kernels (``kernel``): ``segments`` (the default on CPUs), ``varlen`` (the default on CUDA in 16-bit floats), ``flex``
+and ``dense``; ``auto`` chooses by device and dtype at each call. What they compute is in ``tree_kernels``.
 
 The layout of a row travels to the attention layers as a keyword argument, so a layer that is computed again in the
 backward pass (gradient checkpointing), maybe in another thread, finds the layout of its own forward pass. For the same
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from odin_rm.model.tree_layout import TreeLayout
 IMPLEMENTATION = "odin_rm_tree"
 """Our name among transformers' attention functions. It has no mask function, so transformers makes no mask."""
 
-WINDOW = "_odin_rm_tree_window"
+ASKED = "_odin_rm_tree_asked"
 BEFORE = "_odin_rm_tree_before"
 HARMLESS = frozenset(
     {"position_ids", "position_embeddings", "cache_position", "use_cache", "deterministic", "return_dict"}
@@ -71,13 +72,13 @@ def attend(
         raise NotImplementedError("its layers differ in whether they see later tokens")
     if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == tree_layout.tokens:
         raise NotImplementedError(f"its attention gets {tuple(query.shape)} for a row of {tree_layout.tokens} tokens")
-    _arm(module, sliding_window)
-    tree_layout.used.append(True)
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    kernel = KERNELS[choose_kernel(tree_layout.kernel, query, value)]
-    return kernel(query, key, value, tree_layout, scaling, tree_layout.window(sliding_window)), None
+    kernel = choose_kernel(tree_layout.kernel, query, value)
+    _arm(module, Asked(sliding_window, kernel))
+    tree_layout.used.append(kernel)
+    return KERNELS[kernel](query, key, value, tree_layout, scaling, tree_layout.window(sliding_window)), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attend)
@@ -123,19 +124,27 @@ def tree_implementation(model: nn.Module) -> Iterator[None]:
             config._attn_implementation_internal = old
 
 
-def armed_layers(model: nn.Module) -> list[nn.Module]:
-    """The attention layers that have computed a row, in the model's order."""
-    return [module for module in model.modules() if hasattr(module, WINDOW)]
+@dataclass(frozen=True)
+class Asked:
+    """What an attention layer asked for when it last computed a row, and the kernel that did it."""
+
+    window: int | None
+    kernel: str
 
 
-def _arm(module: nn.Module, window: int | None) -> None:
-    """Let a layer switch the attention over for itself from now on; remember the window it asked for."""
-    if not hasattr(module, WINDOW):
+def what_layers_asked(model: nn.Module) -> list[tuple[nn.Module, Asked]]:
+    """The attention layers that have computed a row, in the model's order, and what they asked for."""
+    return [(module, getattr(module, ASKED)) for module in model.modules() if hasattr(module, ASKED)]
+
+
+def _arm(module: nn.Module, asked: Asked) -> None:
+    """Let a layer switch the attention over for itself from now on; remember what it asked for."""
+    if not hasattr(module, ASKED):
         if not isinstance(getattr(module, "config", None), PretrainedConfig):
             raise NotImplementedError("its attention layers have no config of their own")
         module.register_forward_pre_hook(_switch_over, with_kwargs=True)
         module.register_forward_hook(_switch_back, with_kwargs=True, always_call=True)
-    module.__dict__[WINDOW] = window
+    module.__dict__[ASKED] = asked
 
 
 def _switch_over(module: Any, args: Any, kwargs: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Attention of a row that holds a forest: four kernels with one meaning.
 
 Each takes ``query (1, H, T, D)``, ``key`` and ``value (1, K, T, D)`` with ``K`` key heads shared by ``H / K`` queries
-each, and gives ``(1, T, H, D)``: for every token the softmax attention over the tokens that it sees in its own sequence.
+each, and gives ``(1, T, H, D)``: each token's softmax attention over the tokens that it sees in its own sequence.
 
 ``segments`` computes each chain as one causal square and each link as one full rectangle (see ``tree_layout``), so no
 pair of tokens is computed in vain, no key is copied and no mask exists. A token's parts are put together by their

@@ -59,7 +59,7 @@ class TreeLayout:
         position_T, end_T, root_T: int64 on the CPU: position in the sequence; where the descendants of the token's
             segment end; first index of the token's tree.
         longest: positions of the deepest path.
-        used: not empty once a layer has asked for the attention of this row.
+        used: the kernel of each call so far; empty where no layer has asked for the attention of this row.
     """
 
     tokens: int
@@ -71,7 +71,7 @@ class TreeLayout:
     end_T: Tensor
     root_T: Tensor
     longest: int
-    used: list[bool] = field(default_factory=list, repr=False)
+    used: list[str] = field(default_factory=list, repr=False)
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:

@@ -1,0 +1,220 @@
+"""Whether a model may be run on rows that hold trees: by its structure, then by its scores.
+
+A tree gives the scores of padded batches only where nothing but attention passes between tokens, where attention is
+computed by our function, and where no token's state depends on later ones. Structure rules out what is known to differ.
+What remains must give the scores (and some gradients) of the same sequences one by one on a few of them. Where trees
+fail, packed rows are tried, then there are padded batches, which need nothing; the reason is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from odin_rm.core.types import RewardScores
+from odin_rm.data.batching import collate
+from odin_rm.data.trees import build_trees, tree_tensors
+from odin_rm.model.backbone import reads_left_to_right
+from odin_rm.model.tree_attention import what_layers_asked
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+"""Largest difference of scores, as a share of the largest score; a wrong mask changes scores by tenths of it."""
+
+GRADIENT_SLACK = 4
+"""Gradients may differ by so many times as much: rounding adds up over both passes."""
+
+LONGEST_EXAMPLE = 256
+LONGEST_FOR_A_WINDOW = 1024
+
+
+@dataclass(frozen=True)
+class TreeSupport:
+    """How sequences may share a forward pass of a model.
+
+    Attributes:
+        layout: ``tree``, ``packed`` (no padding, nothing shared) or ``padded``.
+        kernel: attention kernel that was seen to work, or ``None`` for ``padded``.
+        why: one line: what was checked, or why it is not a tree.
+    """
+
+    layout: str
+    kernel: str | None
+    why: str
+
+
+def tree_support(
+    model: Any,
+    sequences: Sequence[np.ndarray],
+    pad_token_id: int,
+    *,
+    kernel: str = "auto",
+    device: torch.device,
+) -> TreeSupport:
+    """Check a model in the state it is in: dtype, autocast, adapter, checkpointing; gradients where they are enabled.
+
+    The model's ``tree_kernel`` is set to ``kernel``; ``auto`` leaves a choice that it has.
+
+    Args:
+        model: a :class:`RewardModel` or a :class:`ColumnClassifier`.
+        sequences: some token sequences of the data, the longest among them.
+        pad_token_id: what padded batches are padded with.
+        kernel: see :mod:`odin_rm.model.tree_attention`.
+        device: where the model is.
+    """
+    classifier = getattr(model, "classifier", None)
+    if not isinstance(classifier, PreTrainedModel) or not hasattr(model, "tree_kernel"):
+        return TreeSupport("padded", None, "padded batches: the model is no sequence classifier of transformers")
+    reason = structural_reason(classifier)
+    if reason is not None:
+        return TreeSupport("padded", None, f"padded batches: {reason}")
+    if kernel != "auto":
+        model.tree_kernel = kernel
+    examples = _examples(sequences, classifier.config)
+    plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
+    reasons = []
+    for layout in ("tree", "packed") if reads_left_to_right(classifier.base_model) else ("packed",):
+        row = tree_tensors(build_trees(examples, share=layout == "tree", min_shared=2))
+        try:
+            difference = _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(classifier))
+            layers = what_layers_asked(classifier.base_model)
+            _check_layers(layers, classifier.base_model)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a foreign model does with a row, padded batches are still right
+            reasons.append(str(error).strip().split("\n")[0][:200] or type(error).__name__)
+            continue
+        checked = f"equal to {len(examples)} sequences one by one within {difference:.0e} of the largest score"
+        why = f"no trees: {reasons[0]}" if reasons else checked
+        return TreeSupport(layout, layers[0][1].kernel, why)
+    return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
+
+
+def structural_reason(classifier: PreTrainedModel) -> str | None:
+    """Why a model's structure rules out rows of several sequences, or ``None`` where nothing known does."""
+    base: Any = classifier.base_model
+    config: Any = base.config
+    if base is classifier:
+        return "the classifier has no base model of its own"
+    if getattr(config, "is_encoder_decoder", False):
+        return "an encoder with a decoder reads a sequence twice"
+    if getattr(base, "_is_stateful", False):
+        return "the model carries a state from token to token"
+    if any(isinstance(m, nn.Conv1d) and max(m.kernel_size) > 1 for m in base.modules()):
+        return "a convolution mixes neighbouring tokens"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds or getattr(config, "attention_chunk_size", None):
+        return f"layers of kind {', '.join(sorted(kinds)) or 'chunked_attention'}"
+    if not getattr(base, "_supports_attention_backend", False):
+        return "its attention layers do not take their attention from outside"
+    scaled = _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}
+    if scaled:
+        return f"its rotary positions ({', '.join(sorted(scaled))}) depend on the longest sequence of a batch"
+    return None
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    if not isinstance(parameters, dict):
+        return set()
+    found = {str(parameters["rope_type"])} if "rope_type" in parameters else set()
+    return found.union(*(_rope_types(value) for value in parameters.values()))
+
+
+def _check_layers(layers: list[Any], base: Any) -> None:
+    """Every layer must have come by our attention, and must have asked for the window that its config promises."""
+    config = base.config
+    count = getattr(config, "num_hidden_layers", len(layers))
+    if len(layers) != count:
+        raise NotImplementedError(f"{len(layers)} of {count} layers take their attention from outside")
+    kinds = getattr(config, "layer_types", None)
+    common = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    for number, (_, asked) in enumerate(layers):
+        windowed = kinds[number] == "sliding_attention" if kinds else common is not None
+        if windowed != (asked.window is not None):
+            raise NotImplementedError(f"layer {number} does not say what window it has")
+
+
+def _examples(sequences: Sequence[np.ndarray], config: Any) -> list[np.ndarray]:
+    """A few sequences with all that trees have: nested branches, a repeat, one that begins another, a stranger."""
+    arrays = sorted((np.asarray(s) for s in sequences if len(s)), key=len)
+    trunk, other = arrays[-1], arrays[len(arrays) // 2]
+    window = getattr(config, "sliding_window", None)
+    most = LONGEST_EXAMPLE
+    if window is not None and window + 32 <= max(len(trunk), LONGEST_FOR_A_WINDOW):
+        most = max(most, window + 32)  # long enough to look out of it
+        limit = getattr(config, "max_position_embeddings", None) or most
+        trunk = np.resize(trunk, max(len(trunk), min(most, limit)))
+    trunk, other = trunk[:most], other[:LONGEST_EXAMPLE]
+    half, quarter = max(1, len(trunk) // 2), max(1, len(trunk) // 4)
+    branch = other[::-1][: max(1, len(trunk) // 3)]
+    return [
+        trunk,
+        np.concatenate([trunk[:half], branch]),
+        np.concatenate([trunk[: half + half // 2], branch[: max(1, len(branch) // 2)]]),
+        np.concatenate([trunk[:quarter], branch[1:], trunk[:1]]),
+        other,
+        trunk,
+        trunk[:half],
+        other[: max(1, len(other) // 3)][::-1],
+    ]
+
+
+def _scores_and_gradients(model: Any, batches: list[dict[str, Tensor]], device: torch.device) -> list[Tensor]:
+    """Scores of all sequences in order, then gradients of a few early weights of one function of them."""
+    weights = _early_weights(model) if torch.is_grad_enabled() else []
+    with torch.set_grad_enabled(bool(weights)):
+        found: list[RewardScores] = [model(**{k: v.to(device) for k, v in batch.items()}) for batch in batches]
+        score_R = torch.cat([one.total() for one in found]).double()
+        total = (score_R * torch.linspace(-1, 1, len(score_R), dtype=score_R.dtype, device=score_R.device)).sum()
+    if not weights:
+        return [score_R]
+    try:
+        return [score_R.detach(), *torch.autograd.grad(total, weights)]
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):  # such checkpoints allow no gradient of single weights
+            return [score_R.detach()]
+        raise
+
+
+def _early_weights(model: Any) -> list[Tensor]:
+    """The first trained weights behind the embeddings: their gradients come through every layer."""
+    base = model.classifier.base_model
+    looked_up = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    trained = [p for p in base.parameters() if p.requires_grad and id(p) not in looked_up]
+    return trained[:4]
+
+
+def _tolerance(classifier: PreTrainedModel) -> float:
+    parameter = next(p for p in classifier.base_model.parameters() if p.is_floating_point())
+    kind = parameter.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype
+    if dtype == torch.float32 and kind == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        dtype = torch.float16  # products are rounded to as few bits
+    return TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+
+
+def _difference(found: list[Tensor], plain: list[Tensor], tolerance: float) -> float:
+    """Largest difference of scores, relative to the largest score.
+
+    Raises:
+        ArithmeticError: it or that of a gradient is beyond the tolerance.
+    """
+    scores = _relative(found[:1], plain[:1])
+    if not scores <= tolerance:
+        raise ArithmeticError(f"scores differ from those of the sequences one by one by {scores:.1e}")
+    gradients = _relative(found[1:], plain[1:])
+    if not gradients <= GRADIENT_SLACK * tolerance:
+        raise ArithmeticError(f"gradients differ from those of the sequences one by one by {gradients:.1e}")
+    return scores
+
+
+def _relative(found: list[Tensor], plain: list[Tensor]) -> float:
+    # One scale for all: the gradient of a key's bias is 0 but for rounding.
+    largest = max((float(x.abs().max()) for x in plain), default=0.0)
+    apart = [float((mine - theirs).abs().max()) for mine, theirs in zip(found, plain, strict=True)]
+    return float(np.max(apart, initial=0.0)) / (largest or 1.0)
