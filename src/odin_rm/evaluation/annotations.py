@@ -10,6 +10,7 @@ different judges are never mixed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -70,6 +71,7 @@ class SystemAnnotations:
         by_order: for each order ``(P,)`` preferences; empty where only one order was judged.
         candidate_outputs, baseline_outputs: ``P`` texts.
         judged: all instructions of the files, also those that lack a preference.
+        annotator: the judge, where the files name one.
     """
 
     candidate: str
@@ -81,6 +83,7 @@ class SystemAnnotations:
     candidate_outputs: tuple[str, ...]
     baseline_outputs: tuple[str, ...]
     judged: frozenset[str]
+    annotator: str | None = None
 
     def only(self, prompts: Iterable[str]) -> SystemAnnotations:
         """The same without other prompts than these."""
@@ -171,7 +174,7 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
     if not rows:
         raise DataError("no row can be used", where=str(files[0]), fix=bad[0].fix)
     _check_one(rows, "baseline", "Win rates against different baselines cannot be compared.")
-    _check_one(rows, "annotator", "Run win-rate for each judge apart.")
+    _check_one(rows, "annotator", "Compare judgements of one judge only.")
     reasons = ("a judgement given twice" if error.what.endswith(" again") else error.what for error in bad)
     names = dict.fromkeys(row.candidate for row in rows)
     systems = [_system([row for row in rows if row.candidate == name], frozenset(named[name])) for name in names]
@@ -287,6 +290,7 @@ def _system(rows: list[Annotation], judged: frozenset[str]) -> SystemAnnotations
         candidate_outputs=tuple(row.candidate_output for row in any_row),
         baseline_outputs=tuple(row.baseline_output for row in any_row),
         judged=judged,
+        annotator=next((row.annotator for row in rows if row.annotator is not None), None),
     )
 
 
@@ -322,6 +326,16 @@ def on_the_same_prompts(
             fix = "Give annotations of the same prompts, or pass --prompts shared."
             raise DataError(what, where=system.files[0], fix=fix)
     return list(systems)
+
+
+def prompt_digest(instruction: str) -> str:
+    """What stands for an instruction where its text would take too much room."""
+    return hashlib.sha256(instruction.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def prompt_set_digest(digests: Iterable[str]) -> str:
+    """What stands for a set of instructions, in any order."""
+    return hashlib.sha256(" ".join(sorted(set(digests))).encode("ascii")).hexdigest()[:16]
 
 
 def read_difficulty(path: PathLike) -> dict[str, float]:

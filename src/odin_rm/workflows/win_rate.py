@@ -19,6 +19,8 @@ from odin_rm.core.files import atomic_write_json
 from odin_rm.evaluation.annotations import (
     SystemAnnotations,
     on_the_same_prompts,
+    prompt_digest,
+    prompt_set_digest,
     read_annotations,
     read_difficulty,
 )
@@ -75,6 +77,10 @@ class WinRateConfig:
     on_bad_row: Literal["error", "skip"] = field(
         default="error",
         metadata={"help": "Stop at rows without preference, empty outputs and the like, or leave out and count them."},
+    )
+    per_prompt: bool = field(
+        default=False,
+        metadata={"help": "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."},
     )
     bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples of the intervals, at least 2."})
     seed: int = field(default=0, metadata={"help": "Of the resamples and of the permutation tests."})
@@ -211,6 +217,8 @@ def _content(table: _Table, config: WinRateConfig) -> dict[str, Any]:
     draws = resample(statistics, prompts, config.bootstrap_samples, config.seed)
     points = {name: statistic(np.ones((1, prompts)))[0] for name, statistic in statistics.items()}
     systems = [_system(table, m, values, points, draws, why) for m in range(len(table.systems))]
+    if config.per_prompt:
+        systems = [system | {"per_prompt": _per_prompt(table, m)} for m, system in enumerate(systems)]
     if not pairs:
         return systems[0]
     assert fit is not None
@@ -286,6 +294,8 @@ def _system(
     content: dict[str, Any] = {
         "generator": system.candidate,
         "baseline": system.baseline,
+        "judge": system.annotator,
+        "prompt_set": prompt_set_digest(map(prompt_digest, system.judged)),
         "files": list(system.files),
         "n": n,
         "wins": int((verdict_P > 0).sum()),
@@ -302,6 +312,17 @@ def _system(
             order: float(win_rate_values(preference).mean()) for order, preference in system.by_order.items()
         }
     return content
+
+
+def _per_prompt(table: _Table, m: int) -> dict[str, Any]:
+    """Columns over the prompts that a system has a preference for; a prompt is named by its digest."""
+    held = np.isfinite(table.preference_MP[m])
+    return {
+        "prompts": [prompt_digest(prompt) for prompt in sorted(table.systems[m].prompts)],
+        "preference": table.preference_MP[m, held].tolist(),
+        "tokens": table.tokens_MP[m, held].tolist(),
+        "characters": table.characters_MP[m, held].tolist(),
+    }
 
 
 def _comparisons(

@@ -1,0 +1,328 @@
+"""Where runs lie: judged outputs, win rates, training runs, sweeps, experiments of the testbed, tables.
+
+What a folder or file is follows from what it holds; :func:`read_run_records` says of each run what that place knows.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from odin_rm.core.errors import DataError
+from odin_rm.core.files import read_rows
+from odin_rm.evaluation.annotations import (
+    SystemAnnotations,
+    annotation_files,
+    prompt_digest,
+    prompt_set_digest,
+    read_annotations,
+)
+from odin_rm.evaluation.records import Figure
+from odin_rm.evaluation.run_records import JUDGED_SCORES, LENGTHS, PerPrompt, RunRecord, reward_arm
+from odin_rm.evaluation.run_table import read_table, refuse_empty
+
+LAST_SHARE = 0.1
+"""Of a training run's logged rows, the share at its end whose mean is the run's."""
+START, TRUTH = "the starting policy", "true quality"
+"""Baseline and judge of the testbed's win scores."""
+_HOLDS_NO_RUN = "Give folders of judge, rl or sweep, annotation files, win-rate's output, or a table."
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How runs are read.
+
+    Attributes:
+        length, score: the axes; what a table's columns without further name are.
+        count_tokens: of a text.
+        token_unit: what it counts.
+        on_bad_row: stop at judgements that cannot be used, or leave them out and count them.
+    """
+
+    length: str = "tokens"
+    score: str = "win_score"
+    count_tokens: Callable[[str], int] = lambda text: len(text.split())
+    token_unit: str = "words"
+    on_bad_row: Literal["error", "skip"] = "error"
+
+
+@dataclass
+class Found:
+    """What was read.
+
+    Attributes:
+        records: of all places, in order.
+        left_out: number of rows or runs left out, by reason.
+    """
+
+    records: list[RunRecord] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def read_run_records(places: Sequence[str], options: ReadOptions) -> Found:
+    """Read all runs that files, folders and patterns (``runs/*``) name.
+
+    Raises:
+        DataError: nothing is there, a place that is given twice or holds no run, unusable content.
+    """
+    found = Found()
+    seen: set[Path] = set()
+    for path in _expanded(places):
+        if path.resolve() in seen:
+            raise DataError("is given twice", where=str(path), fix="Name each run once.")
+        seen.add(path.resolve())
+        _read_folder(path, options, found) if path.is_dir() else _read_file(path, options, found)
+    return found
+
+
+def _expanded(places: Sequence[str]) -> Iterator[Path]:
+    for place in places:
+        if Path(place).exists() or not glob.has_magic(place):
+            yield Path(place)
+            continue
+        matching = sorted(glob.glob(place, recursive=True))
+        if not matching:
+            raise DataError("the pattern matches nothing", where=place, fix="Check --runs.")
+        yield from map(Path, matching)
+
+
+def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
+    held = {path.name for path in folder.iterdir()}
+    if "sweep.json" in held:
+        _read_sweep(folder, options, found)
+    elif any(name.split(".")[0] == "annotations" for name in held):
+        _read_judged(folder, options, found)
+    elif "summary.json" in held:
+        found.records += _experiment(folder / "summary.json", _json(folder / "summary.json"))
+    elif "metrics.jsonl" in held:
+        found.records.append(_training_run(folder))
+    elif "cache.sqlite" in held:
+        fix = "Run odin-rm judge again, it goes on where it stopped."
+        raise DataError("the judgements are not complete", where=str(folder), fix=fix)
+    elif any(path.name.split(".")[0] == "annotations" for path in folder.rglob("annotations.*")):
+        _read_judged(folder, options, found)
+    else:
+        raise DataError("the folder holds no run", where=str(folder), fix=_HOLDS_NO_RUN)
+
+
+def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
+    if path.suffix == ".json" and path.is_file() and path.read_bytes().lstrip()[:1] == b"{":
+        content = _json(path)
+        if isinstance(content.get("runs"), list):
+            found.records += _experiment(path, content)
+        elif isinstance(content.get("systems"), list) or "win_rate" in content:
+            found.records += _win_rates(path, content)
+        else:
+            raise DataError("holds no run", where=str(path), fix=_HOLDS_NO_RUN)
+        return
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is not None and "preference" in first[1]:
+        _read_judged(path, options, found)
+        return
+    table = read_table(path, chain([] if first is None else [first], rows), options.length, options.score)
+    refuse_empty(path, table)
+    found.records += table
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"is not readable JSON ({error})", where=str(path), fix="Make it again.") from error
+    if not isinstance(content, dict):
+        raise DataError("holds no JSON object", where=str(path), fix=_HOLDS_NO_RUN)
+    return content
+
+
+# ---- judgements ------------------------------------------------------------------------------------------------------
+
+
+def _read_judged(place: Path, options: ReadOptions, found: Found) -> None:
+    """Each annotation file by itself: two folders may hold judgements of systems of the same name."""
+    for path in annotation_files([place]):
+        annotations = read_annotations([path], on_bad_row=options.on_bad_row)
+        found.left_out.update(annotations.left_out)
+        note = path.parent / "judge.json"
+        judge = _judge_settings(_json(note)) if note.is_file() and path.name.split(".")[0] == "annotations" else None
+        found.records += [
+            replace(judged_record(system, options), judge_settings=judge) for system in annotations.systems
+        ]
+
+
+def _judge_settings(note: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What else than its name makes a judge; recorded judgements are of many files and say nothing of theirs."""
+    judge = note.get("judge")
+    return judge if isinstance(judge, dict) and judge.get("kind") != "recorded" else None
+
+
+def judged_record(system: SystemAnnotations, options: ReadOptions) -> RunRecord:
+    """A judged system as a run, prompt by prompt."""
+    count = options.count_tokens
+
+    def lengths(texts: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"tokens": np.array([count(t) for t in texts], float), "characters": np.array([len(t) for t in texts])}
+
+    own, baseline = lengths(system.candidate_outputs), lengths(system.baseline_outputs)
+    judged = frozenset(map(prompt_digest, system.judged))
+    held = PerPrompt(
+        prompts=tuple(map(prompt_digest, system.prompts)),
+        judged=judged,
+        preference_P=np.asarray(system.preference, dtype=np.float64),
+        lengths={unit: np.asarray(own[unit], dtype=np.float64) for unit in LENGTHS},
+        baseline_lengths={unit: np.asarray(baseline[unit], dtype=np.float64) for unit in LENGTHS},
+        baseline_answers=tuple(map(prompt_digest, system.baseline_outputs)),
+    )
+    return RunRecord(
+        name=system.candidate,
+        where=system.files[0],
+        n=len(system.prompts),
+        token_unit=options.token_unit,
+        baseline=system.baseline,
+        judge=system.annotator,
+        prompt_set=prompt_set_digest(judged),
+    ).with_prompts(held)
+
+
+def _win_rates(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
+    settings = content.get("settings") or {}
+    records = []
+    for number, system in enumerate(content.get("systems") or [content], start=1):
+        where = f"{path}, system {number}" if "systems" in content else str(path)
+        lengths = {unit: _figure(where, system, f"mean_{unit}") for unit in LENGTHS}
+        record = RunRecord(
+            name=str(system.get("generator") or path.stem),
+            where=where,
+            n=system.get("n"),
+            token_unit=str(settings.get("token_unit") or "words"),
+            lengths=lengths,
+            scores={name: _figure(where, system, name) for name in JUDGED_SCORES},
+            baseline=system.get("baseline"),
+            judge=system.get("judge"),
+            baseline_lengths={unit: _figure(where, system, f"baseline_mean_{unit}").value or 0.0 for unit in LENGTHS},
+            prompt_set=system.get("prompt_set"),
+        )
+        columns = system.get("per_prompt")
+        if columns:
+            held = PerPrompt(
+                prompts=tuple(columns["prompts"]),
+                judged=frozenset(columns["prompts"]),
+                preference_P=np.array(columns["preference"], dtype=np.float64),
+                lengths={unit: np.array(columns[unit], dtype=np.float64) for unit in LENGTHS},
+            )
+            record = record.with_prompts(held)
+        records.append(record)
+    return records
+
+
+def _figure(where: str, content: Any, name: str) -> Figure:
+    """A number, or an object of ``value``, ``low`` and ``high``."""
+    value = content.get(name) if isinstance(content, Mapping) else None
+    sides = value if isinstance(value, Mapping) else {"value": value}
+    value, low, high = (_number(sides.get(side)) for side in ("value", "low", "high"))
+    if value is None:
+        raise DataError(f"'{name}' is missing or no figure", where=where, fix="Make the file again.")
+    return Figure(value, low, high)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+# ---- training runs ---------------------------------------------------------------------------------------------------
+
+
+def _training_run(folder: Path) -> RunRecord:
+    """Settings of ``config.yaml``; lengths and rewards of the last rows of ``metrics.jsonl``; the truth where known."""
+    settings = _yaml(folder / "config.yaml")
+    rows = [row for _, row in read_rows(folder / "metrics.jsonl")]
+    tokens, quality = (_last_mean(rows, name) for name in ("mean_response_tokens", "mean_quality_reward"))
+    scores: dict[str, Figure] = {} if quality is None else {"quality": Figure(quality)}
+    measured = _json(folder / "result.json").get("measured", {}) if (folder / "result.json").is_file() else {}
+    if "mean_tokens" in measured:
+        where = str(folder / "result.json")
+        tokens = _figure(where, measured, "mean_tokens").value
+        scores |= {name: _figure(where, measured, name) for name in ("true_quality", "win_score") if name in measured}
+    seed = settings.get("seed")
+    judged = "win_score" in scores
+    return RunRecord(
+        name=folder.resolve().name,
+        where=str(folder),
+        arm=reward_arm(settings),
+        algorithm=str(settings.get("algorithm", "")),
+        seed=seed if isinstance(seed, int) else None,
+        settings=settings,
+        lengths={} if tokens is None else {"tokens": Figure(tokens)},
+        scores=scores,
+        baseline=START if judged else None,
+        judge=TRUTH if judged else None,
+    )
+
+
+def _last_mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+    return float(np.mean(values[-max(1, int(LAST_SHARE * len(values))) :])) if values else None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"cannot be read ({' '.join(str(error).split())})", where=str(path), fix="Mend it.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _read_sweep(folder: Path, options: ReadOptions, found: Found) -> None:
+    for row in _json(folder / "sweep.json").get("runs", []):
+        if row.get("status") != "done":
+            found.left_out[f"runs of a sweep that are {row.get('status')}"] += 1
+            continue
+        inside = Found()
+        run = folder / str(row["folder"])
+        if run.is_dir():
+            _read_folder(run, options, inside)
+        else:
+            raise DataError("the folder of a run that is done is missing", where=str(run), fix="Run the sweep again.")
+        found.left_out.update(inside.left_out)
+        for record in inside.records:
+            # The sweep's name of a run is known nowhere else; judgements have the name of what they judge.
+            name = record.name if record.per_prompt else str(row["name"])
+            found.records.append(replace(record, name=name, settings={**record.settings, **(row.get("varied") or {})}))
+
+
+def _experiment(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
+    """The runs of ``summary.json`` of the testbed's commands."""
+    records = []
+    for number, row in enumerate(content["runs"], start=1):
+        where = f"{path}, run {number}"
+        settings = dict(row.get("settings") or {}) | {"reward_model": row.get("reward_model")}
+        arm = str(row.get("arm") or reward_arm(settings))
+        intervals = row.get("intervals") or row
+        scores = {n: _figure(where, intervals if n in intervals else row, n) for n in ("true_quality", "win_score")}
+        seed = settings.get("seed")
+        records.append(
+            RunRecord(
+                name=str(row.get("name") or f"{arm}, {row.get('algorithm')}, run {number}"),
+                where=where,
+                arm=arm,
+                algorithm=str(row.get("algorithm") or ""),
+                seed=seed if isinstance(seed, int) else None,
+                settings={name: value for name, value in settings.items() if value is not None},
+                lengths={"tokens": _figure(where, intervals if "mean_tokens" in intervals else row, "mean_tokens")},
+                scores=scores,
+                baseline=START,
+                judge=TRUTH,
+            )
+        )
+    return records
