@@ -22,6 +22,7 @@ from odin_rm.data.batching import collate
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.model.backbone import reads_left_to_right
 from odin_rm.model.tree_attention import what_layers_asked
+from odin_rm.model.tree_rows import structural_reason
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference of scores, as a share of the largest score; a wrong mask changes scores by tenths of it."""
@@ -93,36 +94,6 @@ def tree_support(
         why = f"no trees: {reasons[0]}" if reasons else checked
         return TreeSupport(layout, layers[0][1].kernel, why)
     return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
-
-
-def structural_reason(classifier: PreTrainedModel) -> str | None:
-    """Why a model's structure rules out rows of several sequences, or ``None`` where nothing known does."""
-    base: Any = classifier.base_model
-    config: Any = base.config
-    if base is classifier:
-        return "the classifier has no base model of its own"
-    if getattr(config, "is_encoder_decoder", False):
-        return "an encoder with a decoder reads a sequence twice"
-    if getattr(base, "_is_stateful", False):
-        return "the model carries a state from token to token"
-    if any(isinstance(m, nn.Conv1d) and max(m.kernel_size) > 1 for m in base.modules()):
-        return "a convolution mixes neighbouring tokens"
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds or getattr(config, "attention_chunk_size", None):
-        return f"layers of kind {', '.join(sorted(kinds)) or 'chunked_attention'}"
-    if not getattr(base, "_supports_attention_backend", False):
-        return "its attention layers do not take their attention from outside"
-    scaled = _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}
-    if scaled:
-        return f"its rotary positions ({', '.join(sorted(scaled))}) depend on the longest sequence of a batch"
-    return None
-
-
-def _rope_types(parameters: Any) -> set[str]:
-    if not isinstance(parameters, dict):
-        return set()
-    found = {str(parameters["rope_type"])} if "rope_type" in parameters else set()
-    return found.union(*(_rope_types(value) for value in parameters.values()))
 
 
 def _check_layers(layers: list[Any], base: Any) -> None:

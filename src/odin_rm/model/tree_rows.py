@@ -39,10 +39,13 @@ def score_row(
 
     Raises:
         TypeError: a tensor of the row is missing, or there is one too many.
-        NotImplementedError: the model's attention asks for something that rows do not have.
+        NotImplementedError: the model's structure rules rows out, or its attention asks for something unknown.
     """
     if set(row) != set(ROW):
         raise TypeError(f"a row is {', '.join(ROW)}; got {', '.join(sorted(row))}")
+    reason = structural_reason(classifier)
+    if reason is not None:
+        raise NotImplementedError(reason)
     base: Any = classifier.base_model
     causal = reads_left_to_right(base)
     layout = make_layout(
@@ -57,6 +60,36 @@ def score_row(
     if causal:
         return output_layer(states_TD.index_select(0, end_r))
     return _own_read_out(classifier, row["input_ids"][0], states_TD, end_r, layout)
+
+
+def structural_reason(classifier: PreTrainedModel) -> str | None:
+    """Why a model's structure rules out rows of several sequences, or ``None`` where nothing known does."""
+    base: Any = classifier.base_model
+    config: Any = base.config
+    if base is classifier:
+        return "the classifier has no base model of its own"
+    if getattr(config, "is_encoder_decoder", False):
+        return "an encoder with a decoder reads a sequence twice"
+    if getattr(base, "_is_stateful", False):
+        return "the model carries a state from token to token"
+    if any(isinstance(m, nn.Conv1d) and max(m.kernel_size) > 1 for m in base.modules()):
+        return "a convolution mixes neighbouring tokens"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds or getattr(config, "attention_chunk_size", None):
+        return f"layers of kind {', '.join(sorted(kinds)) or 'chunked_attention'}"
+    if not getattr(base, "_supports_attention_backend", False):
+        return "its attention layers do not take their attention from outside"
+    scaled = _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}
+    if scaled:
+        return f"its rotary positions ({', '.join(sorted(scaled))}) depend on the longest sequence of a batch"
+    return None
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    if not isinstance(parameters, dict):
+        return set()
+    found = {str(parameters["rope_type"])} if "rope_type" in parameters else set()
+    return found.union(*(_rope_types(value) for value in parameters.values()))
 
 
 def position_offset(base: nn.Module) -> int:
