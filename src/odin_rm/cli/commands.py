@@ -93,6 +93,14 @@ COMMANDS: dict[str, Command] = {
         usage="--annotations F [F ...] --output G [options]",
         example="odin-rm win-rate --annotations results/*/annotations.json --output win_rates.json",
     ),
+    "retention": Command(
+        summary="What training has cost: MMLU, BBH, DROP, TruthfulQA or other benchmarks before and after, paired.",
+        usage="--models BEFORE AFTER [AFTER ...] --output DIR [options]",
+        example=(
+            "odin-rm retention --models runs/sft runs/ppo --output retention\n"
+            "odin-rm retention --models runs/sft runs/ppo --tasks mmlu,truthfulqa_mc2 --limit 100 --output trial"
+        ),
+    ),
     "sweep": Command(
         summary="Run a command over a grid or random draws of its settings; resumable, failed runs isolated.",
         usage="--config F --output DIR [options]",
@@ -107,7 +115,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "report": Command(
-        summary="One self-contained HTML page on a run or several: tables, zoomable figures, texts side by side, settings.",
+        summary="One HTML page on a run or several: tables, zoomable figures, texts side by side, settings.",
         usage="--runs PATH [PATH ...] --output F [options]",
         example=(
             "odin-rm report --runs runs/ppo runs/remax --output comparison.html\n"

@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a run or several: tables, zoomable figures, texts side by side, settings."""
+"""One HTML page on a run or several: tables, zoomable figures, texts side by side, settings."""
 
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ the same points, and :func:`numbers_table` lists them for readers who see neithe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.page import Table, format_number
+from odin_rm.reports.style import COLOURS, MARKERS, model_colours
 
 Style = Literal["line", "points", "steps", "bars"]
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ class Series:
         style: how it is drawn.
         band: draw the interval as a band instead of bars.
         second: drawn apart from the first series of its group: dashed, hollow.
+        follows: belongs to the series before it: shown and hidden with it, without an entry in the legend.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Series:
     style: Style = "line"
     band: bool = False
     second: bool = False
+    follows: bool = False
 
     @property
     def owner(self) -> str:
@@ -142,9 +145,8 @@ def thin(items: Sequence[Item], most: int) -> list[Item]:
 def thinned(one: Series, most: int = MOST_POINTS) -> Series:
     """The series with at most ``most`` points."""
     kept = thin(range(len(one.x)), most)
-    columns: Mapping[str, Sequence] = {name: getattr(one, name) for name in ("x", "y", "low", "high", "words")}
-    picked = {name: [column[k] for k in kept] if len(column) else () for name, column in columns.items()}
-    return Series(one.name, **picked, group=one.group, style=one.style, band=one.band, second=one.second)  # type: ignore[arg-type]
+    columns = {name: getattr(one, name) for name in ("x", "y", "low", "high", "words")}
+    return replace(one, **{name: [column[k] for k in kept] if len(column) else () for name, column in columns.items()})
 
 
 def numbers_table(chart: Chart) -> Table:
@@ -165,6 +167,26 @@ def numbers_table(chart: Chart) -> Table:
     return Table(f"Numbers: {chart.title}", columns, filled, note, digits=chart.digits, percent=percent)
 
 
-def owners(charts: Sequence[Chart]) -> list[str]:
-    """Everyone who needs a colour, in order of appearance."""
-    return list(dict.fromkeys(one.owner for chart in charts for one in chart.series))
+def palette(charts: Sequence[Chart]) -> tuple[dict[str, str], dict[str, str]]:
+    """A colour and a marker for every owner, the same in all charts of a page.
+
+    Two owners of one chart share a colour only where it has more owners than there are colours; then their markers
+    differ.
+    """
+    together: dict[str, set[str]] = {}
+    for chart in charts:
+        names = list(dict.fromkeys(one.owner for one in chart.series))
+        for name in names:
+            together.setdefault(name, set()).update(names)
+    favourite = model_colours(list(together))
+    colours: dict[str, str] = {}
+    markers: dict[str, str] = {}
+    for name, others in together.items():
+        held = [other for other in others if other in colours]
+        taken = [colours[other] for other in held]
+        order = sorted(COLOURS, key=lambda colour: (taken.count(colour), colour != favourite[name]))
+        colours[name] = order[0]
+        beside = [markers[other] for other in held]
+        rivals = {markers[other] for other in held if colours[other] == order[0]}
+        markers[name] = min(MARKERS, key=lambda marker: (marker in rivals, beside.count(marker)))
+    return colours, markers

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from odin_rm.reports.chart import Chart, Series
+from odin_rm.reports.chart_still import MOST_MARKED
 from odin_rm.reports.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 
+FEW_CATEGORIES = 4
 # The palette is made for white paper; on a dark page its deep colours need more light.
 ON_DARK = {
     BLUE: "#4aa8e0",
@@ -29,28 +31,29 @@ SYMBOLS = {
     "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x",
     "*": "star",
 }  # fmt: skip
-MOST_MARKED = 25
-"""Points of a line up to which each one has a marker."""
 
 
 def describe_live(chart: Chart, colours: Mapping[str, str], markers: Mapping[str, str]) -> dict[str, Any]:
-    """``{"data": traces, "layout": layout}`` for ``Plotly.newPlot``, ready for JSON.
+    """``data`` (traces) and ``layout`` for ``Plotly.newPlot``, and ``names``, the entries of the legend; for JSON.
 
-    Each trace carries ``meta``: ``light`` and ``dark`` colour, ``series`` (its number; the band of a series has the
-    number of its series) and ``band``. ``customdata`` is each point in plain words.
+    Each trace carries ``meta``: ``light`` and ``dark`` colour, ``entry`` (the number of its entry in the legend) and
+    ``band`` (whether it is the interval of the next trace). ``customdata`` is each point in plain words.
 
     Args:
         chart: what to draw.
         colours, markers: of each owner.
     """
-    traces = []
-    for number, one in enumerate(chart.series):
+    traces: list[dict[str, Any]] = []
+    names: list[str] = []
+    for one in chart.series:
+        if not (one.follows and names):
+            names.append(one.name)
         meta = {"light": colours[one.owner], "dark": ON_DARK.get(colours[one.owner], colours[one.owner])}
-        meta |= {"series": number, "band": False}
+        meta |= {"entry": len(names) - 1, "band": False}
         if one.band and len(one.low):
             traces.append(_band(one, {**meta, "band": True}))
         traces.append(_trace(chart, one, meta, SYMBOLS[markers[one.owner]]))
-    return {"data": traces, "layout": _layout(chart)}
+    return {"data": traces, "layout": _layout(chart), "names": names}
 
 
 def _trace(chart: Chart, one: Series, meta: dict[str, Any], symbol: str) -> dict[str, Any]:
@@ -77,7 +80,8 @@ def _trace(chart: Chart, one: Series, meta: dict[str, Any], symbol: str) -> dict
     del trace["textposition"]
     dense = len(one.x) > 60
     lines = one.style != "points"
-    trace["mode"] = "markers" if not lines else "lines+markers" if len(one.x) <= MOST_MARKED else "lines"
+    marked = len(one.x) <= MOST_MARKED and one.style != "steps"
+    trace["mode"] = "markers" if not lines else "lines+markers" if marked else "lines"
     trace["line"] = {"width": 2, "dash": "dash" if one.second else "solid"}
     trace["line"] |= {"shape": "hv"} if one.style == "steps" else {}
     trace["marker"] = {"symbol": f"{symbol}-open" if one.second else symbol, "size": 6 if lines else 5 if dense else 9}
@@ -118,10 +122,14 @@ def _layout(chart: Chart) -> dict[str, Any]:
     x_axis: dict[str, Any] = {"title": {"text": html.escape(chart.x_label)}, "automargin": True}
     y_axis: dict[str, Any] = {"title": {"text": html.escape(chart.y_label)}, "automargin": True}
     if chart.categories:
+        wide = 14 if len(chart.categories) <= FEW_CATEGORIES else 9
         x_axis |= {"type": "category", "categoryarray": [html.escape(c) for c in chart.categories]}
+        x_axis |= {"tickvals": x_axis["categoryarray"], "ticktext": [_folded(c, wide) for c in chart.categories]}
+        x_axis["tickfont"] = {"size": 11}
         layout_mode = {"scattermode": "group", "scattergap": 0.5}
     else:
         layout_mode = {}
+        x_axis["zeroline"] = False
     if chart.percent:
         y_axis["tickformat"] = ".0%"
     shapes, notes = [], []
@@ -130,11 +138,12 @@ def _layout(chart: Chart) -> dict[str, Any]:
         span = {"xref": "x", "yref": "paper", "x0": mark.at, "x1": mark.at, "y0": 0, "y1": 1}
         if not vertical:
             span = {"xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": mark.at, "y1": mark.at}
-        shapes.append({"type": "line", "layer": "below", "line": {"width": 1, "dash": "dash"}, **span})
+        shapes.append({"type": "line", "line": {"width": 1.5, "dash": "dash"}, **span})
         place = {"x": mark.at, "y": 1, "xref": "x", "yref": "paper", "xanchor": "right", "yanchor": "top"}
         if not vertical:
             place = {"x": 1, "y": mark.at, "xref": "paper", "yref": "y", "xanchor": "right", "yanchor": "bottom"}
-        notes.append({"text": html.escape(mark.label), "showarrow": False, "font": {"size": 11}, **place})
+        if mark.label:
+            notes.append({"text": html.escape(mark.label), "showarrow": False, "font": {"size": 11}, **place})
     layout: dict[str, Any] = {"xaxis": x_axis, "yaxis": y_axis, "shapes": shapes, "annotations": notes}
     layout |= {"margin": {"l": 10, "r": 14, "t": 12, "b": 10}, "hovermode": "closest", "showlegend": False}
     layout |= {"barmode": "group", "uirevision": "kept", "dragmode": "zoom"}

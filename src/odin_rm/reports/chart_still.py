@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib
@@ -20,6 +21,8 @@ WIDTH, HEIGHT = 6.6, 4.0
 LEGEND_COLUMNS = 3
 BAR_ROOM = 0.8
 DASHES = (0, (4, 2))
+MOST_MARKED = 25
+"""Points of a line up to which each one has a marker."""
 
 
 def draw_still(chart: Chart, colours: Mapping[str, str], markers: Mapping[str, str]) -> Canvas:
@@ -31,15 +34,16 @@ def draw_still(chart: Chart, colours: Mapping[str, str], markers: Mapping[str, s
     """
     with styled():
         shown = list(chart.series)
-        rows = -(-len(shown) // LEGEND_COLUMNS)
+        entries = sum(not one.follows for one in shown)
+        rows = -(-entries // LEGEND_COLUMNS)
         canvas, (axis,) = new_canvas(width=WIDTH, height=HEIGHT + 0.2 * max(0, rows - 1))
         for number, one in enumerate(shown):
             _draw(axis, chart, one, number, colours[one.owner], markers[one.owner])
         _marks(axis, chart)
         _axes(axis, chart)
-        if len(shown) > 1:
+        if entries > 1:
             axis.legend(
-                loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(len(shown), LEGEND_COLUMNS), fontsize=8.5,
+                loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(entries, LEGEND_COLUMNS), fontsize=8.5,
                 borderaxespad=0.2,
             )  # fmt: skip
     return canvas
@@ -64,7 +68,7 @@ def _draw(axis: Axes, chart: Chart, one: Series, number: int, colour: str, marke
         x = np.array([categories.index(str(name)) for name in one.x], dtype=np.float64) + offset
     else:
         width, x = 0.0, np.array(one.x, dtype=np.float64)
-    label = shorten(one.name, 40)
+    label = None if one.follows else shorten(one.name, 40)
     if len(sides[0]) and one.band:
         axis.fill_between(
             x, *sides, color=colour, alpha=0.18, linewidth=0, step="post" if one.style == "steps" else None
@@ -87,7 +91,7 @@ def _draw(axis: Axes, chart: Chart, one: Series, number: int, colour: str, marke
             x, y, linestyle="none", marker=marker, markersize=size, alpha=alpha, rasterized=dense, **look, **hollow
         )
         return
-    if len(x) <= 25:
+    if len(x) <= MOST_MARKED and one.style != "steps":
         look |= {"marker": marker, "markersize": 4}
     axis.plot(
         x, y, linestyle=DASHES if one.second else "-",
@@ -98,7 +102,7 @@ def _draw(axis: Axes, chart: Chart, one: Series, number: int, colour: str, marke
 def _marks(axis: Axes, chart: Chart) -> None:
     for mark in chart.marks:
         line = axis.axvline if mark.axis == "x" else axis.axhline
-        line(mark.at, color=GREY, linewidth=1.0, linestyle=DASHES, zorder=1)
+        line(mark.at, color=GREY, linewidth=1.0, linestyle=DASHES, zorder=3)
         where = {"xycoords": ("data", "axes fraction")} if mark.axis == "x" else {"xycoords": ("axes fraction", "data")}
         place = (mark.at, 1.0) if mark.axis == "x" else (1.0, mark.at)
         axis.annotate(
@@ -111,7 +115,7 @@ def _axes(axis: Axes, chart: Chart) -> None:
     categories = chart.categories
     if categories:
         size = 9 if len(categories) <= 6 else 7.5
-        axis.set_xticks(range(len(categories)), [name.replace(" ", "\n", 1) for name in categories], fontsize=size)
+        axis.set_xticks(range(len(categories)), [textwrap.fill(name, 14) for name in categories], fontsize=size)
         axis.set_xlim(-0.6, len(categories) - 0.4)
         axis.grid(axis="x", visible=False)
     if chart.percent:

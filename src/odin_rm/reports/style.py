@@ -19,6 +19,7 @@ GREY, INK, FAINT = "#767676", "#1f2328", "#d9dce1"
 # Two roles keep their colour on every page; other models take the rest in order.
 _ROLES = {"odin": BLUE, "vanilla": VERMILION, "bradley": VERMILION, "gold": GREEN}
 _REST = (GREEN, PURPLE, ORANGE, SKY, BLUE, VERMILION, GREY, BLACK)
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK)
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DPI = 150
 

@@ -33,9 +33,7 @@ class ReportConfig:
     """Everything that ``odin-rm report`` takes."""
 
     runs: list[str] = field(
-        metadata={
-            "help": "Run folders, audits, win rates, fronts, judgements, sweeps, files of responses; compared on one page."
-        }
+        metadata={"help": "Run folders, audits, win rates, fronts, judgements, sweeps, files of responses."}
     )
     output: str = field(metadata={"help": "Page to write (.html); figures and tables go into a folder of its name."})
     names: list[str] = field(
@@ -126,7 +124,7 @@ def read_material(paths: Sequence[str], names: Sequence[str] = ()) -> Material:
     for path, name in zip(paths, names or own_names(paths), strict=True):
         items += reader.read(path, name)
     given = {id(item): item.name for item in items}
-    for kind in (TrainingRun, AuditResult, TextFile, Judged, WinRates, Sweep, Fronts):
+    for kind in (TrainingRun, AuditResult, TextFile, Judged, WinRates, Sweep):
         taken: set[str] = set()
         for item in items:
             if isinstance(item, kind):

@@ -13,7 +13,7 @@ from odin_rm.reports.comparison.records import Fronts
 Row = Mapping[str, Any]
 
 LENGTH_LABEL = "mean response tokens"
-SCORE_LABELS = {"win_score": "win score against the start", "true_quality": "true quality (1 is the best possible)"}
+SCORE_LABELS = {"win_score": "win score", "true_quality": "true quality"}
 
 
 def read_fronts(path: Path, name: str, content: Row) -> Fronts:

@@ -173,12 +173,15 @@ def _path_chart(runs: Sequence[TrainingRun]) -> Chart | None:
                 words = [f"step {row['step']:.0f}" for row in rows]
                 columns = [[float(row[name]) for row in rows] for name in (length, quality)]
                 series.append(Series(run.name, *columns, words=words))
+                start = [column[:1] for column in columns]
+                series.append(Series(run.name, *start, words=words[:1], style="points", second=True, follows=True))
                 break
     if not series:
         return None
     words = "; ".join(
         f"{one.name} from {one.y[0]:.2f} at {one.x[0]:.1f} tokens to {one.y[-1]:.2f} at {one.x[-1]:.1f}"
         for one in series
+        if not one.follows
     )
     return Chart(
         "rl_path",
@@ -186,8 +189,8 @@ def _path_chart(runs: Sequence[TrainingRun]) -> Chart | None:
         "mean response tokens",
         "quality reward",
         series,
-        "Each policy's way through training: to the right is longer, upwards is what its reward calls better. A way "
-        "that only leads to the right is paid for by length.",
+        "Each policy's way through training, from its hollow mark on: to the right is longer, upwards is what its "
+        "reward calls better. A way that only leads to the right is paid for by length.",
         f"Line chart of the quality reward against mean response tokens over training. {words}.",
     )
 

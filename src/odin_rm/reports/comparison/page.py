@@ -18,12 +18,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from odin_rm.reports.chart import Chart, Series, numbers_table, owners, thinned
+from odin_rm.reports.chart import Chart, Series, numbers_table, palette, thinned
 from odin_rm.reports.chart_live import describe_live
 from odin_rm.reports.chart_still import draw_still, still_files
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.page import Table, Text, package_version, page_anchors
-from odin_rm.reports.style import model_colours, model_markers
 
 FOLD_AFTER = 700
 """Characters of a text that are shown before the rest is folded."""
@@ -139,15 +138,14 @@ def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
     names = [chart.file for chart in charts]
     if len(set(names)) < len(names):
         raise ValueError(f"two figures are called '{next(name for name in names if names.count(name) > 1)}'")
-    everyone = owners(charts)
-    colours, markers = model_colours(everyone), model_markers(everyone)
+    colours, markers = palette(charts)
     files: dict[str, bytes] = {}
     stills: dict[str, str] = {}
     live: dict[str, Any] = {}
     for chart in charts:
         files[f"{chart.file}.png"], files[f"{chart.file}.svg"] = still_files(draw_still(chart, colours, markers))
         stills[chart.file] = base64.b64encode(files[f"{chart.file}.svg"]).decode("ascii")
-        live[chart.file] = describe_live(chart, colours, markers) | {"names": [one.name for one in chart.series]}
+        live[chart.file] = describe_live(chart, colours, markers)
     for part in parts:
         for block in part.blocks:
             if isinstance(block, Table) and block.file:

@@ -67,7 +67,9 @@ def _arms(points: Sequence[RunPoint]) -> list[Series]:
         columns = RunPoints(*_columns(runs))  # type: ignore[arg-type]
         steps = np.r_[columns.length_N[pareto_front(columns)], longest]
         attained = attained_score(columns, steps)
-        series.append(Series(f"{arm}: front", steps.tolist(), attained.tolist(), group=arm, style="steps"))
+        series.append(
+            Series(f"{arm}: front", steps.tolist(), attained.tolist(), group=arm, style="steps", follows=True)
+        )
     return series
 
 

@@ -93,7 +93,8 @@ def _rl_sentence(run: TrainingRun) -> str:
     change = tables.mean_change(first, last, "quality")
     longer = f"{after:.1f} tokens after {last[0].step:,} steps, {before:.1f} before"
     if before > 0:
-        longer += f" ({format_number(100 * (after / before - 1), 0)} %)"
+        change_of_length = 100 * (after / before - 1)
+        longer += f" ({'+' if change_of_length > 0 else ''}{format_number(change_of_length, 0)} %)"
     sentence = f"{run.name} writes {longer}; its quality reward changed by {_interval(change)}"
     held_out = tables.mean_change(first, last, "held_out")
     if held_out.value is not None:

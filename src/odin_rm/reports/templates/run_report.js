@@ -16,7 +16,7 @@
     const ink = variable("--ink"), soft = variable("--soft"), line = variable("--line"), card = variable("--card");
     const data = spec.data.map((trace) => {
       const colour = colourOf(trace);
-      const own = { ...trace, visible: !hidden.has(trace.meta.series) };
+      const own = { ...trace, visible: !hidden.has(trace.meta.entry) };
       if (trace.meta.band) return { ...own, fillcolor: faint(colour, dark.matches ? 0.25 : 0.18) };
       own.marker = { ...trace.marker, color: colour };
       if (trace.line) own.line = { ...trace.line, color: colour };
@@ -32,6 +32,7 @@
       font: { color: soft, family: getComputedStyle(document.body).fontFamily, size: 13 },
       xaxis: { ...axis, ...spec.layout.xaxis },
       yaxis: { ...axis, ...spec.layout.yaxis },
+      annotations: spec.layout.annotations.map((note) => ({ ...note, bgcolor: card, font: { ...note.font, color: soft } })),
       shapes: spec.layout.shapes.map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
     };
     return [data, layout];
@@ -70,7 +71,7 @@
       this.live = root.querySelector("div.live");
       this.canvas = root.querySelector(".canvas");
       this.reading = root.querySelector(".reading");
-      for (const part of [this.live, this.reading, root.querySelector(".controls")]) part.hidden = false;
+      for (const part of root.querySelectorAll("[hidden]")) part.hidden = false;
       this.addLegend(root.querySelector(".legend"));
       for (const button of root.querySelectorAll("[data-do]")) {
         button.addEventListener("click", () => this.zoom(button.dataset.do));
@@ -83,18 +84,19 @@
     }
 
     addLegend(place) {
-      this.swatches = this.series.map((trace) => swatch(trace));
-      this.series.forEach((trace, number) => {
+      this.leaders = this.spec.names.map((_, entry) => this.series.find((trace) => trace.meta.entry === entry));
+      this.swatches = this.leaders.map((trace) => swatch(trace));
+      this.spec.names.forEach((text, entry) => {
         const button = document.createElement("button");
         const name = document.createElement("span");
         button.type = "button";
         button.setAttribute("aria-pressed", "true");
-        name.textContent = this.spec.names[number];
-        button.append(this.swatches[number], name);
+        name.textContent = text;
+        button.append(this.swatches[entry], name);
         button.addEventListener("click", () => {
-          const shown = this.hidden.has(number);
-          if (shown) this.hidden.delete(number);
-          else this.hidden.add(number);
+          const shown = this.hidden.has(entry);
+          if (shown) this.hidden.delete(entry);
+          else this.hidden.add(entry);
           button.setAttribute("aria-pressed", String(shown));
           this.draw();
         });
@@ -104,10 +106,9 @@
     }
 
     paintLegend() {
-      this.swatches.forEach((svg, number) => {
-        const shape = svg.firstChild;
-        shape.setAttribute("stroke", colourOf(this.series[number]));
-        shape.setAttribute("fill", colourOf(this.series[number]));
+      this.swatches.forEach((svg, entry) => {
+        svg.firstChild.setAttribute("stroke", colourOf(this.leaders[entry]));
+        svg.firstChild.setAttribute("fill", colourOf(this.leaders[entry]));
       });
     }
 
@@ -148,7 +149,7 @@
     }
 
     step(seriesStep, pointStep) {
-      const shown = this.series.map((_, number) => number).filter((number) => !this.hidden.has(number));
+      const shown = this.series.map((_, number) => number).filter((number) => !this.hidden.has(this.series[number].meta.entry));
       if (!shown.length) return;
       let place = Math.max(0, shown.indexOf(this.at.series));
       place = (place + seriesStep + shown.length) % shown.length;
