@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+from transformers import TrainingArguments
+
 from odin_rm.cli.config import parse_config, quiet_transformers
-from odin_rm.core.errors import ConfigError
+from odin_rm.cli.sweep import CONFIGS
+from odin_rm.core.errors import ConfigError, OutputError
+from odin_rm.core.files import atomic_write_text
 
 
 def _option(default: Any, text: str) -> Any:
@@ -40,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     quiet_transformers()
     config = parse_config(ReproduceConfig, list(argv), "reproduce")
     if config.preset == "paper":
-        raise ConfigError("is not there yet", where="--preset paper")
+        return write_paper(config)
     from odin_rm.testbed.reproduce import run_reproduce
 
     content = run_reproduce(
@@ -55,6 +62,64 @@ def run(argv: Sequence[str]) -> int:
     folder = Path(config.output)
     print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
     return 0
+
+
+def write_paper(config: ReproduceConfig) -> int:
+    """The full-size study's files, once every config has been read by the command that it is for."""
+    from odin_rm.testbed.reproduce_paper import paper_files
+
+    files = paper_files(config.seed)
+    folder = Path(config.output)
+    there = [file.place for file in files if (folder / file.place).exists()]
+    if there and not config.overwrite_output_dir:
+        fix = "Choose another folder, or pass --overwrite_output_dir true."
+        raise OutputError(f"holds {there[0]} already", where=str(folder), fix=fix)
+    with tempfile.TemporaryDirectory() as room:
+        points = sum(check_config(file.command, file.text, Path(room)) for file in files if file.command)
+    for file in files:
+        place = folder / file.place
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"cannot be written ({error.strerror or error})"
+            raise OutputError(what, where=str(place.parent), fix="Choose another folder.") from error
+        atomic_write_text(place, file.text)
+    configs = sum(file.command is not None for file in files)
+    print(f"{configs} configs written and read by their commands, with {points} settings in all; nothing was run.")
+    print(f"What it needs and what to do: {folder / 'README.md'}")
+    return 0
+
+
+def check_config(command: str, text: str, room: Path) -> int:
+    """Reads a config as its command would, and each run of a sweep as the swept command would.
+
+    Args:
+        command: whose config it is.
+        text: the YAML.
+        room: a folder for temporary files.
+
+    Returns:
+        How many settings were read: 1, or the runs of the sweep.
+
+    Raises:
+        OdinError: what the command itself would say.
+    """
+    file = room / f"{command}.yaml"
+    file.write_text(text, encoding="utf-8")
+    if command != "sweep":
+        module, name = CONFIGS[command].split(":")
+        config_class = getattr(importlib.import_module(module), name)
+        # What a GPU alone can do is no fault of the config: transformers would refuse bf16 on a machine without one.
+        cpu = ["--use_cpu", "true"] if issubclass(config_class, TrainingArguments) else []
+        parse_config(config_class, ["--config", str(file), *cpu], command)
+        return 1
+    from odin_rm.workflows.sweep import SweepConfig, plan_runs
+
+    sweep = parse_config(SweepConfig, ["--config", str(file), "--output", str(room / "sweep")], command)
+    runs = plan_runs(sweep)
+    for run in runs:
+        check_config(sweep.command, yaml.safe_dump(run.settings), room)
+    return len(runs)
 
 
 def print_conclusions(content: dict[str, Any]) -> None:

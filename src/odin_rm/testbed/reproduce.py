@@ -36,6 +36,7 @@ from odin_rm.testbed.reproduce_points import Point, make_point, read_answers, re
 from odin_rm.testbed.reproduce_story import Study, write_study
 from odin_rm.testbed.rl_experiment import (
     FOLDER,
+    RESULT,
     START,
     PolicyTask,
     as_done,
@@ -98,8 +99,9 @@ class ModelTask:
     @property
     def done(self) -> bool:
         """Whether an earlier call has made it."""
-        place = Path(self.config.output) / self.name
-        return self.name != START and (place / MODEL_READY).is_file() and (place / SCORED).is_file()
+        folder = Path(self.config.output)
+        last = f"{FOLDER}/{START}/{RESULT}" if self.name == START else f"{self.name}/{SCORED}"
+        return (folder / last).is_file()
 
 
 def run_reproduce(
@@ -185,7 +187,7 @@ def _kept(folder: Path, runs: Sequence[PolicyRun]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, RunInterrupted) as stop:
-        done = sum((folder / FOLDER / run.name / "result.json").is_file() for run in runs)
+        done = sum((folder / FOLDER / run.name / RESULT).is_file() for run in runs)
         what = f"{done} of {len(runs)} policies are done and kept"
         raise RunInterrupted(what, where=str(folder), fix="Run the same command again to go on.") from stop
     finally:
