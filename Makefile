@@ -26,7 +26,7 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart test test-slow check format clean
-.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-cuda bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-length
+.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-length
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -67,6 +67,12 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python -m benchmarks.compare_trl $(ARGS)
+
+bench-reward-speed: $(INSTALLED_TEST)  ## Reward training beside TRL's at its best settings; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.reward_speed $(ARGS)
+
+bench-scoring: $(INSTALLED_TEST)  ## Scoring best-of-16 beside transformers' pipeline; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.scoring_speed $(ARGS)
 
 bench-reward-cuda: $(INSTALLED_TEST)  ## Reward training beside TRL's on a CUDA GPU; ARGS="--data FILE --output DIR"
 	$(BIN)/python -m benchmarks.reward_cuda $(ARGS)

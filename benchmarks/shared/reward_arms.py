@@ -2,8 +2,8 @@
 
 An arm's time is that of its own training loop from the fetching of a batch to the end of the optimiser step. What it
 computes is counted at the embedding, where every position of every forward pass goes through, padding included. What it
-*had* to compute are the distinct tokens of a step: the common beginning of a prompt's sequences once, and the rest of
-each distinct sequence once.
+*had* to compute are the distinct tokens of a step: what its sequences begin with alike once, and the rest of each
+distinct sequence once.
 """
 
 from __future__ import annotations

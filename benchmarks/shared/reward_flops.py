@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Need:
     Attributes:
         slot_tokens: of all chosen and rejected sequences.
         response_tokens: of the distinct sequences.
-        tokens: distinct ones; the common beginning of a prompt's sequences counts once.
+        tokens: distinct ones; what sequences begin with alike counts once.
         visible: positions that these tokens attend to, summed.
     """
 
@@ -61,29 +62,30 @@ class Need:
         return self.training_flops(size) / 3
 
 
-def common_beginning(sequences: list[np.ndarray]) -> int:
-    """Tokens that all sequences begin with."""
-    shortest = min(map(len, sequences))
-    differs = np.zeros(shortest, dtype=bool)
-    for sequence in sequences[1:]:
-        differs |= sequence[:shortest] != sequences[0][:shortest]
-    return int(np.argmax(differs)) if differs.any() else shortest
-
-
 def need_of(data: TokenisedPreferences, pairs: np.ndarray) -> Need:
     """What a step over some pairs must compute at least."""
     lengths = np.asarray(data.sequence_tokens)
     slots = np.concatenate([data.pair_chosen[pairs], data.pair_rejected[pairs]])
     responses = np.unique(slots)
-    prompts = np.asarray(data.response_prompt)[responses]
+    tokens, visible = distinct_tokens([data.input_ids(int(r)) for r in responses])
+    return Need(int(lengths[slots].sum()), int(lengths[responses].sum()), tokens, visible)
+
+
+def distinct_tokens(sequences: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Tokens of some sequences when what they begin with alike counts once, and the positions that these see.
+
+    In alphabetic order the longest beginning that a sequence shares with any before it is that with its neighbour.
+    """
     tokens = visible = 0
-    for prompt in np.unique(prompts):
-        sequences = [data.input_ids(int(r)) for r in responses[prompts == prompt]]
-        shared = common_beginning(sequences)
-        tokens += shared + sum(len(s) - shared for s in sequences)
-        stem = shared * (shared + 1) // 2
-        visible += stem + sum(len(s) * (len(s) + 1) // 2 - stem for s in sequences)
-    return Need(int(lengths[slots].sum()), int(lengths[responses].sum()), int(tokens), int(visible))
+    before = np.empty(0, dtype=np.int32)
+    for sequence in sorted(sequences, key=lambda ids: np.asarray(ids).astype(">u4").tobytes()):
+        shortest = min(len(before), len(sequence))
+        differs = before[:shortest] != sequence[:shortest]
+        shared = int(np.argmax(differs)) if differs.any() else shortest
+        tokens += len(sequence) - shared
+        visible += (len(sequence) * (len(sequence) + 1) - shared * (shared + 1)) // 2
+        before = sequence
+    return tokens, visible
 
 
 def matrix_peak(device: str, dtype: torch.dtype, size: int = 0, repeats: int = 5) -> float:
