@@ -93,8 +93,8 @@ def summarise_fronts(
         ``grid``; ``arms``, by name ``runs`` (their number), ``front`` (its runs, the shortest first), ``hypervolume``,
         ``band`` (the front at each length of the grid) and ``matched``; ``comparisons`` of every two arms:
         ``hypervolume_difference`` (first minus second), ``dominance`` (the probability that the front of the first is
-        the higher one at each length of the grid) and ``matched`` differences; ``not_computed``, sentences. Figures are
-        :class:`Figure`s.
+        the higher one at each length of the grid), ``matched`` differences and ``matched_dominance``; ``not_computed``,
+        sentences. Figures are :class:`Figure`s.
     """
     matched = np.asarray(matched_K, dtype=np.float64)
     arms = {name: _arm(bootstrap, name, runs[name], grid_M, matched, reference) for name in runs}
@@ -142,9 +142,14 @@ def _pair(
         "first": first,
         "second": second,
         "hypervolume_difference": area,
-        "dominance": [None if np.isnan(p) else float(p) for p in bootstrap.dominance(first, second, grid_M)],
+        "dominance": _shares(bootstrap.dominance(first, second, grid_M)),
         "matched": bootstrap.score_difference(first, second, matched),
+        "matched_dominance": _shares(bootstrap.dominance(first, second, matched)),
     }
+
+
+def _shares(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _not_computed(content: Mapping[str, Any], reference: Reference) -> list[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from odin_rm.evaluation.pareto import RunPoints, attained_score, pareto_front
 from odin_rm.evaluation.records import Figure, RunPoint
 from odin_rm.reports.plots import shorten
-from odin_rm.reports.style import GREY, INK
+from odin_rm.reports.style import GREY, INK, new_canvas
 
 EDGE_SHARE = 0.06
 """Room beside the outermost points, as a share of their range."""
@@ -21,6 +25,21 @@ FILLS = ("full", "none", "left", "bottom")
 """How the marker is filled, by algorithm."""
 ALGORITHM_NAMES = {"ppo": "PPO", "remax": "ReMax", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}
 _DASHES = ((0, (4, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what it shows.
+
+    Attributes:
+        canvas: the matplotlib figure.
+        data: what was drawn, ready for JSON.
+        alt: what a reader who cannot see it needs to know.
+    """
+
+    canvas: Canvas
+    data: dict[str, Any]
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,26 @@ def length_limits(points: Sequence[RunPoint], others: Iterable[float] = ()) -> t
     lengths = np.array([*(point.mean_length for point in points), *others])
     pad = EDGE_SHARE * max(float(lengths.max() - lengths.min()), 1.0)
     return float(lengths.min()) - pad, float(lengths.max()) + pad
+
+
+def panel_grid(count: int, *, height: float = 3.6) -> tuple[Canvas, list[Axes]]:
+    """Axes in rows of up to three with common limits; places that stay empty are hidden.
+
+    Args:
+        count: panels.
+        height: inches of a row.
+    """
+    columns = min(count, 2 if count in (2, 4) else 3)
+    rows = math.ceil(count / columns)
+    width = {1: 6.4, 2: 9.0}.get(columns, 11.0)
+    canvas, axes = new_canvas(rows, columns, width=width, height=1.0 + height * rows)
+    for k, axis in enumerate(axes[1:], start=1):
+        axis.sharex(axes[0])
+        axis.sharey(axes[0])
+        axis.tick_params(labelleft=k % columns == 0)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return canvas, axes
 
 
 def draw_front(axis: Axes, points: RunPoints, right: float, colour: str) -> None:
@@ -93,9 +132,9 @@ def draw_marks(axis: Axes, marks: Sequence[RunPoint], lengths: Mapping[str, floa
         axis.axvline(length, color=GREY, linewidth=1.2, linestyle=dashes, zorder=1)
 
 
-def legend_above(canvas: Canvas, look: Look, lengths: Mapping[str, float]) -> None:
-    """One legend above all panels, where it covers no point; vertical lines are named there too."""
-    handles = [
+def legend_above(canvas: Canvas, look: Look, lengths: Mapping[str, float], band_label: str = "") -> None:
+    """One legend above all panels, where it covers no point; bands and vertical lines are named there too."""
+    handles: list[Artist] = [
         Line2D([], [], color=colour, marker=look.markers[name], markersize=6, label=shorten(name, 36))
         for name, colour in look.colours.items()
     ]
@@ -106,6 +145,8 @@ def legend_above(canvas: Canvas, look: Look, lengths: Mapping[str, float]) -> No
     for (name, length), dashes in zip(lengths.items(), _DASHES * len(lengths), strict=False):
         label = f"{name} ({length:,.0f})"
         handles.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=dashes, label=label))
+    if band_label:
+        handles.append(Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=band_label))
     canvas.legend(handles=handles, loc="outside upper left", ncols=max(1, min(len(handles), 4)), fontsize=9)
 
 

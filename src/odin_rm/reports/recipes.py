@@ -17,36 +17,42 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure as Canvas
 
 from odin_rm.core.errors import ConfigError, DataError
-from odin_rm.evaluation.bootstrap import PromptBootstrap, pearson_statistic
 from odin_rm.evaluation.pareto import RunPoints, pareto_front
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.evaluation.trend import reward_trend
-from odin_rm.reports.fronts import Look, draw_band, draw_front, draw_marks, draw_runs, legend_above, length_limits
+from odin_rm.reports.fronts import (
+    Drawing,
+    Look,
+    draw_band,
+    draw_front,
+    draw_marks,
+    draw_runs,
+    legend_above,
+    length_limits,
+    panel_grid,
+)
 from odin_rm.reports.page import format_number
-from odin_rm.reports.plots import correlation_words, scatter_with_trend, shorten
-from odin_rm.reports.style import INK, MARKERS, model_colours, model_markers, new_canvas, styled
+from odin_rm.reports.plots import shorten
+from odin_rm.reports.reward_length import HeadScores, draw_reward_against_length
+from odin_rm.reports.style import MARKERS, model_colours, model_markers, new_canvas, styled
+
+__all__ = [
+    "RECIPES",
+    "Band",
+    "Drawing",
+    "HeadScores",
+    "Recipe",
+    "draw_main_fronts",
+    "draw_recipe",
+    "draw_reward_against_length",
+    "draw_setting_effect",
+    "run_points",
+    "runs_by_arm",
+]
 
 MOST_PANELS = 9
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure and what it shows.
-
-    Attributes:
-        canvas: the matplotlib figure.
-        data: what was drawn, ready for JSON.
-        alt: what a reader who cannot see it needs to know.
-    """
-
-    canvas: Canvas
-    data: dict[str, Any]
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -60,25 +66,6 @@ class Band:
 
     length_M: np.ndarray
     figures: Sequence[Figure]
-
-
-@dataclass(frozen=True)
-class HeadScores:
-    """What one head of one reward model says of responses.
-
-    Attributes:
-        model: the model's name.
-        head: ``quality`` or ``length``.
-        length_R: ``(R,)`` lengths of the responses.
-        value_R: ``(R,)`` rewards.
-        prompt_R: ``(R,)`` prompt of each response, any integers or strings; without it each response has its own.
-    """
-
-    model: str
-    head: str
-    length_R: np.ndarray
-    value_R: np.ndarray
-    prompt_R: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +136,7 @@ def draw_recipe(
     )  # fmt: skip
 
 
-def by_arm(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
+def runs_by_arm(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
     """The runs of each arm, arms in order of appearance."""
     arms: dict[str, list[RunPoint]] = {}
     for point in points:
@@ -168,6 +155,7 @@ def draw_main_fronts(
     length_label: str,
     score_label: str,
     bands: Mapping[str, Band] | None = None,
+    band_label: str = "95 % interval of the front",
     marks: Sequence[RunPoint] = (),
     lengths: Mapping[str, float] | None = None,
 ) -> Drawing:
@@ -177,6 +165,7 @@ def draw_main_fronts(
         points: the runs. Arms are told apart by colour and marker, algorithms by how the marker is filled.
         length_label, score_label: of the axes, with their units.
         bands: intervals of the fronts by arm.
+        band_label: what they are.
         marks: single policies that are compared with and are no part of a front (the start, DPO), by their ``name``.
         lengths: lengths to mark by a vertical line, by name: what the optimum needs, the baseline's.
 
@@ -185,7 +174,7 @@ def draw_main_fronts(
     """
     if not points:
         raise DataError("there is no run to draw")
-    arms, lengths = by_arm(points), lengths or {}
+    arms, lengths = runs_by_arm(points), lengths or {}
     look = Look(model_colours(list(arms)), model_markers(list(arms)), _algorithms(points))
     limits = length_limits([*points, *marks], lengths.values())
     with styled():
@@ -199,7 +188,7 @@ def draw_main_fronts(
         axis.set_xlim(*limits)
         axis.set_xlabel(length_label)
         axis.set_ylabel(score_label)
-        legend_above(canvas, look, lengths)
+        legend_above(canvas, look, lengths, band_label if bands else "")
     fronts = {arm: _front_rows(runs) for arm, runs in arms.items()}
     data = {
         "length": length_label,
@@ -255,7 +244,7 @@ def draw_setting_effect(
     limits = length_limits([*kept, *marks], lengths.values())
     data: dict[str, Any] = {"length": length_label, "score": score_label, "setting": setting, "panels": []}
     with styled():
-        canvas, axes = _panels(len(panels))
+        canvas, axes = panel_grid(len(panels))
         for axis, (title, runs) in zip(axes, panels.items(), strict=False):
             fronts = {}
             for name, value in zip(names, values, strict=True):
@@ -275,82 +264,7 @@ def draw_setting_effect(
     return Drawing(canvas, data, f"Scatter plots of {score_label} against {length_label} by {setting}. {words}")
 
 
-def draw_reward_against_length(
-    heads: Sequence[HeadScores], *, length_label: str = "response tokens", samples: int = 200, seed: int = 0
-) -> Drawing:
-    """Reward against length, a panel per model and head: the responses and the trend over length with its interval.
-
-    Rewards are in deviations of their own head, so that panels compare.
-
-    Args:
-        heads: the scores.
-        length_label: of the length axis.
-        samples, seed: of the trend's intervals, over prompts.
-
-    Raises:
-        DataError: there is nothing to draw, or a head's rewards are not finite or all equal.
-    """
-    if not heads:
-        raise DataError("there are no scored responses to draw")
-    colours = model_colours(list(dict.fromkeys(head.model for head in heads)))
-    longest = max(float(np.quantile(head.length_R, 0.995)) for head in heads)
-    shortest = min(float(np.min(head.length_R)) for head in heads)
-    pad = 0.03 * max(longest - shortest, 1.0)
-    data: dict[str, Any] = {"length": length_label, "panels": []}
-    with styled():
-        canvas, axes = _panels(len(heads), height=3.1)
-        for axis, head in zip(axes, heads, strict=False):
-            row = _head_data(head, samples, seed)
-            scatter_with_trend(
-                axis, head.length_R, head.value_R, row["trend"], colours[head.model], (shortest - pad, longest + pad)
-            )
-            title = f"{shorten(head.model)}\n{head.head} head, {correlation_words(row['pearson'])}"
-            axis.set_title(title, color=INK, fontsize=9.5)
-            data["panels"].append(row | {"pearson": row["pearson"].to_json()})
-        canvas.supxlabel(length_label, fontsize=10)
-        canvas.supylabel("reward, in deviations of the head", fontsize=10)
-    words = "; ".join(
-        f"{row['model']}, {row['head']} head: r = {format_number(row['pearson']['value'], 2)}" for row in data["panels"]
-    )
-    return Drawing(canvas, data, f"Reward against {length_label} by head. Pearson correlation: {words}.")
-
-
 # ---- internals -------------------------------------------------------------------------------------------------------
-
-
-def _head_data(head: HeadScores, samples: int, seed: int) -> dict[str, Any]:
-    length_R, value_R = (np.asarray(x, np.float64) for x in (head.length_R, head.value_R))
-    where = f"{head.model}, {head.head} head"
-    if len(length_R) < 2 or length_R.shape != value_R.shape or not np.isfinite([length_R, value_R]).all():
-        raise DataError("needs two responses or more, each with a finite length and reward", where=where)
-    if np.ptp(value_R) == 0 or np.ptp(length_R) == 0:
-        raise DataError("all rewards or all lengths are equal: there is no trend to show", where=where)
-    prompt_R = np.arange(len(length_R)) if head.prompt_R is None else np.unique(head.prompt_R, return_inverse=True)[1]
-    bootstrap = PromptBootstrap(prompt_R, samples, seed)
-    value = Figure(float(np.corrcoef(value_R, length_R)[0, 1]))
-    statistic = pearson_statistic(value_R, length_R, prompt_R, bootstrap.prompts)
-    return {
-        "model": head.model,
-        "head": head.head,
-        "responses": len(length_R),
-        "pearson": bootstrap.intervals({"r": value}, {"r": statistic})["r"],
-        "trend": reward_trend(value_R, length_R, bootstrap),
-    }
-
-
-def _panels(count: int, *, height: float = 3.6) -> tuple[Canvas, list[Axes]]:
-    """Axes in rows of up to three with common limits; places that stay empty are hidden."""
-    columns = min(count, 2 if count in (2, 4) else 3)
-    rows = math.ceil(count / columns)
-    width = {1: 6.4, 2: 9.0}.get(columns, 11.0)
-    canvas, axes = new_canvas(rows, columns, width=width, height=1.0 + height * rows)
-    for k, axis in enumerate(axes[1:], start=1):
-        axis.sharex(axes[0])
-        axis.sharey(axes[0])
-        axis.tick_params(labelleft=k % columns == 0)
-    for axis in axes[count:]:
-        axis.set_axis_off()
-    return canvas, axes
 
 
 def _algorithms(points: Sequence[RunPoint]) -> list[str]:
