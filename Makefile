@@ -25,7 +25,7 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart test test-slow check format clean
+.PHONY: help quickstart reproduce test test-slow check format clean
 .PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-length
 
 help:  ## Show this list
@@ -33,6 +33,9 @@ help:  ## Show this list
 
 quickstart: $(INSTALLED)  ## Train, audit and compare on the testbed; OUTPUT=folder SEED=n
 	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite_output_dir
+
+reproduce: $(INSTALLED)  ## The paper's figures on the testbed, 35 minutes; OUTPUT=folder SEED=n ARGS="--preset miniature"
+	$(TEST_ENV) $(BIN)/odin-rm reproduce --output "$(if $(filter file,$(origin OUTPUT)),reproduced,$(OUTPUT))" --seed "$(SEED)" $(ARGS)
 
 test: $(INSTALLED_TEST)  ## Run the tests; ARGS="-k name" JOBS=2
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
