@@ -24,7 +24,7 @@ RIVALS = ("vanilla", CLIP_ARM, PENALTY_ARM)
 ARMS = (*RIVALS, "odin")
 """The main figure's arms."""
 
-_MITIGATIONS: dict[str, tuple[str, dict[str, float]]] = {
+_MITIGATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "vanilla": ("vanilla", {}),
     CLIP_ARM: ("vanilla", {"reward_clip": CLIP}),
     PENALTY_ARM: ("vanilla", {"length_penalty": PENALTY}),

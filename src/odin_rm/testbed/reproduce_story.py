@@ -157,7 +157,7 @@ def _made(folder: Path) -> Path:
 
 def summary(study: Study, preset: str, seconds: float, figures: Sequence[str]) -> dict[str, Any]:
     """The content of ``summary.json``."""
-    verdicts = [conclusion.verdict for conclusion in study.conclusions]
+    verdicts: list[str] = [conclusion.verdict for conclusion in study.conclusions]
     return {
         "preset": preset,
         "seed": study.seed,
@@ -232,15 +232,15 @@ def draw_all(study: Study) -> dict[str, tuple[Drawing, str]]:
             caption = f"{NAMES[algorithm]}: {SCORE_LABELS[score]} against length. Lines: what an arm attains."
             drawings[f"{score}_against_length_{algorithm}"] = drawing, caption
     for knob in KNOBS:
-        points = [
+        shown = [
             as_run_point(point, "win_score")
             for reward_model in knob.reward_models
             for level in knob_levels(study.by_name, study.plan, study.seed, knob, reward_model).values()
             for point in level
         ]
-        if len({point.settings[knob.setting] for point in points}) > 1:
+        if len({point.settings[knob.setting] for point in shown}) > 1:
             drawing = draw_setting_effect(
-                [_without_interval(point) for point in points],
+                [_without_interval(point) for point in shown],
                 knob.setting,
                 setting_label=knob.name,
                 panel="reward_model",
@@ -307,7 +307,9 @@ def sections(study: Study, drawings: Mapping[str, tuple[Drawing, str]]) -> list[
     def fronts(score: str) -> list[Plot]:
         return [item for algorithm in ALGORITHMS for item in plot(f"{score}_against_length_{algorithm}")]
 
-    effects = [block for knob in KNOBS for block in [*plot(f"effect_of_{knob.name}"), _effect_table(study, knob)]]
+    effects: list[Text | Table | Plot] = []
+    for knob in KNOBS:
+        effects += [*plot(f"effect_of_{knob.name}"), _effect_table(study, knob)]
     return [
         Section("Do the conclusions hold?", [Text(_RULE), _conclusions_table(study)]),
         Section("Win score against length", [*fronts("win_score"), _areas_table(study)]),
