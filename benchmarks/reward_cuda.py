@@ -53,6 +53,7 @@ from odin_rm.data.tokenise import EncodingSettings
 
 PARTS = ("tune", "race", "equality", "grouped", "kernels", "weights")
 LAYOUTS: dict[str, dict[str, Any]] = {
+    "as it comes": {"microbatch_tokens": "auto"},
     "tree, varlen": {"batch_layout": "tree", "tree_attention": "varlen"},
     "tree, segments": {"batch_layout": "tree", "tree_attention": "segments"},
     "packed": {"batch_layout": "packed"},
@@ -212,7 +213,7 @@ class Bench(Session):
         rows: dict[str, Any] = {}
         names = {"padded, float32, again": (exact, budget | LAYOUTS["padded"])}
         names |= {f"{n}, float32": (exact, budget | LAYOUTS[n]) for n in ("tree, segments", "tree, dense")}
-        names |= {f"{n}, bfloat16": (rounded, budget | layout) for n, layout in LAYOUTS.items()}
+        names |= {f"{n}, bfloat16": (rounded, layout | budget) for n, layout in LAYOUTS.items()}
         plain: tuple[Any, ...] | None = None
         for name, (work, settings) in sorted(names.items(), key=lambda item: "padded" not in item[0]):
             if time.monotonic() > self.deadline:

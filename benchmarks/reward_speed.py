@@ -13,8 +13,9 @@ prompt), ``alpaca`` (``alpaca_eval_preferences_train``), ``long`` (generated: pr
 Arms: ``trl`` (with the micro-batch that is fastest on these pairs), ``trl-grouped`` (the pairs of all measured steps in
 the order of transformers' length grouping, which TRL can be made to take), ``ours`` (micro-batches of
 ``--microbatch_tokens``, two passes where a step needs several), ``ours-kept`` (the same with the graphs of the scoring
-pass kept: one pass; the ratio of the two is what exactness costs), ``ours-padded`` and ``ours-packed`` (without prompt
-trees), ``ours-odin`` (two heads and the correlation terms).
+pass kept: one pass; the ratio of the two is what exactness costs), ``ours-auto`` (the budget that ``odin-rm reward``
+chooses by itself), ``ours-padded`` and ``ours-packed`` (without prompt trees), ``ours-odin`` (two heads and the
+correlation terms).
 
 Ratios are to TRL's faster arm. ``--output`` is added to, so scenarios can run one by one; ``--figure`` draws all of it.
 """
@@ -57,6 +58,7 @@ FILES = {
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-kept": {"single_pass_tokens": 10**9},
+    "ours-auto": {"microbatch_tokens": "auto"},
     "ours-padded": {"batch_layout": "padded"},
     "ours-packed": {"batch_layout": "packed"},
     "ours-odin": {"objective": "odin"},
