@@ -106,6 +106,14 @@ COMMANDS: dict[str, Command] = {
         usage="--config F --output DIR [options]",
         example="odin-rm sweep --config sweep.yaml --output runs/sweep --workers 2 --max_hours 12",
     ),
+    "pareto": Command(
+        summary="Fronts of score against length over many runs: intervals, matched lengths, the paper's figures.",
+        usage="--runs PATH [PATH ...] --output DIR [options]",
+        example=(
+            "odin-rm pareto --runs judged/* runs/sweep --arm reward --output fronts --recipe main kl\n"
+            "odin-rm pareto --runs runs.csv --y win_score --output fronts"
+        ),
+    ),
     "reproduce": Command(
         summary="The paper's figures: on the testbed in one go, or the configs of the full-size study.",
         usage="--output DIR [--preset testbed|paper] [options]",

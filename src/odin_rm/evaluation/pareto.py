@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -193,7 +193,8 @@ class FrontBootstrap:
     def area(self, name: str, bounds: Bounds, reference_score: float) -> Figure:
         """:func:`front_area` of an arm with its 95 % interval."""
         draws_S = areas(*self.draws(name), bounds, reference_score)
-        return self._figure(front_area(self.arms[name], bounds, reference_score), draws_S, (name,))
+        figure = self._figure(front_area(self.arms[name], bounds, reference_score), draws_S, (name,))
+        return figure if figure.low is None else replace(figure, low=max(figure.low, 0.0))
 
     def area_difference(self, first: str, second: str, bounds: Bounds, reference_score: float) -> Figure:
         """Area of ``first`` minus area of ``second`` with its 95 % interval."""

@@ -14,6 +14,8 @@ from odin_rm.evaluation.records import Figure, RunPoint
 
 MATCHED_LENGTHS = 3
 """How many lengths are read where none are asked for."""
+MARGIN = 0.1
+"""How far the reference point lies beyond all runs, as a share of their range: the outermost runs count too."""
 
 
 @dataclass(frozen=True)
@@ -36,40 +38,42 @@ class Reference:
 
 
 def reference_point(points: Sequence[RunPoint], length: float | None = None, score: float | None = None) -> Reference:
-    """The given reference point, or the longest length and the lowest score of all runs.
+    """The given reference point, or one that is longer and worse than all runs by a tenth of their range.
 
     Args:
         points: all runs of a figure.
         length, score: instead of those.
     """
     lengths, scores = [p.mean_length for p in points], [p.score for p in points]
+    widths = [max(values) - min(values) for values in (lengths, scores)]
     why = ""
-    if length is None and min(lengths) == max(lengths):
-        why = "all runs have the same length, which is the reference length; give another one"
-    elif score is None and min(scores) == max(scores):
-        why = "all runs have the same score, which is the reference score; give another one"
-    reference = Reference(
-        max(lengths) if length is None else float(length), min(scores) if score is None else float(score), why
-    )
-    if not why and reference.length <= 0:
-        return Reference(reference.length, reference.score, "the reference length is not above 0")
-    return reference
+    if length is None and widths[0] == 0:
+        why = "all runs have the same length, so a reference length must be given"
+    elif score is None and widths[1] == 0:
+        why = "all runs have the same score, so a reference score must be given"
+    length = max(lengths) + MARGIN * widths[0] if length is None else float(length)
+    score = min(scores) - MARGIN * widths[1] if score is None else float(score)
+    return Reference(length, score, why or ("" if length > 0 else "the reference length is not above 0"))
 
 
 def matched_lengths(arms: Sequence[RunPoints]) -> list[float]:
-    """Lengths at which every arm has a score: three from the first such length to the shortest of the longest runs.
+    """Three lengths at which every arm has a score, a quarter, half and three quarters of the way through all fronts.
 
-    One where the arms do not overlap: the first length at which all of them have a run no longer than that.
+    Where the fronts do not overlap it is one: half way from the first length at which all have a score to the longest
+    run on a front. The lengths of the runs themselves are no good choice: in half of the resamples of prompts a run is
+    a little longer.
     """
     low = max(float(points.length_N.min()) for points in arms)
-    high = min(float(points.length_N[pareto_front(points)].max()) for points in arms)
-    return [float(x) for x in np.linspace(low, high, MATCHED_LENGTHS)] if high > low else [low]
+    longest = [float(points.length_N[pareto_front(points)].max()) for points in arms]
+    if min(longest) > low:
+        return [float(x) for x in np.linspace(low, min(longest), MATCHED_LENGTHS + 2)[1:-1]]
+    return [(low + max(longest)) / 2 if max(longest) > low else low * (1 + MARGIN / 2)]
 
 
-def length_grid(points: Sequence[RunPoint], count: int) -> np.ndarray:
-    """``count`` lengths from the shortest to the longest run; fewer where some are equal."""
+def length_grid(points: Sequence[RunPoint], count: int, to: float) -> np.ndarray:
+    """``count`` lengths from the shortest run to the longest run or ``to``, whatever is longer."""
     lengths = [point.mean_length for point in points]
-    return np.unique(np.linspace(min(lengths), max(lengths), count))
+    return np.unique(np.linspace(min(lengths), max(*lengths, to), count))
 
 
 def summarise_fronts(
@@ -153,20 +157,19 @@ def _shares(values: np.ndarray) -> list[float | None]:
 
 
 def _not_computed(content: Mapping[str, Any], reference: Reference) -> list[str]:
-    """What a reader would look for in vain, and why; each thing once."""
-    said = {f"hypervolume: {reference.why_not}": None} if reference.why_not else {}
+    """What a reader would look for in vain, why, and in which arms."""
+    said: dict[str, list[str]] = {f"hypervolume: {reference.why_not}": []} if reference.why_not else {}
     for name, arm in content["arms"].items():
+        reasons = []
         if arm["runs"] == 1:
-            said[f"{name}: a front of one run is a single step, its score is the same at every length from there"] = (
-                None
-            )
-        for what in ("hypervolume", "band", "matched"):
-            figures = arm[what] if isinstance(arm[what], list) else [arm[what]]
-            for figure in figures:
-                if figure.why and figure.why.startswith("no interval"):
-                    said[f"{name}: {figure.why}"] = None
+            reasons.append("a front of one run has the same score at every length from there on")
+        figures = [arm["hypervolume"], *arm["band"], *arm["matched"]]
+        # Without the names of arms in it, which come behind.
+        reasons += [figure.why.split(" (")[0] for figure in figures if figure.why and "no interval" in figure.why]
         if any(figure.value is None for figure in arm["matched"]):
-            said[f"{name}: no score at a length that is shorter than its shortest run"] = None
+            reasons.append("no score at a length that is shorter than the shortest run")
+        for reason in dict.fromkeys(reasons):
+            said.setdefault(reason, []).append(name)
     if len(content["arms"]) == 1:
-        said["comparisons: there is one arm"] = None
-    return list(said)
+        said["comparisons: there is one arm"] = []
+    return [f"{reason}: {', '.join(names)}" if names else reason for reason, names in said.items()]

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from odin_rm.core.errors import DataError
-from odin_rm.core.files import read_rows
+from odin_rm.core.files import FORMATS, read_rows
 from odin_rm.evaluation.annotations import (
     SystemAnnotations,
     annotation_files,
@@ -111,7 +111,12 @@ def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
     elif any(path.name.split(".")[0] == "annotations" for path in folder.rglob("annotations.*")):
         _read_judged(folder, options, found)
     else:
-        raise DataError("the folder holds no run", where=str(folder), fix=_HOLDS_NO_RUN)
+        endings = tuple(ending for suffix in FORMATS for ending in (suffix, suffix + ".gz"))
+        files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
+        if not files:
+            raise DataError("the folder holds no run", where=str(folder), fix=_HOLDS_NO_RUN)
+        for path in files:
+            _read_file(path, options, found)
 
 
 def _read_file(path: Path, options: ReadOptions, found: Found) -> None:

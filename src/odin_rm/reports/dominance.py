@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
+from odin_rm.reports.fronts import legend_columns
 from odin_rm.reports.plots import shorten
 from odin_rm.reports.recipes import Drawing
 from odin_rm.reports.style import INK, MARKERS, model_colours, new_canvas, styled
@@ -50,7 +51,7 @@ def draw_dominance(
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axis.set_xlabel(length_label)
         axis.set_ylabel("probability that the front is higher")
-        canvas.legend(loc="outside upper left", ncols=2, fontsize=9)
+        canvas.legend(loc="outside upper left", ncols=legend_columns([*names, "even"], 8.6), fontsize=9)
     data = {"length": length_label, "grid": list(grid), "comparisons": [dict(pair) for pair in comparisons]}
     words = "; ".join(f"{name}: {_span(pair['dominance'])}" for name, pair in zip(names, comparisons, strict=True))
     return Drawing(canvas, data, f"Probability that one front is higher than another, by {length_label}. {words}.")

@@ -24,8 +24,10 @@ def arms_table(content: Mapping[str, Any], matched: Sequence[float], *, score: s
         front = arm["front"]
         lengths = [row["length"] for row in front]
         span = f"{lengths[0]:,.0f}" if len(front) == 1 else f"{lengths[0]:,.0f} to {lengths[-1]:,.0f}"
-        rows.append([name, arm["runs"], len(front), span, front[-1]["score"], arm["hypervolume"], *arm["matched"]])
-    columns = ["Arm", "Runs", "On the front", f"Front, {unit}", f"Best {score}", "Hypervolume", *_at(matched, unit)]
+        area = _area(arm["hypervolume"])
+        rows.append([name, arm["runs"], len(front), span, front[-1]["score"], area, *arm["matched"]])
+    columns = ["Arm", "Runs", "On the front", f"Front, {unit}", f"Best {score}", "Hypervolume"]
+    columns += [f"Score {words}" for words in _at(matched, unit)]
     return Table("What each arm attains (95 % intervals).", columns, rows, digits=digits)
 
 
@@ -39,12 +41,12 @@ def comparisons_table(content: Mapping[str, Any], matched: Sequence[float], *, u
         digits: of scores.
     """
     rows = [
-        [pair["first"], pair["second"], pair["hypervolume_difference"], *_interleaved(pair)]
+        [pair["first"], pair["second"], _area(pair["hypervolume_difference"]), *_interleaved(pair)]
         for pair in content["comparisons"]
     ]
     columns = ["First", "Second", "Hypervolume"]
     for words in _at(matched, unit):
-        columns += [words, f"P {words}"]
+        columns += [f"Score {words}", f"P {words}"]
     caption = (
         "First minus second, with the probability P that the front of the first is the higher one (95 % intervals)."
     )
@@ -76,6 +78,15 @@ def runs_table(points: Sequence[RunPoint], settings: Sequence[str], *, score: st
 
 def _at(matched: Sequence[float], unit: str) -> list[str]:
     return [f"at {length:,.0f} {unit}" for length in matched]
+
+
+def _area(figure: Figure) -> str:
+    """Four digits that count, however large the unit is."""
+    sides = [value for value in (figure.value, figure.low, figure.high) if value is not None]
+    largest = max(map(abs, sides), default=0.0)
+    digits = 0 if largest >= 1000 else 1 if largest >= 10 else 3
+    text = [format_number(value, digits) if digits else format_number(round(value)) for value in sides]
+    return DASH if not text else text[0] if len(text) < 3 else f"{text[0]} ({text[1]} to {text[2]})"
 
 
 def _interleaved(pair: Mapping[str, Any]) -> list[Any]:

@@ -24,6 +24,8 @@ EDGE_SHARE = 0.06
 FILLS = ("full", "none", "left", "bottom")
 """How the marker is filled, by algorithm."""
 ALGORITHM_NAMES = {"ppo": "PPO", "remax": "ReMax", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}
+MOST_COLUMNS, HANDLE_CHARACTERS, CHARACTERS_PER_INCH = 4, 8, 12.5
+"""Of a legend in its font: most columns, what a handle takes, what fits."""
 _DASHES = ((0, (4, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)))
 
 
@@ -147,7 +149,23 @@ def legend_above(canvas: Canvas, look: Look, lengths: Mapping[str, float], band_
         handles.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=dashes, label=label))
     if band_label:
         handles.append(Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=band_label))
-    canvas.legend(handles=handles, loc="outside upper left", ncols=max(1, min(len(handles), 4)), fontsize=9)
+    columns = legend_columns([str(handle.get_label()) for handle in handles], float(canvas.get_figwidth()))
+    canvas.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=9)
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit side by side; it is filled column by column.
+
+    Args:
+        labels: the entries.
+        width: inches of the figure.
+    """
+    for columns in range(min(len(labels), MOST_COLUMNS), 1, -1):
+        rows = -(-len(labels) // columns)
+        parts = [labels[start : start + rows] for start in range(0, len(labels), rows)]
+        if sum(max(map(len, part)) + HANDLE_CHARACTERS for part in parts) <= CHARACTERS_PER_INCH * width:
+            return columns
+    return 1
 
 
 def _marker_style(fill: str) -> dict:
