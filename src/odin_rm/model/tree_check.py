@@ -21,7 +21,7 @@ from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import collate
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.model.backbone import reads_left_to_right
-from odin_rm.model.tree_attention import what_layers_asked
+from odin_rm.model.tree_attention import Asked, what_layers_asked
 from odin_rm.model.tree_rows import structural_reason
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -84,7 +84,7 @@ def tree_support(
         try:
             difference = _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(classifier))
             layers = what_layers_asked(classifier.base_model)
-            _check_layers(layers, classifier.base_model)
+            check_layers(layers, classifier.base_model.config)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a foreign model does with a row, padded batches are still right
@@ -96,9 +96,12 @@ def tree_support(
     return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
 
 
-def _check_layers(layers: list[Any], base: Any) -> None:
-    """Every layer must have come by our attention, and must have asked for the window that its config promises."""
-    config = base.config
+def check_layers(layers: Sequence[tuple[nn.Module, Asked]], config: Any) -> None:
+    """Every layer must have come by our attention, and must have asked for the window that its config promises.
+
+    Raises:
+        NotImplementedError: one has not.
+    """
     count = getattr(config, "num_hidden_layers", len(layers))
     if len(layers) != count:
         raise NotImplementedError(f"{len(layers)} of {count} layers take their attention from outside")
@@ -137,24 +140,27 @@ def _examples(sequences: Sequence[np.ndarray], config: Any) -> list[np.ndarray]:
 
 def _scores_and_gradients(model: Any, batches: list[dict[str, Tensor]], device: torch.device) -> list[Tensor]:
     """Scores of all sequences in order, then gradients of a few early weights of one function of them."""
-    weights = _early_weights(model) if torch.is_grad_enabled() else []
+    weights = _early_weights(model)
     with torch.set_grad_enabled(bool(weights)):
         found: list[RewardScores] = [model(**{k: v.to(device) for k, v in batch.items()}) for batch in batches]
         score_R = torch.cat([one.total() for one in found]).double()
-        total = (score_R * torch.linspace(-1, 1, len(score_R), dtype=score_R.dtype, device=score_R.device)).sum()
+        total = (score_R * torch.linspace(-1, 2, len(score_R), dtype=score_R.dtype, device=score_R.device)).sum()
     if not weights:
         return [score_R]
-    try:
-        return [score_R.detach(), *torch.autograd.grad(total, weights)]
-    except RuntimeError as error:
-        if "use_reentrant" in str(error):  # such checkpoints allow no gradient of single weights
-            return [score_R.detach()]
-        raise
+    gradients = torch.autograd.grad(total, weights, allow_unused=True)
+    return [
+        score_R.detach(),
+        *(torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights, strict=True)),
+    ]
 
 
 def _early_weights(model: Any) -> list[Tensor]:
-    """The first trained weights behind the embeddings: their gradients come through every layer."""
+    """The first trained weights behind the embeddings, whose gradients come through every layer; none without any."""
     base = model.classifier.base_model
+    checkpoints = [getattr(m, "_gradient_checkpointing_func", None) for m in base.modules()]
+    # Reentrant checkpoints allow no gradient of single weights.
+    if not torch.is_grad_enabled() or any(getattr(c, "keywords", {}).get("use_reentrant") for c in checkpoints):
+        return []
     looked_up = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     trained = [p for p in base.parameters() if p.requires_grad and id(p) not in looked_up]
     return trained[:4]

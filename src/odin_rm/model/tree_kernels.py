@@ -225,7 +225,7 @@ def _flex(compiled: bool) -> Callable[..., Tensor]:
 
 
 @functools.cache
-def _varlen() -> tuple[Callable[..., Tensor], frozenset[str]]:
+def _varlen() -> tuple[Callable[..., Any], frozenset[str]]:
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
