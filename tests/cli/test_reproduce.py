@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from odin_rm.cli.main import main
 from odin_rm.cli.reproduce import check_config
 from odin_rm.core.errors import ConfigError
 from odin_rm.testbed.reproduce_paper import SAMPLES, STEPS_IN_ORDER, paper_files
+from odin_rm.workflows.sweep import SweepConfig, plan_runs
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,39 @@ def test_the_script_names_every_config_and_stops_where_models_are_missing(study:
     assert done.returncode == 2
     assert "models/vicuna-7b-v1.5 is missing" in done.stderr
     assert "HF_HUB_OFFLINE=1" in script
+
+
+def test_the_scripts_table_of_runs_draws_every_effect(study: Path, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(study, tmp_path / "study")
+    monkeypatch.chdir(tmp_path / "study")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "odin-rm").write_text("#!/bin/sh\n")  # only the script's own work
+    (programs / "odin-rm").chmod(0o755)
+    (programs / "python").symlink_to(sys.executable)
+    systems = []
+    for file in (study / "configs").glob("sweep_*.yaml"):
+        sweep = SweepConfig(**(yaml.safe_load(file.read_text()) | {"output": f"runs/{file.stem}"}))
+        for k, run in enumerate(plan_runs(sweep)[:5]):
+            config = {"reward_clip": math.inf, "length_penalty": 0.0, "clip_epsilon": 0.2, "experience_size": 32}
+            place = Path("runs", file.stem, "runs", run.name)
+            place.mkdir(parents=True)
+            (place / "config.yaml").write_text(yaml.safe_dump(config | run.settings))
+            figures = {"mean_tokens": {"value": 200.0 + k}, "win_score": {"value": 60.0 - k}}
+            systems.append({"generator": f"{file.stem}_{run.name}", **figures})
+    Path("win_rates.json").write_text(json.dumps({"systems": systems}))
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])
+    done = subprocess.run(["bash", "run.sh", "pareto"], capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in Path("runs.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 * 5
+    assert {row["arm"] for row in rows} == {
+        f"{a}_{arm}" for a in ("ppo", "remax") for arm in ("vanilla", "penalty", "odin")
+    }
+    assert all(("clip_epsilon" in row["settings"]) == (row["algorithm"] == "ppo") for row in rows)
+    assert main(["pareto", "--config", "configs/effects.yaml", "--bootstrap_samples", "10"]) == 0
+    assert {"pareto.json", "pareto.png"} <= {place.name for place in Path("effects").iterdir()}
+    assert len(list(Path("effects").glob("*.png"))) >= 6
 
 
 def test_a_wrong_key_in_any_config_is_found(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ from odin_rm.cli.sweep import CONFIGS
 from odin_rm.core.errors import ConfigError, OutputError
 from odin_rm.core.files import atomic_write_text
 
+# Commands that no sweep runs.
+_OTHERS = {
+    "pareto": "odin_rm.workflows.pareto:ParetoConfig",
+    "report": "odin_rm.workflows.report:ReportConfig",
+    "retention": "odin_rm.workflows.retention:RetentionConfig",
+}
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -107,7 +114,7 @@ def check_config(command: str, text: str, room: Path) -> int:
     file = room / f"{command}.yaml"
     file.write_text(text, encoding="utf-8")
     if command != "sweep":
-        module, name = CONFIGS[command].split(":")
+        module, name = (CONFIGS | _OTHERS)[command].split(":")
         config_class = getattr(importlib.import_module(module), name)
         # What a GPU alone can do is no fault of the config: transformers would refuse bf16 on a machine without one.
         cpu = ["--use_cpu", "true"] if issubclass(config_class, TrainingArguments) else []

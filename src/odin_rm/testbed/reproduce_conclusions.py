@@ -143,10 +143,9 @@ class Fronts:
         """What a front attains with responses no longer than another policy's, minus that policy's score."""
         bootstrap = FrontBootstrap({"one": run_points(points, score)}, samples=self.samples, seed=self.seed)
         (attained,) = bootstrap.band("one", np.array([other.value("mean_tokens")]))
-        bounds = [
-            None if end is None else end - other.value(score) for end in (attained.value, attained.low, attained.high)
-        ]
-        return Figure(*bounds, why=attained.why)
+        ends = (attained.value, attained.low, attained.high)
+        value, low, high = (None if end is None else end - other.value(score) for end in ends)
+        return Figure(value, low, high, attained.why)
 
     def judged(self, name: str, claim: str, measure: str, compare: Callable[[str], Figure]) -> Conclusion:
         """A conclusion on win scores, and beside it the same on true quality; ``compare`` takes the score's name."""

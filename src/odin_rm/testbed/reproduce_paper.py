@@ -20,7 +20,10 @@ SAMPLES = 36
 STEPS = 688
 """One pass over the prompts of 22,000 pairs, 32 a step; a multiple of every N / b."""
 ARMS = ("vanilla", "penalty", "odin")
-STEPS_IN_ORDER = ("check", "rewards", "audit", "start", "sweeps", "dpo", "generate", "judge", "win_rates")
+STEPS_IN_ORDER = (
+    *("check", "rewards", "audit", "start", "sweeps", "dpo", "generate", "judge", "win_rates", "pareto", "retention"),
+    "report",
+)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,17 @@ def paper_files(seed: int) -> list[PaperFile]:
     files += [config(name, command) for name, command in _LATER]
     files.append(config("accelerate", None))
     files.append(PaperFile("run.sh", render("run.sh", steps_in_order=STEPS_IN_ORDER)))
-    files.append(PaperFile("README.md", render("README.md", sweeps=sweeps, later_steps=[])))
+    files.append(PaperFile("README.md", render("README.md", sweeps=sweeps)))
     return files
 
 
-_LATER = (("dpo", "dpo"), ("generate", "generate"), ("judge", "judge"), ("win_rate", "win-rate"))
+_LATER = (
+    ("dpo", "dpo"),
+    ("generate", "generate"),
+    ("judge", "judge"),
+    ("win_rate", "win-rate"),
+    ("pareto", "pareto"),
+    ("effects", "pareto"),
+    ("retention", "retention"),
+    ("report", "report"),
+)
