@@ -11,9 +11,10 @@ way, and TRL's default), no gradient checkpointing. The parts, in order; figures
 * ``race``: TRL and ours step by step in turns: pairs/s, ratio, share of the measured matrix peak that the distinct
   tokens make (6 x parameters without embeddings, plus causal attention), padding, peak memory;
 * ``equality``: losses, scores and gradients of a step by each layout in bfloat16, against padded float32;
+* ``weights``: the race again with bfloat16 weights on both sides;
 * ``grouped``: TRL with the pairs of all measured steps sorted by length, against ours in two passes;
 * ``kernels``: ours with each kernel for prompt trees, packed, and padded;
-* ``weights``: the race again with bfloat16 weights on both sides.
+* ``flex``: FlexAttention for prompt trees, speed and equality; last, because it is compiled first.
 
 An arm that fails (out of memory, a kernel that is missing) is written down and the rest goes on. ``--budget_seconds``
 ends the run early with what there is.
@@ -51,7 +52,7 @@ from odin_rm.data.batching import plan_epoch
 from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings
 
-PARTS = ("tune", "race", "equality", "grouped", "kernels", "weights")
+PARTS = ("tune", "race", "equality", "weights", "grouped", "kernels", "flex")
 LAYOUTS: dict[str, dict[str, Any]] = {
     "as it comes": {"microbatch_tokens": "auto"},
     "tree, varlen": {"batch_layout": "tree", "tree_attention": "varlen"},
@@ -59,8 +60,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "packed": {"batch_layout": "packed"},
     "padded": {"batch_layout": "padded"},
     "tree, dense": {"batch_layout": "tree", "tree_attention": "dense"},
-    "tree, flex": {"batch_layout": "tree", "tree_attention": "flex"},
 }
+FLEX: dict[str, dict[str, Any]] = {"tree, flex": {"batch_layout": "tree", "tree_attention": "flex"}}
 
 
 class Session:
@@ -192,17 +193,22 @@ class Bench(Session):
         self.measure("grouped", [(trl, train_trl, replace(self.work, plan=plan)), (ours, train_ours, self.work)])
         self.keep(grouped_ratio=ratio_of(ours, trl, self.options.warmup))
 
-    def kernels(self) -> None:
+    def kernels(self, layouts: dict[str, dict[str, Any]] = LAYOUTS) -> None:
         """Every layout, one after the other."""
-        for name, layout in LAYOUTS.items():
+        for name, layout in layouts.items():
             if time.monotonic() < self.deadline:
                 self.measure("kernels", [(Arm(name, self.one_pass() | layout), train_ours, self.work)])
+
+    def flex(self) -> None:
+        """The compiled kernel."""
+        self.kernels(FLEX)
+        self.equality(FLEX)
 
     def weights(self) -> None:
         """The race with bfloat16 weights."""
         self.race("weights", replace(self.work, dtype=torch.bfloat16, bf16=False))
 
-    def equality(self) -> None:
+    def equality(self, layouts: dict[str, dict[str, Any]] = LAYOUTS) -> None:
         """Loss, scores and gradients of one step by every layout, against padded float32."""
         pairs = self.work.plan[0][: self.options.equality_pairs]
         exact = replace(self.work, plan=[pairs], bf16=False)
@@ -210,10 +216,10 @@ class Bench(Session):
         budget = {"microbatch_tokens": self.options.small_microbatch_tokens}
         base = self.gradients(exact, budget | LAYOUTS["padded"]) or self.gradients(exact, budget)
         assert base is not None
-        rows: dict[str, Any] = {}
-        names = {"padded, float32, again": (exact, budget | LAYOUTS["padded"])}
-        names |= {f"{n}, float32": (exact, budget | LAYOUTS[n]) for n in ("tree, segments", "tree, dense")}
-        names |= {f"{n}, bfloat16": (rounded, layout | budget) for n, layout in LAYOUTS.items()}
+        rows: dict[str, Any] = self.found.get("equality", {})
+        names = {"padded, bfloat16": (rounded, budget | LAYOUTS["padded"])}
+        names |= {f"{n}, float32": (exact, layout | budget) for n, layout in layouts.items() if "varlen" not in n}
+        names |= {f"{n}, bfloat16": (rounded, layout | budget) for n, layout in layouts.items()}
         plain: tuple[Any, ...] | None = None
         for name, (work, settings) in sorted(names.items(), key=lambda item: "padded" not in item[0]):
             if time.monotonic() > self.deadline:
