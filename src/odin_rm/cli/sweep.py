@@ -22,6 +22,7 @@ CONFIGS = {
     "generate": "odin_rm.workflows.generate:GenerateConfig",
     "judge": "odin_rm.workflows.judge:JudgeConfig",
     "win-rate": "odin_rm.workflows.win_rate:WinRateConfig",
+    "retention": "odin_rm.workflows.retention:RetentionConfig",
 }
 
 

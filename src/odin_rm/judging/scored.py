@@ -89,7 +89,7 @@ class RewardModelJudge(_ScoreJudge):
         return {
             "kind": "reward_model",
             "model": settings.model,
-            "state": _folder_state(settings.model),
+            "state": folder_state(settings.model),
             **{name: getattr(settings, name) for name in ("tie_margin", "column", "max_length", "dtype")},
         }
 
@@ -148,8 +148,8 @@ class TruthJudge(_ScoreJudge):
         return np.array([world.true_quality(*pair) for pair in zip(instructions, answers, strict=True)], dtype=float)
 
 
-def _folder_state(model: str) -> str | None:
-    """Changes when a file of the model folder does, so that a model trained anew is asked anew."""
+def folder_state(model: str) -> str | None:
+    """A digest that changes when a file of the model folder does, so that a model trained anew is asked anew."""
     folder = Path(model)
     if not folder.is_dir():
         return None

@@ -1,0 +1,37 @@
+"""What training has cost: MMLU, BBH, DROP, TruthfulQA or other benchmarks before and after, paired."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from odin_rm.cli.config import parse_config, quiet_transformers
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse, measure, print the table."""
+    quiet_transformers()
+    from odin_rm.workflows.retention import RetentionConfig, run_retention
+
+    config = parse_config(RetentionConfig, list(argv), "retention")
+    print_table(run_retention(config, lambda text: print(text, file=sys.stderr, flush=True)))
+    print(f"Written to {config.output}")
+    return 0
+
+
+def print_table(content: dict[str, Any]) -> None:
+    """Tasks and groups, not the single tasks of groups."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from odin_rm.reports.retention_table import retention_table
+
+    table = retention_table(content)
+    shown = Table(caption=table.caption, caption_justify="left")
+    for column in table.columns:
+        shown.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for row in table.rows:
+        cells = [table.cell(value, k)["main"] for k, value in enumerate(row)]
+        shown.add_row(*cells[:3], *(cell.replace(" (", "\n(", 1) for cell in cells[3:]))
+    Console().print(shown)
