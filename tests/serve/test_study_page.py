@@ -1,51 +1,24 @@
-"""The page in headless Chromium: every control used, nothing asked of the network, nothing wrong for a screen reader.
-
-Chromium and chromedriver are found on the PATH. axe-core's ``axe.min.js`` (npm package ``axe-core``) is read from
-``AXE_CORE`` or ``node_modules/axe-core``.
-"""
+"""The page in headless Chromium: every control used, no request to the network, nothing wrong for a screen reader."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.chromium import AXE, WITHOUT_AXE, chromium, faults
 from tests.serve.conftest import serving
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-AXE = Path(os.environ.get("AXE_CORE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,800"
-)
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator:
     """Chromium with a fresh profile."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("chromium or chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = webdriver.Chrome(options=options, service=Service(driver))
-    page.set_script_timeout(120)
-    try:
+    with chromium(tmp_path / "profile") as page:
         yield page
-    finally:
-        page.quit()
 
 
 class Page:
@@ -84,20 +57,7 @@ class Page:
 
     def faults(self) -> list:
         """Serious faults that axe-core finds, in light and in dark."""
-        if not AXE.is_file():
-            return []
-        self.browser.execute_script(AXE.read_text(encoding="utf-8"))
-        found = []
-        for scheme in ("light", "dark"):
-            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-            time.sleep(0.4)  # colours fade over
-            self.browser.execute_script("document.getAnimations().forEach((one) => one.finish())")
-            violations = self.browser.execute_async_script(
-                "const done = arguments[0]; axe.run().then((result) => done(result.violations))"
-            )
-            found += [(scheme, v["id"], [node["html"] for node in v["nodes"]]) for v in violations]
-        return found
+        return faults(self.browser)
 
     def check_quiet(self) -> None:
         """No console message, and every request went to the study."""
@@ -160,7 +120,7 @@ def test_a_rater_uses_everything_on_the_page(browser, make_store):
     assert sorted(r.choice == "tie" for r in store.ratings()) == [False] * 6 + [True] * 2
     assert sum(sides) == 4
     if not AXE.is_file():
-        pytest.skip("everything but axe-core passed; set AXE_CORE to axe.min.js of the npm package axe-core")
+        pytest.skip(WITHOUT_AXE)
 
 
 def test_the_down_key_scrolls_before_it_rates_and_a_double_press_rates_once(browser, room, make_store):

@@ -138,7 +138,7 @@ def thin(items: Sequence[Item], most: int) -> list[Item]:
     """At most ``most`` items, evenly spread, the first and the last among them."""
     if len(items) <= most:
         return list(items)
-    step = (len(items) - 1) / (most - 1)
+    step = (len(items) - 1) / max(1, most - 1)
     return [items[round(k * step)] for k in range(most)]
 
 

@@ -150,7 +150,7 @@ def own_names(paths: Sequence[str]) -> list[str]:
     names = []
     for own in parts:
         depth = 1
-        while depth < len(own) and sum(other[-depth:] == own[-depth:] for other in parts) > 1:
+        while depth < len(own) and any(other[-depth:] == own[-depth:] for other in parts if other != own):
             depth += 1
         names.append("/".join(own[-depth:]))
     return names

@@ -240,7 +240,7 @@ def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     out = {}
     for name, value in environment.items():
         parts = value.items() if isinstance(value, Mapping) else [(name, value)]
-        out |= {str(key).replace("_", " "): "" if part is None else str(part) for key, part in parts}
+        out |= {str(key).replace("_", " "): str(part) for key, part in parts if part is not None}
     return out
 
 

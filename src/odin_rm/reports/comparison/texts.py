@@ -78,7 +78,12 @@ def _columns(material: Material) -> list[Column]:
 
 
 def _by_prompt(texts: Sequence[Response]) -> dict[str, Response]:
-    return {text.prompt: text for text in reversed(texts) if text.prompt and (text.response or text.step is not None)}
+    """The first answer to each prompt; scored rows that carry no texts are no samples."""
+    answers: dict[str, Response] = {}
+    for text in texts:
+        if text.prompt and (text.response or text.step is not None):
+            answers.setdefault(text.prompt, text)
+    return answers
 
 
 def _answer(name: str, text: Response) -> Answer:

@@ -168,6 +168,16 @@
   for (const root of document.querySelectorAll("figure.chart")) {
     figures.push(new Figure(root, charts[root.id.slice("chart-".length)]));
   }
+  // Paper cannot unfold anything. The numbers stay folded: the pictures show them.
+  const folded = () => document.querySelectorAll("details:not(.numbers):not([open])");
+  let unfolded = [];
+  addEventListener("beforeprint", () => {
+    unfolded = [...folded()];
+    for (const part of unfolded) part.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const part of unfolded) part.open = false;
+  });
   dark.addEventListener("change", () => figures.forEach((figure) => figure.draw()));
   Promise.all(figures.map((figure) => figure.ready)).then(() => document.documentElement.classList.add("drawn"));
 })();
