@@ -12,6 +12,8 @@ The arms:
   ``--microbatch_tokens`` (the default of ``odin-rm reward``: memory does not grow with the batch);
 * ours on data in which no two pairs share a response, which takes the gain of sharing away and leaves that of padding.
 
+All of ours run padded batches here, to tell these gains apart; with prompt trees: ``benchmarks/reward_speed.py``.
+
 Printed per arm, without the warm-up steps: pairs per second (of CPU time on a CPU, which other programs disturb less;
 of wall-clock time on a GPU), the ratio to TRL's faster arm, sequences run forward per pair, the share of padding among
 the tokens computed, and how far the arm drove the peak of the process's memory.
@@ -244,9 +246,11 @@ def run_all(options: argparse.Namespace, folder: Path) -> tuple[list[Arm], Token
     work = Work(full_batches(data, options), options.warmup, tokenizer)
     apart = without_sharing(data)
     whole, part = len(work.plan[0]), options.trl_pairs
-    budget = {"microbatch_tokens": options.microbatch_tokens}
+    budget: dict[str, Any] = {"microbatch_tokens": options.microbatch_tokens}
     kept = {**budget, "single_pass_tokens": options.single_pass_tokens}
     plain = {"objective": "bradley_terry"}
+    if "batch_layout" in RewardConfig.__dataclass_fields__:
+        budget["batch_layout"] = kept["batch_layout"] = "padded"
     runs: list[tuple[str, Callable[[Arm], None]]] = [
         ("TRL, one pass", lambda arm: run_trl(arm, classifier, data, work, whole)),
         (f"TRL, {part} pairs at a time", lambda arm: run_trl(arm, classifier, data, work, part)),
