@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -47,8 +48,13 @@ def together() -> Iterator[None]:
 
 
 def end_processes() -> None:
-    """Leave the process group at the end of a program, as torch wants it."""
+    """Leave the process group at the end of a program, as torch wants it.
+
+    Models that were wrapped for several processes go first: the group must not end with the last of them, see
+    ``workflows.rl``.
+    """
     if (torch := _torch_of_several()) is not None:
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
