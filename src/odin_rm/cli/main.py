@@ -62,6 +62,7 @@ def _run(command: str, arguments: list[str]) -> int:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
             print(f"odin-rm {command}: {kind}: {error}", file=sys.stderr)
         if error.known_to_all:
+            _let_go(error)
             end_processes()  # else torch may abort at exit, and its code hides ours
         return error.exit_code
     except KeyboardInterrupt:
@@ -71,6 +72,13 @@ def _run(command: str, arguments: list[str]) -> int:
         traceback.print_exc()
         print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
         return 1
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames of an error that has been told: what they hold, models on several processes, goes with them."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def overview() -> str:

@@ -353,8 +353,8 @@ def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
                 save_policy(trainer.learner.plain_model.policy, parts.tokenizer, folder, state_dict=state_dict)
             row: dict[str, Any] = {"step": trainer.state.step, "finished": True}
             append_jsonl(run / "metrics.jsonl", row | ({"stopped_by": stopped_by} if stopped_by else {}))
-    # Not accelerator.end_training(), which also leaves the process group: DDP's reducer would then be its last owner, and
-    # gloo deadlocks where its threads are joined by whoever holds Python's lock. See end_processes().
+    # Not accelerator.end_training(), which also leaves the process group: DDP's reducer would then be its last owner,
+    # and gloo deadlocks where its threads are joined by whoever holds Python's lock. See end_processes().
     for tracker in accelerator.trackers:
         tracker.finish()
 
