@@ -261,7 +261,7 @@ class FrontBootstrap:
         known = draws_S[~np.isnan(draws_S)]
         if 2 * len(known) < len(draws_S):
             return Figure(value, why="no interval: undefined in most resamples")
-        low, high = self._interval(value, known, difference=len(names) > 1)
+        low, high = np.quantile(known, self._levels())
         # Resamples of a front are biased, so the value itself may lie beyond all but the last draws.
         return Figure(value, min(float(low), value), max(float(high), value))
 
@@ -270,6 +270,6 @@ class FrontBootstrap:
         alone = [name for name in names if self.arms[name].clusters.max() == 0]
         return f"a bootstrap over runs needs two of them ({', '.join(alone)})" if alone else ""
 
-    def _interval(self, value: float, draws_S: np.ndarray, *, difference: bool) -> tuple[float, float]:
-        low, high = np.quantile(draws_S, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
+    def _levels(self) -> tuple[float, float]:
+        """Percentiles of the draws that make an interval."""
+        return (1 - LEVEL) / 2, (1 + LEVEL) / 2

@@ -46,7 +46,7 @@ def comparisons_table(content: Mapping[str, Any], matched: Sequence[float], *, u
     ]
     columns = ["First", "Second", "Hypervolume"]
     for words in _at(matched, unit):
-        columns += [f"Score {words}", f"P {words}"]
+        columns += [f"Difference {words}", f"P {words}"]
     caption = (
         "First minus second, with the probability P that the front of the first is the higher one (95 % intervals)."
     )

@@ -361,7 +361,7 @@ def _resampled(config: ParetoConfig, fronts: _Fronts) -> dict[str, Any]:
         "samples": config.bootstrap_samples,
         "seed": config.seed,
         "level": LEVEL,
-        "intervals": "reflected percentiles of levels, percentiles of differences" if prompts else "percentiles",
+        "intervals": "percentiles, of levels less the excess of picking the best" if prompts else "percentiles",
     }
 
 
