@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,11 @@ def test_going_on_from_any_checkpoint_ends_in_the_same_policy(make_config: MakeC
         assert [r for r in rows if "finished" not in r] == [r for r in expected if "finished" not in r]
 
 
+def written(run: Path) -> str:
+    """What the log holds at this moment, also in the middle of a line."""
+    return (run / "metrics.jsonl").read_text(encoding="utf-8") if (run / "metrics.jsonl").exists() else ""
+
+
 KILLED = """
 import sys, json
 from odin_rm.rl.config import RLConfig
@@ -179,23 +184,22 @@ def test_killed_at_a_random_point_and_resumed_is_the_same_policy(make_config: Ma
     whole = train_policy(make_config("whole", **settings))
     config = make_config("killed", **settings)
     values = {k: v for k, v in vars(config).items() if v not in (None, math.inf)}
+    run = Path(str(config.output_dir))
     rng = np.random.default_rng(attempt)
-    kills = 0
-    while not (Path(str(config.output_dir)) / "policy").is_dir():
-        if list((Path(str(config.output_dir)) / "checkpoints").glob("checkpoint-[0-9]*/state.json")):
+    # Three kills, each some random time after a random step has been logged; a fourth process finishes.
+    for step in [*sorted(rng.choice(np.arange(1, 39), 3, replace=False).tolist()), None]:
+        if list((run / "checkpoints").glob("checkpoint-[0-9]*/state.json")):
             values["resume_from_checkpoint"] = "true"
-        elif Path(str(config.output_dir)).exists():
+        elif run.exists():
             values["overwrite_output_dir"] = True
         process = subprocess.Popen([sys.executable, "-c", KILLED, json.dumps(values)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            process.wait(timeout=float(rng.uniform(1.0, 5.0)) if kills < 3 else None)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills > 0
+        while step is not None and f'"step": {step},' not in written(run):
+            assert process.poll() is None
+            time.sleep(0.002)
+        if step is not None:
+            time.sleep(float(rng.uniform(0.0, 0.1)))
+            process.kill()
+        assert process.wait() == (0 if step is None else -signal.SIGKILL)
     assert same(weights(Path(str(config.output_dir))), weights(whole))
 
 
