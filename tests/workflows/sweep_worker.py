@@ -1,11 +1,12 @@
 """A sweep and its runs with a command that is over at once, as processes that tests can kill.
 
-python -m tests.workflows.sweep_worker                      a sweep of 24 runs into ./out
+python -m tests.workflows.sweep_worker                      a sweep of 24 runs into ./out; SWEEP_ENGINE: JSON settings
 python -m tests.workflows.sweep_worker FOLDER NAME COMMAND  one run, as odin_rm.cli.sweep_run
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -55,6 +56,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         sweep_run.main = command  # type: ignore[assignment]
         sys.exit(sweep_run.run_once(Path(sys.argv[1]), *sys.argv[2:]))
-    whole = SweepConfig("out", base={"seconds": 0.3}, grid={"x": [0, 1, 2], "y": list(range(8))}, workers=2)
+    engine = json.loads(os.environ.get("SWEEP_ENGINE", "{}"))
+    whole = SweepConfig("out", base={"seconds": 0.3}, grid={"x": [0, 1, 2], "y": list(range(8))}, workers=2, **engine)
     with interruptible():
         run_sweep(whole, FIELDS)

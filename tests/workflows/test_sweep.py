@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError, OutputError
+from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError, OutputError, RunInterrupted
 from odin_rm.core.lock import file_lock
-from odin_rm.workflows import sweep_engines
+from odin_rm.workflows import sweep_engines, sweep_slurm
 from odin_rm.workflows.sweep import SweepConfig, draw_points, plan_runs, run_sweep
+from tests.workflows.fake_slurm import install_slurm
 from tests.workflows.sweep_worker import FIELDS, MODULE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,15 +183,17 @@ def test_a_budget_of_runs_and_of_hours(room: Path) -> None:
     assert len(words("starts")) == len(words("ends")) == 3
 
 
-@pytest.mark.slow
-def test_24_runs_killed_twice_and_interrupted_once_are_each_done_once(room: Path) -> None:
-    """What had noted its end is never started again; what had not is."""
-    started_of_ended: dict[str, int] = {}
+def ended() -> set[str]:
+    return {path.stem for path in Path("out/state").glob("*.json")}
 
-    def ended() -> set[str]:
-        return {path.stem for path in Path("out/state").glob("*.json")}
 
-    def sweep(until: int, end: signal.Signals | None, *, children: bool = False) -> None:
+class Sweeps:
+    """A sweep of 24 runs as a process, ended by a signal when so many runs have ended."""
+
+    def __init__(self) -> None:
+        self.started_of_ended: dict[str, int] = {}
+
+    def sweep(self, until: int, end: signal.Signals | None, *, children: bool = False) -> None:
         process = subprocess.Popen([sys.executable, "-m", MODULE], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while len(ended()) < until and time.monotonic() < deadline:
@@ -203,18 +206,133 @@ def test_24_runs_killed_twice_and_interrupted_once_are_each_done_once(room: Path
                     os.kill(pid, end)
         process.wait(300)
         starts = Counter(words("starts"))
-        for name in ended() - started_of_ended.keys():
-            started_of_ended[name] = starts[name]
+        for name in ended() - self.started_of_ended.keys():
+            self.started_of_ended[name] = starts[name]
 
-    sweep(5, signal.SIGKILL)  # the runs under way outlive it
-    sweep(11, signal.SIGKILL, children=True)
-    sweep(17, signal.SIGTERM)
-    sweep(24, None)
-    table = json.loads(Path("out/sweep.json").read_text())
-    starts = Counter(words("starts"))
-    print(f"\n24 runs: started {sum(starts.values())} times")
-    assert (table["done"], table["failed"], table["waiting"]) == (24, 0, 0)
-    assert {row["name"] for row in table["runs"]} == set(words("ends")) == ended()
-    assert starts == started_of_ended
-    # Two were cut off by the kill of all, and two at most by the signal.
-    assert sum(starts.values()) <= 24 + 4
+    def check(self, most_cut_off: int) -> None:
+        """What had noted its end was never started again; at most so many runs were cut off and started anew."""
+        table = json.loads(Path("out/sweep.json").read_text())
+        starts = Counter(words("starts"))
+        print(f"\n24 runs: started {sum(starts.values())} times")
+        assert (table["done"], table["failed"], table["waiting"]) == (24, 0, 0)
+        assert {row["name"] for row in table["runs"]} == set(words("ends")) == ended()
+        assert len(words("ends")) == 24
+        assert starts == self.started_of_ended
+        assert sum(starts.values()) <= 24 + most_cut_off
+
+
+@pytest.mark.slow
+def test_24_runs_killed_twice_and_interrupted_once_are_each_done_once(room: Path) -> None:
+    sweeps = Sweeps()
+    sweeps.sweep(5, signal.SIGKILL)  # the runs under way outlive it
+    sweeps.sweep(11, signal.SIGKILL, children=True)
+    sweeps.sweep(17, signal.SIGTERM)
+    sweeps.sweep(24, None)
+    sweeps.check(most_cut_off=4)  # two by the kill of all, and two at most by the signal
+
+
+@pytest.mark.slow
+def test_24_runs_through_ray_whose_sweep_is_killed_twice_are_each_done_once(room: Path, monkeypatch) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'odin-rm[ray]'")
+    monkeypatch.setenv("SWEEP_ENGINE", json.dumps({"engine": "ray"}))
+    sweeps = Sweeps()
+    sweeps.sweep(6, signal.SIGKILL)
+    sweeps.sweep(14, signal.SIGKILL)
+    sweeps.sweep(24, None)
+    sweeps.check(most_cut_off=4)  # Ray may take what is under way down with it
+
+
+# ---- Slurm -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slurm(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs that do as Slurm's do, on this machine."""
+    submitit = pytest.importorskip("submitit", reason="submitit is an extra: pip install 'odin-rm[slurm]'")
+    # It remembers how jobs ended, and here each test counts its jobs from 1.
+    monkeypatch.setattr(submitit.SlurmJob, "watcher", type(submitit.SlurmJob.watcher)(delay_s=600))
+    jobs = install_slurm(room / "slurm")
+    monkeypatch.setenv("PATH", str(room / "slurm" / "bin"), prepend=os.pathsep)
+    monkeypatch.setenv("FAKE_SLURM", str(jobs))
+    return jobs
+
+
+def test_runs_as_jobs_of_slurm(slurm: Path) -> None:
+    settings = {"slurm_partition": "gpu", "gpus_per_node": 1, "timeout_min": 90}
+    config = SweepConfig("out", grid={"x": [0, 3, 6]}, workers=3, engine="slurm", slurm=settings)
+    table = run_sweep(config, FIELDS)
+    assert [row["status"] for row in table["runs"]] == ["done", "failed", "waiting"]
+    assert table["runs"][1]["error"] == "odin-rm rl: error: --x: is 3. Give less."
+    script = (slurm / "1.sh").read_text()
+    for line in ("--partition=gpu", "--gpus-per-node=1", "--time=90", "--job-name=odin-rm"):
+        assert f"#SBATCH {line}" in script
+    assert len(words("starts")) == 3
+
+
+def test_a_job_that_slurm_ends_is_listed_and_one_that_is_cancelled_waits(slurm: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sweep_slurm, "PAUSE", 0.01)
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)
+    (slurm / "refuse").write_text("TIMEOUT\nCANCELLED by 1000\n")
+    config = SweepConfig("out", grid={"x": [0, 1]}, workers=1, engine="slurm")
+    table = run_sweep(config, FIELDS)
+    assert [row["status"] for row in table["runs"]] == ["failed", "waiting"]
+    assert table["runs"][0]["error"].startswith("odin-rm sweep: error: job 1 ended as TIMEOUT")
+    config.retry_failed = True
+    assert run_sweep(config, FIELDS)["done"] == 2
+
+
+def test_a_sweep_that_goes_on_waits_for_the_jobs_that_it_handed_in(slurm: Path, monkeypatch) -> None:
+    """Both jobs of a sweep that dies are found again, and nothing is handed in twice."""
+    config = SweepConfig("out", base={"seconds": 1.0}, grid={"x": [0, 1]}, workers=2, engine="slurm")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_slurm.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(RunInterrupted, match="0 of 2 runs have ended"):
+            run_sweep(config, FIELDS)
+    assert run_sweep(config, FIELDS)["done"] == 2
+    assert len(words("starts")) == len(list(slurm.glob("*.sh"))) == 2
+
+
+def test_submitits_local_jobs_as_a_trial(slurm: Path) -> None:
+    config = SweepConfig("out", grid={"x": [0, 3]}, workers=2, engine="slurm", slurm={"cluster": "local"})
+    table = run_sweep(config, FIELDS)
+    assert [row["status"] for row in table["runs"]] == ["done", "failed"]
+    assert list(slurm.glob("*.sh")) == []
+
+
+@pytest.mark.slow
+def test_24_runs_through_slurm_whose_sweep_is_killed_twice_are_each_done_once(slurm: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SWEEP_ENGINE", json.dumps({"engine": "slurm"}))
+    sweeps = Sweeps()
+    sweeps.sweep(6, signal.SIGKILL)
+    sweeps.sweep(14, signal.SIGKILL)
+    sweeps.sweep(24, None)
+    sweeps.check(most_cut_off=0)  # jobs belong to Slurm
+    print(f"24 runs: {len(list(slurm.glob('*.sh')))} jobs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"engine": "local", "slurm": {"timeout_min": 5}}, "slurm: has no effect: --engine is local"),
+        ({"slurm": {"timeout_min": "long"}}, "slurm: submitit refuses it ("),
+        ({"slurm": {"slurm_partitoin": "gpu"}}, "slurm: submitit refuses it ("),
+        ({"slurm": {"nodes": 2}}, "slurm: nodes: is 2. A run is one task on one node."),
+    ],
+)
+def test_settings_of_slurm_that_cannot_work(slurm: Path, settings: dict, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run_sweep(SweepConfig("out", **({"grid": {"x": [1]}, "engine": "slurm"} | settings)), FIELDS)
+    assert str(error.value).startswith(said)
+    assert not Path("out").exists()
+
+
+def test_a_machine_without_slurm_and_one_without_submitit(room: Path, monkeypatch) -> None:
+    config = SweepConfig("out", grid={"x": [1]}, engine="slurm")
+    monkeypatch.setenv("PATH", str(room))
+    with pytest.raises(ConfigError, match="srun"):
+        run_sweep(config, FIELDS)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(MissingExtraError, match="submitit") as error:
+        run_sweep(config, FIELDS)
+    assert "odin-rm[slurm]" in str(error.value)
+    assert not Path("out").exists()

@@ -28,7 +28,8 @@ from odin_rm.core.errors import ConfigError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
 from odin_rm.workflows.progress import progress_bar
-from odin_rm.workflows.sweep_engines import Job, check_engine, run_locally, run_with_ray
+from odin_rm.workflows.sweep_engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
+from odin_rm.workflows.sweep_slurm import slurm_engine
 
 RUN = "{run}"
 """Stands for the run's folder in any setting."""
@@ -36,7 +37,7 @@ OUTPUT_DIR = ("reward", "sft", "dpo", "rl")
 """Commands that call their output folder ``output_dir``; the others say ``output``."""
 
 _LONGEST_NAME = 80
-_INTERRUPTED = RunInterrupted.exit_code
+_ENGINES = {"local": run_locally, "ray": run_with_ray}
 
 Settings = dict[str, Any]
 
@@ -62,7 +63,13 @@ class SweepConfig:
     max_runs: int | None = _option(None, "Start at most so many runs this time; the same command goes on.")
     max_hours: float | None = _option(None, "Start no run after so many hours; those under way are finished.")
     retry_failed: bool = _option(False, "Run those again that failed before.")
-    engine: Literal["local", "ray"] = _option("local", "local processes, or tasks of a Ray cluster (an extra).")
+    engine: Literal["local", "ray", "slurm"] = _option(
+        "local", "local processes, tasks of a Ray cluster (an extra), or jobs of Slurm through submitit (an extra)."
+    )
+    slurm: dict = field(
+        default_factory=dict,
+        metadata={"help": "Settings of Slurm jobs by submitit's names (in --config); see docs/sweep.md."},
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is written."""
@@ -74,6 +81,8 @@ class SweepConfig:
         if not self.grid and not self.random:
             fix = "Write lists of values under grid, or samples, seed and fields under random."
             raise ConfigError("there is nothing to vary", where="--config", fix=fix)
+        if self.slurm and self.engine != "slurm":
+            raise ConfigError(f"has no effect: --engine is {self.engine}", where="slurm", fix="Pass --engine slurm.")
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
                 raise ConfigError("is no list of values", where=f"grid: {name}", fix=f"Write {name}: [A, B].")
@@ -144,7 +153,7 @@ def run_sweep(config: SweepConfig, known_fields: Collection[str]) -> Settings:
         ``name``, ``status``, ``varied``, ``folder``, ``seconds`` and ``error`` (one line, where it failed).
 
     Raises:
-        OdinError: a field that the command does not have, an unusable folder, no Ray.
+        OdinError: a field that the command does not have, an unusable folder, no Ray, no Slurm.
         RunInterrupted: stopped by a signal; runs that had ended stay ended.
     """
     unknown = [
@@ -155,7 +164,7 @@ def run_sweep(config: SweepConfig, known_fields: Collection[str]) -> Settings:
         raise ConfigError(what, where="--config", fix=f"See odin-rm {config.command} --help.")
     runs = plan_runs(config)
     folder = Path(config.output)
-    engine = {"local": run_locally, "ray": run_with_ray}[config.engine]
+    engine = slurm_engine(config.slurm) if config.engine == "slurm" else _ENGINES[config.engine]
     check_engine(config.engine)
     _claim(folder)
     with file_lock(folder / "state" / ".lock") as mine:
@@ -270,7 +279,7 @@ def _jobs(config: SweepConfig, folder: Path, runs: list[SweepRun]) -> Iterator[J
 
 def _note_kill(folder: Path, name: str, code: int) -> None:
     """A run that was killed could not note its own end; an interrupted one has not ended."""
-    if code != _INTERRUPTED and read_end(folder, name) is None:
+    if code != INTERRUPTED and read_end(folder, name) is None:
         atomic_write_json(folder / "state" / f"{name}.json", {"code": code, "seconds": None})
 
 

@@ -9,14 +9,16 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from odin_rm.core.errors import ConfigError, MissingExtraError
+from odin_rm.core.errors import ConfigError, MissingExtraError, RunInterrupted
 
 WORKER = "odin_rm.cli.sweep_run"
 """The module that is one run."""
 PAUSE = 0.1
 """Seconds between two looks at the processes."""
+INTERRUPTED = RunInterrupted.exit_code
 GRACE = 60.0
 """Seconds that an interrupted run has for saving its state."""
 
@@ -30,6 +32,11 @@ class Job:
     folder: str
     cwd: str = field(default_factory=os.getcwd)
     worker: str = field(default_factory=lambda: WORKER)
+
+    @property
+    def state(self) -> Path:
+        """Where the sweep keeps what it knows of its runs."""
+        return Path(self.folder) / "state"
 
     def start(self) -> subprocess.Popen[bytes]:
         """The process, in a session of its own so that Ctrl-C is the sweep's to pass on."""
@@ -102,7 +109,7 @@ def run_with_ray(jobs: Iterator[Job], workers: int) -> Iterator[tuple[str, int]]
     except Exception as error:  # Ray's own kinds of failure are many, among them plain exceptions
         what = f"does not start ({(str(error).splitlines() or [type(error).__name__])[0][:200]})"
         raise ConfigError(what, where="--engine ray", fix="Start the cluster, or see to RAY_ADDRESS.") from error
-    remote: Any = ray.remote(num_cpus=1, max_retries=0)(_run_to_end)
+    remote: Any = ray.remote(num_cpus=1, max_retries=0)(run_to_end)
     under_way: dict[Any, str] = {}
     try:
         while True:
@@ -116,5 +123,6 @@ def run_with_ray(jobs: Iterator[Job], workers: int) -> Iterator[tuple[str, int]]
         ray.shutdown()
 
 
-def _run_to_end(job: Job) -> int:
+def run_to_end(job: Job) -> int:
+    """Run a job in this process's place; its exit code."""
     return job.start().wait()
