@@ -212,7 +212,7 @@ def as_run_point(point: Point, score: str, name: str = "") -> RunPoint:
 
 def draw_all(study: Study) -> dict[str, tuple[Drawing, str]]:
     """Every figure with its caption, by its file's name."""
-    lengths = {"what the optimum needs": study.optimum_tokens}
+    lengths = {"optimum": study.optimum_tokens}
     drawings: dict[str, tuple[Drawing, str]] = {}
 
     def marks(score: str) -> list[RunPoint]:
@@ -246,7 +246,6 @@ def draw_all(study: Study) -> dict[str, tuple[Drawing, str]]:
                 panel="reward_model",
                 length_label=LENGTH_LABEL,
                 score_label=SCORE_LABELS["win_score"],
-                marks=marks("win_score")[:1],
                 lengths=lengths,
             )
             drawings[f"effect_of_{knob.name}"] = drawing, f"The effect of the {knob.title}."
