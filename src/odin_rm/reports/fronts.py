@@ -105,7 +105,14 @@ def draw_band(axis: Axes, length_M: np.ndarray, figures: Sequence[Figure], colou
     axis.fill_between(length_M, low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=1)
 
 
-def draw_runs(axis: Axes, runs: Sequence[RunPoint], colour: str, marker: str, algorithms: Sequence[str] = ()) -> None:
+def draw_runs(
+    axis: Axes,
+    runs: Sequence[RunPoint],
+    colour: str,
+    marker: str,
+    algorithms: Sequence[str] = (),
+    intervals: bool = True,
+) -> None:
     """Runs as points with the intervals that they have.
 
     Args:
@@ -113,23 +120,36 @@ def draw_runs(axis: Axes, runs: Sequence[RunPoint], colour: str, marker: str, al
         runs: of one group.
         colour, marker: of the group.
         algorithms: all algorithms of the figure; each has its own filling.
+        intervals: whether they are shown.
     """
     for run in runs:
         place = (run.mean_length, run.score)
-        if run.score_low is not None and run.score_high is not None:
+        if intervals and run.score_low is not None and run.score_high is not None:
             axis.vlines(place[0], run.score_low, run.score_high, color=colour, alpha=0.45, linewidth=1.0, zorder=2)
-        if run.length_low is not None and run.length_high is not None:
+        if intervals and run.length_low is not None and run.length_high is not None:
             axis.hlines(place[1], run.length_low, run.length_high, color=colour, alpha=0.45, linewidth=1.0, zorder=2)
         fill = FILLS[algorithms.index(run.algorithm) % len(FILLS)] if run.algorithm in algorithms else "full"
         axis.plot(*place, color=colour, marker=marker, zorder=4, **_marker_style(fill))
 
 
-def draw_marks(axis: Axes, marks: Sequence[RunPoint], lengths: Mapping[str, float]) -> None:
-    """Single policies as named stars, lengths as vertical lines."""
+def draw_marks(
+    axis: Axes, marks: Sequence[RunPoint], lengths: Mapping[str, float], limits: tuple[float, float]
+) -> None:
+    """Single policies as named stars, lengths as vertical lines.
+
+    Args:
+        axis: where.
+        marks, lengths: what to draw.
+        limits: of the length axis; a name stands on the side where there is room.
+    """
     for mark in marks:
         place = (mark.mean_length, mark.score)
+        right = mark.mean_length > sum(limits) / 2
         axis.plot(*place, color=INK, marker="*", markersize=12, linestyle="none", zorder=5)
-        axis.annotate(mark.name, place, xytext=(9, -4), textcoords="offset points", fontsize=9, color=INK)
+        axis.annotate(
+            mark.name, place, xytext=(-9 if right else 9, -4), textcoords="offset points", fontsize=9, color=INK,
+            ha="right" if right else "left", zorder=5,
+        )  # fmt: skip
     for length, dashes in zip(lengths.values(), _DASHES * len(lengths), strict=False):
         axis.axvline(length, color=GREY, linewidth=1.2, linestyle=dashes, zorder=1)
 

@@ -53,6 +53,8 @@ __all__ = [
 ]
 
 MOST_PANELS = 9
+MOST_BANDS, MOST_INTERVALS = 5, 40
+"""Arms and runs up to which a figure shows intervals; beyond that they hide what they belong to."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,14 @@ def draw_main_fronts(
     limits = length_limits([*points, *marks], lengths.values())
     with styled():
         canvas, (axis,) = new_canvas(width=8.6, height=5.2)
-        for arm, band in (bands or {}).items():
+        bands = bands if bands and len(bands) <= MOST_BANDS else {}
+        for arm, band in bands.items():
             draw_band(axis, band.length_M, band.figures, look.colours[arm])
         for arm, runs in arms.items():
             draw_front(axis, run_points(runs), limits[1], look.colours[arm])
-            draw_runs(axis, runs, look.colours[arm], look.markers[arm], look.algorithms)
-        draw_marks(axis, marks, lengths)
+            few = len(points) <= MOST_INTERVALS
+            draw_runs(axis, runs, look.colours[arm], look.markers[arm], look.algorithms, few)
+        draw_marks(axis, marks, lengths, limits)
         axis.set_xlim(*limits)
         axis.set_xlabel(length_label)
         axis.set_ylabel(score_label)
@@ -251,9 +255,10 @@ def draw_setting_effect(
                 held = [point for point in runs if _key(point.value_of(setting)) == value]
                 if held:
                     draw_front(axis, run_points(held), limits[1], look.colours[name])
-                    draw_runs(axis, held, look.colours[name], look.markers[name], look.algorithms)
+                    few = len(runs) <= MOST_INTERVALS
+                    draw_runs(axis, held, look.colours[name], look.markers[name], look.algorithms, few)
                     fronts[value[1]] = _front_rows(held)
-            draw_marks(axis, marks, lengths)
+            draw_marks(axis, marks, lengths, limits)
             axis.set_xlim(*limits)
             axis.set_title(shorten(title))
             data["panels"].append({panel: title, "points": [p.to_json() for p in runs], "fronts": fronts})

@@ -8,6 +8,7 @@ further recipe its figure and the data that it shows. Nothing is written unless 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -239,7 +240,10 @@ def _bring_fronts(config: ParetoConfig, found: Found) -> _Fronts:
     for record in held:
         grouped.setdefault(arms[record.name], []).append(record)
     points = {arm: [as_point(r, arm, config.x, config.y) for r in group] for arm, group in grouped.items()}
-    marks = [as_point(r, arms[r.name], config.x, config.y) for r in records if arms[r.name] in config.mark]
+    aside = [as_point(r, arms[r.name], config.x, config.y) for r in records if arms[r.name] in config.mark]
+    # A policy that is alone in its arm goes by the arm's name, which was chosen to be read.
+    alone = [arm for arm, count in Counter(point.arm for point in aside).items() if count == 1]
+    marks = [replace(point, name=point.arm) if point.arm in alone else point for point in aside]
     bootstrap = _bootstrap(config, resampled, grouped, points)
     if isinstance(bootstrap, PromptFrontBootstrap):
         points = {arm: _with_intervals(bootstrap, arm, runs) for arm, runs in points.items()}

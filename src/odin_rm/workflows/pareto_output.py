@@ -37,6 +37,8 @@ from odin_rm.reports.recipes import (
 
 RESULT = "pareto.json"
 MAIN = "pareto"
+_OURS = (MAIN, "dominance", "kl", "epsilon", "experience_size", "clip", "length_penalty", "heads")
+_SUFFIXES = ("png", "svg", "json", "tex", "md")
 _FOREIGN = ("metrics.jsonl", "summary.json", "model", "policy", "checkpoints", "audit.json", "sweep.json", "judge.json")
 
 
@@ -167,7 +169,8 @@ def write_output(
     if tables:
         files["pareto.tex"] = "\n".join(map(latex_table, tables)).encode("utf-8")
         files["pareto.md"] = "\n".join(map(markdown_table, tables)).encode("utf-8")
-    (folder / RESULT).unlink(missing_ok=True)
+    for name in (RESULT, *(f"{stem}.{suffix}" for stem in _OURS for suffix in _SUFFIXES)):
+        (folder / name).unlink(missing_ok=True)
     for name, data in files.items():
         atomic_write_bytes(folder / name, data)
     for name, drawing in drawings.items():
