@@ -28,7 +28,7 @@ from odin_rm.evaluation.annotations import (
 )
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.run_records import JUDGED_SCORES, LENGTHS, PerPrompt, RunRecord, reward_arm
-from odin_rm.evaluation.run_table import read_table, refuse_empty
+from odin_rm.evaluation.run_table import read_table
 
 LAST_SHARE = 0.1
 """Of a training run's logged rows, the share at its end whose mean is the run's."""
@@ -134,9 +134,8 @@ def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
     if first is not None and "preference" in first[1]:
         _read_judged(path, options, found)
         return
-    table = read_table(path, chain([] if first is None else [first], rows), options.length, options.score)
-    refuse_empty(path, table)
-    found.records += table
+    every = chain([] if first is None else [first], rows)
+    found.records += read_table(path, every, options.length, options.score)
 
 
 def _json(path: Path) -> dict[str, Any]:

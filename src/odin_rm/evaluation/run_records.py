@@ -332,9 +332,12 @@ def as_point(record: RunRecord, arm: str, length: str, score: str) -> RunPoint:
         DataError: its length or score is not a number.
     """
     x, y = record.lengths[length], record.scores[score]
-    if x.value is None or y.value is None or not math.isfinite(x.value) or not math.isfinite(y.value):
-        what = f"the {length if x.value is None else score} of the run is not a number"
-        raise DataError(what, where=record.where, fix="Leave runs that failed out.")
+    for name, value in ((length, x.value), (score, y.value)):
+        if value is None or not math.isfinite(value):
+            what = f"the {name} of the run is not a number"
+            raise DataError(what, where=record.where, fix="Leave runs that failed out.")
+    assert x.value is not None
+    assert y.value is not None
     settings = dict(record.settings)
     return RunPoint(
         arm, x.value, y.value, record.name, record.algorithm, settings, record.seed, record.n,

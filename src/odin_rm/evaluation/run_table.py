@@ -10,7 +10,6 @@ from typing import Any
 
 from scipy import stats
 
-from odin_rm.core.errors import DataError
 from odin_rm.core.files import bad_row
 from odin_rm.evaluation.bootstrap import LEVEL
 from odin_rm.evaluation.records import Figure
@@ -43,8 +42,8 @@ def read_table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]], length
         length, score: what a column without a unit, and one called ``score``, is.
 
     Raises:
-        DataError: the table has no column that names a run or its arm.
-        RowError: something is not a number.
+        RowError: a row that names neither a run nor an arm, that is no number where one is needed, or that says nothing
+            of a run.
     """
     return [_record(path, number, dict(row), length, score) for number, row in rows]
 
@@ -62,6 +61,8 @@ def _record(path: Path, number: int, row: dict[str, Any], length: str, score: st
     scores = {name: _figure(path, number, row, (name,)) for name in SCORES}
     plain = _figure(path, number, row, ("score",))
     scores[score] = scores[score] or plain
+    if named is None and not any([*lengths.values(), *scores.values()]):
+        raise bad_row(path, number, "has neither a mean length nor a score", FIX)
     settings = row.pop("settings", {})
     if isinstance(settings, str):
         settings = _settings(path, number, settings)
@@ -137,13 +138,3 @@ def _value(value: Any) -> Any:
     except ValueError:
         return value
     return int(number) if number.is_integer() and value.strip().lstrip("+-").isdigit() else number
-
-
-def refuse_empty(path: Path, records: list[RunRecord]) -> None:
-    """Refuse a table in which no row has a length or a score: it is some other file.
-
-    Raises:
-        DataError: so it is.
-    """
-    if not any(record.lengths or record.scores for record in records):
-        raise DataError("no row has a mean length or a score", where=str(path), fix=FIX)
