@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odin_rm.data.trees import build_trees
-from odin_rm.model.tree_kernels import KERNELS, choose_kernel
+from odin_rm.model.tree_kernels import KERNELS, _Gather, choose_kernel
 from odin_rm.model.tree_layout import Chain, Link, TreeLayout, make_layout
 from tests.data.test_trees import path
 
@@ -189,11 +189,19 @@ def test_variable_length_attention_gets_the_chains_and_their_paths(monkeypatch):
 
     names = frozenset({"window_size"})
     monkeypatch.setattr("odin_rm.model.tree_kernels._varlen", lambda: (stand_in, names))
-    with torch.no_grad():
-        tensors = inputs(layout, 4, 4)
-        found = KERNELS["varlen"](*tensors, layout, 0.3, None)
-        expected = naive(*tensors, seen_by_paths(batch, True, None), 0.3)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    tensors, seen = inputs(layout, 4, 4), seen_by_paths(batch, True, None)
+    found = with_gradients(lambda *x: KERNELS["varlen"](*x, layout, 0.3, None), tensors)
+    expected = with_gradients(lambda *x: naive(*x, seen, 0.3), tensors)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_gradients_of_many_branches_are_rounded_once():
+    """256 + 300 times 1 is 556 exactly, but in bf16 adding 1 to 256 changes nothing."""
+    x = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    gathered = _Gather.apply(x, torch.tensor([0] * 301 + [1]))
+    gathered.backward(torch.tensor([[256.0]] + [[1.0]] * 301, dtype=torch.bfloat16))
+    assert x.grad.flatten().tolist() == [556.0, 1.0]
 
 
 def test_chains_and_links_pass_gradcheck():

@@ -64,7 +64,7 @@ def varlen(
     paths = layout.packed_paths(query.device)
     query_THD, key_KHD, value_KHD = (x[0].transpose(0, 1) for x in (query, key, value))
     if paths.key_index is not None:
-        key_KHD, value_KHD = (x.index_select(0, paths.key_index) for x in (key_KHD, value_KHD))
+        key_KHD, value_KHD = (_Gather.apply(x, paths.key_index) for x in (key_KHD, value_KHD))
     attend, takes = _varlen()
     options: dict[str, Any] = {"scale": scale}
     if "enable_gqa" in takes:
@@ -164,6 +164,25 @@ class _ChainsAndLinks(torch.autograd.Function):
             ):
                 total[:, :, where] += found
         return (*(x.transpose(1, 2).to(query.dtype) for x in grads), None, None)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of a tensor by index; a row's gradients from many branches are added up in float32 and rounded once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+        """``x[index]``."""
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        """The gradient of ``x``."""
+        (index,) = ctx.saved_tensors
+        exact = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        return exact.new_zeros(ctx.rows, *grad.shape[1:]).index_add_(0, index, exact).to(grad.dtype), None
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
