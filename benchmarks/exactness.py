@@ -4,8 +4,9 @@
 
 A fixed batch in float32 is differentiated by a naive implementation that scores all 2B slots at once with autograd, and
 by the trainer in one pass, 2, 4 and 16 micro-batches, with kept graphs, in shuffled order, with right and left padding,
-and by two processes (gloo, started with torchrun). Printed is the largest difference of a gradient tensor relative to
-that tensor's largest entry, and after 20 optimiser steps the largest relative difference of the weights.
+as trees and as packed rows, and by two processes (gloo, started with torchrun). Printed is the largest difference of a
+gradient tensor relative to that tensor's largest entry, and after 20 optimiser steps the largest relative difference of
+the weights.
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ def make_trainer(
         "disable_tqdm": True,
         "logging_strategy": "no",
         "optim": "adamw_torch",
+        "batch_layout": "padded",
         **options,
     }
     config = RewardConfig(output_dir=output, **settings)
@@ -189,6 +191,13 @@ def variants(lengths: np.ndarray) -> dict[str, dict[str, Any]]:
         "4 micro-batches, graphs kept": {"microbatch_tokens": quarter, "single_pass_tokens": 10**9},
         "4 micro-batches, shuffled": {"microbatch_tokens": quarter, "shuffle": True},
         "4 micro-batches, left padding": {"microbatch_tokens": quarter, "padding_side": "left"},
+        "tree, one pass": {"batch_layout": "tree", "microbatch_tokens": everything},
+        "trees, several": {"batch_layout": "tree", "microbatch_tokens": quarter // 2},
+        "trees, groups split": {"batch_layout": "tree", "microbatch_tokens": int(lengths.max())},
+        "trees, graphs kept": {"batch_layout": "tree", "microbatch_tokens": quarter // 2, "single_pass_tokens": 10**9},
+        "trees, dense mask": {"batch_layout": "tree", "tree_attention": "dense", "microbatch_tokens": quarter // 2},
+        "packed": {"batch_layout": "packed", "microbatch_tokens": quarter},
+        "any layout, measured budget": {"batch_layout": "auto", "microbatch_tokens": "auto"},
     }
 
 
@@ -213,12 +222,13 @@ def measure(folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, f
         trainer.train()
         weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
         results[name] = {"micro_batches": count, "gradient": difference, "weights": worst(weights, reference)}
-    two = run_two_processes(folder, output, budget_for(lengths, 4), steps)
-    results["two processes"] = {
-        "micro_batches": two["micro_batches"],
-        "gradient": worst(two["gradients"], expected),
-        "weights": worst(two["weights"], reference),
-    }
+    for layout in ("padded", "tree"):
+        two = run_two_processes(folder, output, budget_for(lengths, 4), steps, layout)
+        results[f"two processes, {layout}"] = {
+            "micro_batches": two["micro_batches"],
+            "gradient": worst(two["gradients"], expected),
+            "weights": worst(two["weights"], reference),
+        }
     return results
 
 
@@ -235,14 +245,17 @@ def naive_weights(folder: Path, data: TokenisedPreferences, probe: RewardTrainer
     return {n: p.detach() for n, p in model.named_parameters()}
 
 
-def run_two_processes(folder: Path, output: str, microbatch_tokens: int, steps: int) -> dict[str, Any]:
+def run_two_processes(
+    folder: Path, output: str, microbatch_tokens: int, steps: int, layout: str = "padded", kept: int = 0
+) -> dict[str, Any]:
     """Start this script under torchrun with two processes and read what rank 0 saved."""
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "rank0.pt"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
         command += ["--worker", str(target), "--model", str(folder), "--microbatch_tokens", str(microbatch_tokens)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command += ["--steps", str(steps), "--scratch", output]
+        command += ["--steps", str(steps), "--scratch", output, "--batch_layout", layout]
+        command += ["--single_pass_tokens", str(kept)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(f"torchrun failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -252,7 +265,8 @@ def run_two_processes(folder: Path, output: str, microbatch_tokens: int, steps: 
 def worker(arguments: argparse.Namespace) -> None:
     """One of two processes: a gradient of the first batch, then some steps; rank 0 saves both."""
     data = make_data()
-    options: dict[str, Any] = {"microbatch_tokens": arguments.microbatch_tokens, "ddp_backend": "gloo"}
+    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens")
+    options: dict[str, Any] = {"ddp_backend": "gloo", **{name: getattr(arguments, name) for name in names}}
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     count = len(trainer.batches[0].micro_batches)
@@ -268,9 +282,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    for name in ("--worker", "--model", "--scratch"):
+    for name in ("--worker", "--model", "--scratch", "--batch_layout"):
         parser.add_argument(name, help=argparse.SUPPRESS)
-    parser.add_argument("--microbatch_tokens", type=int, help=argparse.SUPPRESS)
+    for name in ("--microbatch_tokens", "--single_pass_tokens"):
+        parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     if arguments.worker:

@@ -41,7 +41,25 @@ VARIANTS = (
     "4 micro-batches, graphs kept",
     "4 micro-batches, shuffled",
     "4 micro-batches, left padding",
+    "tree, one pass",
+    "trees, several",
+    "trees, groups split",
+    "trees, graphs kept",
+    "trees, dense mask",
+    "packed",
+    "any layout, measured budget",
 )
+WANTED = {
+    "one pass": 1,
+    "2 micro-batches": 2,
+    "16 micro-batches": 16,
+    "tree, one pass": 1,
+    "trees, several": 7,
+    "trees, groups split": 27,
+    "trees, graphs kept": 7,
+    "trees, dense mask": 7,
+    "any layout, measured budget": 1,
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -51,8 +69,7 @@ def test_gradient_is_that_of_the_naive_implementation(world: Any, name: str) -> 
     shuffle = options.pop("shuffle", False)
     trainer = exactness.make_trainer(folder / "model", data, str(folder), **options)
     found = exactness.step_gradients(trainer, shuffle)
-    wanted = {"one pass": 1, "2 micro-batches": 2, "16 micro-batches": 16}.get(name, 4)
-    assert len(trainer.batches[0].micro_batches) == wanted
+    assert len(trainer.batches[0].micro_batches) == WANTED.get(name, 4)
     assert exactness.worst(found, expected) < GRADIENT_TOLERANCE
 
 
@@ -72,9 +89,11 @@ def test_twenty_steps_give_the_naive_weights(world: Any) -> None:
 
 
 @pytest.mark.distributed
-def test_two_processes_give_the_same_gradient_and_weights(world: Any) -> None:
+@pytest.mark.parametrize(("layout", "kept"), [("padded", 0), ("tree", 10**9)])
+def test_two_processes_give_the_same_gradient_and_weights(world: Any, layout: str, kept: int) -> None:
     folder, data, probe, expected, lengths = world
-    two = exactness.run_two_processes(folder / "model", str(folder), exactness.budget_for(lengths, 4), 20)
+    budget = exactness.budget_for(lengths, 4)
+    two = exactness.run_two_processes(folder / "model", str(folder), budget, 20, layout, kept)
     assert exactness.worst(two["gradients"], expected) < GRADIENT_TOLERANCE
     assert (
         exactness.worst(two["weights"], exactness.naive_weights(folder / "model", data, probe, 20)) < WEIGHT_TOLERANCE

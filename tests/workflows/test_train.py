@@ -208,8 +208,9 @@ def test_nan_stops_with_step_rows_and_a_saved_batch(
         return type(scores)(scores.quality * float("nan"), scores.length)
 
     monkeypatch.setattr(RewardModel, "forward", poisoned)
+    # One forward pass a step: no layout is verified, no memory measured, and the batch is one micro-batch.
     with pytest.raises(NumericalError, match=r"step 4.*rows \d+") as caught:
-        train("nan")
+        train("nan", batch_layout="padded", microbatch_tokens=10**6)
     assert caught.value.exit_code == 2
     saved = json.loads((tmp_path / "nan" / "bad_batch_step_4.json").read_text())
     assert saved["step"] == 4

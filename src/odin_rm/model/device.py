@@ -28,3 +28,13 @@ def pick_device(name: str | None = None) -> torch.device:
             f"'{name}' cannot be used ({reason})", where="--device", fix="Use cpu, or leave it out."
         ) from error
     return device
+
+
+_PHRASES = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "failed to allocate")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch's own class, or the bare ``RuntimeError`` of some allocators."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)

@@ -19,20 +19,24 @@ from transformers import AutoTokenizer
 from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
 from odin_rm.core.hub import check_hub
 from odin_rm.core.types import RewardScores
-from odin_rm.data.batching import collate, plan_microbatches
+from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.model.backbone import (
     check_model_folder,
     ensure_pad_token,
+    find_output_layer,
     load_classifier,
     load_config,
     model_window,
     pad_right,
     position_table,
 )
-from odin_rm.model.device import pick_device
+from odin_rm.model.device import is_out_of_memory, pick_device
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
+from odin_rm.model.layout import known_layout
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.tree_check import TreeSupport
+from odin_rm.model.tree_rows import score_row
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,14 +73,25 @@ class ColumnClassifier(nn.Module):
     Args:
         classifier: the transformers model.
         column: which logit.
+
+    Attributes:
+        tree_kernel: attention kernel for rows that hold trees (:mod:`odin_rm.model.tree_attention`).
     """
 
     def __init__(self, classifier: nn.Module, column: int) -> None:
         super().__init__()
         self.classifier, self.column = classifier, column
+        self.tree_kernel = "auto"
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> RewardScores:
-        """``RewardScores`` with the chosen column as quality."""
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **row: torch.Tensor
+    ) -> RewardScores:
+        """``RewardScores`` with the chosen column as quality, of padded sequences or of a row as in ``RewardModel``."""
+        if attention_mask is None:
+            classifier: Any = self.classifier
+            layer = classifier.get_submodule(find_output_layer(classifier, int(classifier.config.num_labels)))
+            logits = score_row(classifier, layer, {"input_ids": input_ids, **row}, kernel=self.tree_kernel)
+            return RewardScores(logits[:, self.column].float())
         input_ids, attention_mask = pad_right(input_ids, attention_mask)
         logits = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
         return RewardScores(logits[:, self.column].float())
@@ -194,29 +209,49 @@ def score_sequences(
     rank: int = 0,
     world_size: int = 1,
     progress: Callable[[int], None] | None = None,
+    layout: TreeSupport | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Scores of token sequences in their order; sorted by length inside, so little padding is computed.
+    """Scores of token sequences in their order; what they begin with alike is computed once where the model allows it.
+
+    A forward pass that does not fit into memory is taken again in halves.
 
     Args:
         model: gives :class:`RewardScores`.
         sequences: ``R`` arrays of token ids.
         pad_token_id: what to pad with.
-        microbatch_tokens: padded tokens per forward pass.
+        microbatch_tokens: computed tokens per forward pass.
         device: where the model is.
         rank, world_size: with several processes each scores its share and leaves the others' entries at 0.
         progress: called with the number of sequences done after each forward pass.
+        layout: how sequences share a forward pass; default what the model was verified for (``odin_rm.model.layout``).
 
     Returns:
         ``(R,)`` float64 quality rewards, and length rewards or ``None``.
     """
-    lengths = np.array([len(s) for s in sequences])
     quality_R, length_R = np.zeros(len(sequences)), np.zeros(len(sequences))
     has_length = False
-    for positions in plan_microbatches(lengths, microbatch_tokens, world_size)[rank]:
-        if not len(positions):
+    if not len(sequences):
+        return quality_R, None
+    layout = layout or known_layout(model, sequences, pad_token_id, device)
+    plan = plan_batch(sequences, microbatch_tokens, world_size, layout=layout.layout)
+    # A rank with less to do runs the shortest sequence, so that collectives inside the model match.
+    idle = [np.argmin([len(s) for s in sequences])] if world_size > 1 else []
+    waiting = [rows if len(rows) else None for rows in plan.ranks[rank]][::-1]
+    while waiting:
+        positions = waiting.pop()
+        rows = idle if positions is None else positions
+        try:
+            inputs = row_inputs([sequences[int(p)] for p in rows], layout.layout, pad_token_id)
+            scores = model(**to_device(inputs, device))
+        except Exception as error:
+            if world_size > 1 or len(rows) < 2 or not is_out_of_memory(error):
+                raise
+            scores = None
+        if positions is None:
             continue
-        inputs = collate([sequences[int(p)] for p in positions], pad_token_id)
-        scores = model(**{k: v.to(device) for k, v in inputs.items()})
+        if scores is None:  # outside of the handler, so that the frames of the attempt are gone
+            waiting += np.array_split(positions, 2)[::-1]
+            continue
         quality_R[positions] = scores.quality.double().cpu().numpy()
         if scores.length is not None:
             has_length = True

@@ -1,14 +1,15 @@
-"""What a reward run does beside its steps: plans of epochs and the meter."""
+"""What a reward run does beside its steps: its start, plans of epochs and the meter."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from transformers import TrainerCallback
 
 from odin_rm.objectives.disentangle import DisentangledLoss
-from odin_rm.reward.loader import PlannedBatches, RankBatch
+from odin_rm.reward.loader import BatchSizes, PlannedBatches, RankBatch
 
 
 class PlanEpochs(TrainerCallback):
@@ -22,19 +23,42 @@ class PlanEpochs(TrainerCallback):
         self.batches.set_epoch(state.global_step // len(self.batches))
 
 
+class BeforeTraining(TrainerCallback):
+    """Calls a function when model and optimiser are in place and before the loader's workers start.
+
+    Args:
+        function: what to call.
+    """
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Call it."""
+        self.function()
+
+
 class StepMeter:
     """Collects the parts of the objective between two logs; the log gets their means and the rates."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
         self._seconds = 0.0
+        self._scoring = 0.0
         self._pairs = 0
-        self._tokens = 0
+        self._sizes: list[BatchSizes] = []
 
     def add(
-        self, parts: DisentangledLoss, loss: Tensor, batch: RankBatch, cosine: float | None, *, seconds: float
+        self,
+        parts: DisentangledLoss,
+        loss: Tensor,
+        batch: RankBatch,
+        cosine: float | None,
+        *,
+        seconds: float,
+        scoring_seconds: float = 0.0,
     ) -> None:
-        """Record one step."""
+        """Record one step and how long it took, the pass that only scores (0 where there is none) included."""
         row = {
             "ranking_loss": float(parts.ranking),
             "length_loss": float(parts.length),
@@ -50,11 +74,12 @@ class StepMeter:
             row["head_cosine"] = cosine
         self._rows.append(row)
         self._seconds += seconds
+        self._scoring += scoring_seconds
         self._pairs += len(batch.chosen_B)
-        self._tokens += batch.real_tokens
+        self._sizes.append(batch.sizes)
 
     def drain(self) -> dict[str, Any]:
-        """Means since the last call; a count of degenerate correlations; pairs and tokens per second."""
+        """Means since the last call; a count of degenerate correlations; rates, and what sharing and padding did."""
         if not self._rows:
             return {}
         out: dict[str, Any] = {}
@@ -66,6 +91,16 @@ class StepMeter:
         out["degenerate_correlations"] = int(sum(row["degenerate_correlations"] for row in self._rows))
         out["pairs"] = self._pairs
         out["pairs_per_second"] = self._pairs / self._seconds
-        out["tokens_per_second"] = self._tokens / self._seconds
+        slots, whole, distinct, computed = (
+            sum(getattr(sizes, name) for sizes in self._sizes)
+            for name in ("slot_tokens", "response_tokens", "distinct_tokens", "computed_tokens")
+        )
+        out["tokens_per_second"] = whole / self._seconds
+        out["distinct_tokens_per_second"] = distinct / self._seconds
+        out["token_reuse"] = slots / computed
+        out["padding_share"] = 1 - distinct / computed
+        out["micro_batches"] = sum(sizes.micro_batches for sizes in self._sizes) / len(self._sizes)
+        out["scoring_pass_seconds"] = self._scoring / len(self._sizes)
+        out["scoring_pass_share"] = self._scoring / self._seconds
         self.__init__()  # type: ignore[misc]
         return out

@@ -12,10 +12,13 @@ from transformers import TrainingArguments
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.settings import at_least, one_of, refuse_idle, trajectory
 from odin_rm.core.types import LENGTH, QUALITY
+from odin_rm.data.planning import LAYOUTS
 
 OBJECTIVES = ("odin", "bradley_terry")
 LENGTH_SCOPES = ("batch", "prompt")
 POOLINGS = ("backbone", "mean")
+TREE_ATTENTION = ("auto", "segments", "varlen", "flex", "dense")
+BATCH_LAYOUTS = ("auto", *LAYOUTS)
 OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
 
 # Fields of TrainingArguments that would do nothing here, and what to use instead. Setting one is an error.
@@ -49,6 +52,9 @@ REFUSED = {
     "do_predict": "use odin-rm score",
     "parallelism_config": "only data-parallel splits are supported",
 }
+
+# They decide how fast and in what memory the same gradient is computed.
+MEMORY_FIELDS = ("microbatch_tokens", "single_pass_tokens", "batch_layout", "tree_attention", "dry_run")
 
 
 @dataclass
@@ -121,15 +127,37 @@ class RewardConfig(TrainingArguments):
     max_pairs_per_prompt: int = field(
         default=8, metadata={"help": "At most this many pairs of one prompt enter one optimiser step."}
     )
-    microbatch_tokens: int = field(
-        default=16384, metadata={"help": "Padded tokens per forward pass and rank; bounds memory, changes no gradient."}
+    microbatch_tokens: str = field(
+        default="auto",
+        metadata={
+            "help": "Computed tokens per forward pass and rank, or auto: as many as memory holds. Bounds memory, "
+            "changes no gradient; where memory runs out it is halved and the step taken again."
+        },
     )
     single_pass_tokens: int = field(
         default=0,
         metadata={
-            "help": "One process: up to this many tokens per step the graphs of the scoring pass are kept, which "
-            "saves the second forward pass for memory."
+            "help": "Up to this many computed tokens per step and rank the graphs of the scoring pass are kept, which "
+            "saves the second forward pass for memory. With --microbatch_tokens auto 0 means: where they fit."
         },
+    )
+    batch_layout: str = field(
+        default="auto",
+        metadata={
+            "help": "How responses share a forward pass: tree (shared prompts once, no padding), packed (no padding), "
+            "padded, or auto: the first of them that gives this model's own scores.",
+            "choices": list(BATCH_LAYOUTS),
+        },
+    )
+    tree_attention: str = field(
+        default="auto",
+        metadata={
+            "help": "How tree and packed rows are attended to: segments, varlen, flex, dense, or auto.",
+            "choices": list(TREE_ATTENTION),
+        },
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print the plan of the run (steps, tokens, memory) and end; write nothing."}
     )
 
     # Text.
@@ -203,6 +231,7 @@ class RewardConfig(TrainingArguments):
             self.orthogonality_weight = 1.0 if is_odin else 0.0
         if self.normalise_heads is None:
             self.normalise_heads = is_odin
+        self.microbatch_tokens = token_budget("microbatch_tokens", self.microbatch_tokens)  # type: ignore[assignment]
         self._check_own()
 
     @property
@@ -212,7 +241,12 @@ class RewardConfig(TrainingArguments):
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
-        return trajectory(self, ("microbatch_tokens", "single_pass_tokens"))
+        return trajectory(self, MEMORY_FIELDS)
+
+    @property
+    def given_tokens(self) -> int | None:
+        """``--microbatch_tokens`` as a number, or ``None`` for ``auto``."""
+        return None if self.microbatch_tokens == "auto" else int(self.microbatch_tokens)
 
     def _check_own(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)
@@ -220,7 +254,12 @@ class RewardConfig(TrainingArguments):
         one_of("pooling", self.pooling, POOLINGS)
         one_of("overlong", self.overlong, OVERLONG)
         one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
-        for name in ("batch_pairs", "max_pairs_per_prompt", "microbatch_tokens"):
+        one_of("batch_layout", self.batch_layout, BATCH_LAYOUTS)
+        one_of("tree_attention", self.tree_attention, TREE_ATTENTION)
+        if self.batch_layout == "padded" and self.tree_attention != "auto":
+            fix = "Use --batch_layout tree or packed, or leave it out."
+            raise ConfigError("has no effect on padded batches", where="--tree_attention", fix=fix)
+        for name in ("batch_pairs", "max_pairs_per_prompt"):
             at_least(name, getattr(self, name), 1)
         if self.max_length is not None:
             at_least("max_length", self.max_length, 1)
@@ -244,3 +283,20 @@ class RewardConfig(TrainingArguments):
             raise ConfigError(f"must be positive, it is {self.head_scale}", where="--head_scale")
         if self.lora_r == 0 and (self.lora_target_modules is not None or self.lora_alpha != 16):
             raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
+
+
+def token_budget(name: str, value: Any) -> int | str:
+    """A flag's number of tokens, or ``auto``.
+
+    Raises:
+        ConfigError: it is neither a whole number of at least 1 nor ``auto``.
+    """
+    if value == "auto":
+        return "auto"
+    try:
+        number = int(str(value))
+    except (TypeError, ValueError):
+        fix = "Give a number of tokens, or auto."
+        raise ConfigError(f"must be a whole number or auto, it is {value!r}", where=f"--{name}", fix=fix) from None
+    at_least(name, number, 1)
+    return number

@@ -11,14 +11,18 @@ is assembled without ever holding the graph of more than one micro-batch:
 2. evaluate the objective on the gathered scalars, in float64, and differentiate it with respect to each scalar;
 3. run each micro-batch again with gradient and back-propagate ``sum(score * derivative)``.
 
-Where one rank holds the whole batch and it is small enough, the graphs of step 1 are kept and step 3 needs no second
-forward pass. The result does not depend on the split: not on micro-batches, order, padding or the number of ranks.
+Where there is one micro-batch, or where the graphs of all of them fit into memory, the graphs of step 1 are kept and
+step 3 needs no second forward pass. The result does not depend on the split: not on micro-batches, order, padding,
+layout or the number of ranks.
+
+A micro-batch that does not fit into memory raises :class:`OutOfMemory` on every rank. Nothing but gradients has then
+been touched; the caller drops them and takes the step again in smaller parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,10 +30,15 @@ import torch
 from torch import Tensor
 
 from odin_rm.core.types import RewardScores
+from odin_rm.model.device import is_out_of_memory
 
 Parts = TypeVar("Parts")
 ScoreFunction = Callable[[Any], RewardScores]
 """Scores one micro-batch (whatever the loader yields for it)."""
+
+
+class OutOfMemory(Exception):
+    """Some rank's memory did not hold a micro-batch; the step has to be taken again in smaller parts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,11 @@ class Engine:
         no_sync: context in which a backward pass does not start the gradient exchange.
         device: where the float64 scalars live (CPU where an accelerator has no float64); ``None`` for the CPU.
         retain_graphs: keep the graphs of the scoring pass instead of a second forward pass.
+        synced_score: scores the last micro-batch where its backward pass exchanges gradients (the wrapped model, the
+            score function being the bare one); ``None`` where both are the same.
+        exchange: sums up the gradients of the ranks once all backward passes are done. Where it is given, no backward
+            pass starts an exchange of its own, so a rank that runs out of memory leaves no other waiting.
+        any_rank: whether something is true on any rank. All ranks ask at the same places.
     """
 
     world_size: int = 1
@@ -65,6 +79,9 @@ class Engine:
     no_sync: Callable[[], AbstractContextManager] = nullcontext
     device: torch.device | None = None
     retain_graphs: bool = False
+    synced_score: ScoreFunction | None = None
+    exchange: Callable[[], None] | None = None
+    any_rank: Callable[[bool], bool] = lambda here: here
 
 
 def exact_backward(
@@ -96,15 +113,21 @@ def exact_backward(
     # 1. Score. With one micro-batch (or graphs kept) this is also the pass that is differentiated.
     kept: list[Tensor] = []
     scores_HR: Tensor | None = None
-    for micro_batch in micro_batches:
-        with torch.set_grad_enabled(one_pass):
-            local_Hr = _stack(score(micro_batch.inputs))
-        if scores_HR is None:
-            scores_HR = torch.zeros(len(local_Hr), responses, dtype=torch.float64, device=engine.device)
-        real = len(micro_batch.positions)
-        scores_HR[:, micro_batch.positions.to(engine.device)] = local_Hr.detach()[:, :real].to(engine.device).double()
-        if one_pass:
-            kept.append(local_Hr)
+    with _memory_guard() as lacking:
+        for index, micro_batch in enumerate(micro_batches):
+            # A pass that is to exchange gradients must go through the wrapped model.
+            synced = one_pass and engine.exchange is None and index == len(micro_batches) - 1
+            with torch.set_grad_enabled(one_pass):
+                local_Hr = _stack((engine.synced_score or score if synced else score)(micro_batch.inputs))
+            if scores_HR is None:
+                scores_HR = torch.zeros(len(local_Hr), responses, dtype=torch.float64, device=engine.device)
+            real = len(micro_batch.positions)
+            found_Hr = local_Hr.detach()[:, :real].to(engine.device).double()
+            scores_HR[:, micro_batch.positions.to(engine.device)] = found_Hr
+            if one_pass:
+                kept.append(local_Hr)
+    if engine.any_rank(bool(lacking)):
+        raise OutOfMemory
     assert scores_HR is not None, "an optimiser batch has at least one micro-batch on each rank"
     scores_HR = engine.sum_over_ranks(scores_HR).requires_grad_(True)
 
@@ -113,11 +136,38 @@ def exact_backward(
         total, parts = objective(_unstack(scores_HR))
         (derivative_HR,) = torch.autograd.grad(total, scores_HR)
 
-    # 3. Back-propagate sum(score * derivative); the exchange of gradients starts with the last micro-batch only.
+    # 3. Back-propagate sum(score * derivative).
+    with _memory_guard() as lacking:
+        _back_propagate(score, micro_batches, derivative_HR, kept, head_term, engine)
+    if engine.exchange is None:
+        # Another rank that waits for this one's gradients could not be told; with one rank there is none.
+        if lacking:
+            raise OutOfMemory
+    elif engine.any_rank(bool(lacking)):
+        raise OutOfMemory
+    else:
+        engine.exchange()
+    return parts
+
+
+def _back_propagate(
+    score: ScoreFunction,
+    micro_batches: Sequence[MicroBatch],
+    derivative_HR: Tensor,
+    kept: list[Tensor],
+    head_term: Callable[[], Tensor | None],
+    engine: Engine,
+) -> None:
+    """Each micro-batch forward (unless its graph is kept) and backward; gradients are exchanged with the last one."""
     for index, micro_batch in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
-        with nullcontext() if last else engine.no_sync():
-            local_Hr = kept[index] if one_pass else _stack(score(micro_batch.inputs))
+        synced = last and engine.exchange is None
+        with nullcontext() if synced else engine.no_sync():
+            if kept:
+                local_Hr = kept[index]
+                kept[index] = torch.empty(0)
+            else:
+                local_Hr = _stack((engine.synced_score or score if synced else score)(micro_batch.inputs))
             weight_Hr = torch.zeros_like(local_Hr)
             weight_Hr[:, : len(micro_batch.positions)] = derivative_HR[:, micro_batch.positions.to(engine.device)].to(
                 local_Hr
@@ -128,9 +178,19 @@ def exact_backward(
             if extra is not None:
                 loss = loss + extra
             engine.backward(loss)
-        if one_pass:
-            kept[index] = torch.empty(0)
-    return parts
+            del local_Hr, loss  # a graph must not outlive its backward pass
+
+
+@contextmanager
+def _memory_guard() -> Iterator[list[str]]:
+    """Collects what was said of memory that ran out, without holding on to the frames and tensors of the attempt."""
+    lacking: list[str] = []
+    try:
+        yield lacking
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        lacking.append(str(error))
 
 
 def _stack(scores: RewardScores) -> Tensor:

@@ -1,12 +1,13 @@
 """Optimiser batches for one rank: the plan of an epoch, cut into this rank's micro-batches.
 
 Every rank computes the same plan from (seed, epoch), so no data travel between ranks; only its own micro-batches are
-turned into tensors. The loader yields one :class:`RankBatch` per optimiser step.
+turned into tensors. The loader yields one :class:`RankBatch` per optimiser step. Which micro-batches there are is a
+function of the pairs, the layout and the token budget, so any number of loader workers gives the same ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,37 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
-from odin_rm.data.batching import OptimiserBatch, build_optimiser_batch, collate, plan_epoch, plan_microbatches
+from odin_rm.data.batching import OptimiserBatch, build_optimiser_batch, plan_epoch
+from odin_rm.data.planning import Cost, plan_batch, row_inputs, to_device
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.reward.exact_batch import MicroBatch
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """What an optimiser batch costs; the same on every rank.
+
+    Attributes:
+        slot_tokens: tokens of the ``2B`` response slots, each with its prompt, as a trainer without sharing sees them.
+        response_tokens: tokens of the distinct responses, each with its prompt.
+        distinct_tokens: tokens that are computed over all ranks, without padding.
+        computed_tokens: the same with padding.
+        micro_batches: micro-batches of a rank.
+        largest: tokens of the largest micro-batch of any rank.
+        largest_sequences: responses in it.
+        rank_tokens: computed tokens of the rank that has most.
+        budget: the token budget that the micro-batches were planned with.
+    """
+
+    slot_tokens: int
+    response_tokens: int
+    distinct_tokens: int
+    computed_tokens: int
+    micro_batches: int
+    largest: int
+    largest_sequences: int
+    rank_tokens: int
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -30,8 +59,7 @@ class RankBatch:
         chosen_B, rejected_B: ``(B,)`` int64 positions in the batch's responses.
         margin_B: ``(B,)`` float64.
         micro_batches: this rank's forward passes.
-        real_tokens: tokens without padding over all ranks.
-        padded_tokens: tokens with padding on this rank.
+        sizes: tokens of the batch, over all ranks.
     """
 
     batch: OptimiserBatch
@@ -41,30 +69,44 @@ class RankBatch:
     rejected_B: Tensor
     margin_B: Tensor
     micro_batches: list[MicroBatch]
-    real_tokens: int
-    padded_tokens: int
+    sizes: BatchSizes
 
     def to(self, device: torch.device) -> RankBatch:
         """The same batch with the model's inputs on ``device``; the scalars stay where the objective wants them."""
-        moved = [
-            replace(m, inputs={k: v.to(device, non_blocking=True) for k, v in m.inputs.items()})
-            for m in self.micro_batches
-        ]
+        moved = [replace(m, inputs=to_device(m.inputs, device)) for m in self.micro_batches]
         return replace(self, micro_batches=moved)
+
+    # Loader workers send batches through a pipe: as arrays, for each tensor would need a shared file of its own.
+    def __getstate__(self) -> dict[str, Any]:
+        state = {item.name: _as_array(getattr(self, item.name)) for item in fields(self)}
+        parts = [({k: _as_array(v) for k, v in m.inputs.items()}, m.positions.numpy()) for m in self.micro_batches]
+        return {**state, "micro_batches": parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = [
+            MicroBatch({k: torch.from_numpy(v) for k, v in inputs.items()}, torch.from_numpy(positions))
+            for inputs, positions in state["micro_batches"]
+        ]
+        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+        self.__dict__.update(tensors, micro_batches=parts)
 
 
 class PlannedBatches(Dataset):
     """The optimiser batches of the current epoch, by number.
 
+    ``layout`` and ``microbatch_tokens`` may be changed between two steps; they change no gradient.
+
     Args:
         data: tokenised preferences.
         batch_pairs: pairs per optimiser batch over all ranks.
         max_pairs_per_prompt: cap on pairs of one prompt in a batch.
-        microbatch_tokens: padded tokens per forward pass.
+        microbatch_tokens: computed tokens per forward pass.
         pad_token_id: what to pad with.
         seed: of the plan.
         rank, world_size: which part to cut out.
         padding_side: ``right`` or ``left``.
+        layout: ``tree``, ``packed`` or ``padded`` (:mod:`odin_rm.data.planning`).
+        cost: by which work is shared out between ranks.
     """
 
     def __init__(
@@ -79,11 +121,14 @@ class PlannedBatches(Dataset):
         rank: int = 0,
         world_size: int = 1,
         padding_side: str = "right",
+        layout: str = "padded",
+        cost: Cost | None = None,
     ) -> None:
         self.data = data
         self.batch_pairs, self.max_pairs_per_prompt, self.seed = batch_pairs, max_pairs_per_prompt, seed
         self.microbatch_tokens, self.pad_token_id, self.padding_side = microbatch_tokens, pad_token_id, padding_side
         self.rank, self.world_size = rank, world_size
+        self.layout, self.cost = layout, cost
         self.sequence_tokens = np.asarray(data.sequence_tokens)
         self.epoch = -1
         self.set_epoch(0)
@@ -104,10 +149,22 @@ class PlannedBatches(Dataset):
 
     def build(self, pair_numbers: np.ndarray) -> RankBatch:
         """The rank's batch for given pairs."""
-        batch = build_optimiser_batch(self.data, pair_numbers)
+        return self.plan_again(build_optimiser_batch(self.data, pair_numbers))
+
+    def plan_again(self, batch: OptimiserBatch) -> RankBatch:
+        """The rank's part of an optimiser batch in the layout and under the budget that hold now."""
         lengths = self.sequence_tokens[batch.responses]
-        own = plan_microbatches(lengths, self.microbatch_tokens, self.world_size)[self.rank]
-        micro_batches = [self._micro_batch(batch, positions) for positions in own]
+        sequences = [self.data.input_ids(int(r)) for r in batch.responses]
+        plan = plan_batch(sequences, self.microbatch_tokens, self.world_size, layout=self.layout, cost=self.cost)
+        # An idle rank still runs a forward pass (the shortest response), so that collectives match.
+        idle = np.array([np.argmin(lengths)])
+        micro_batches = [
+            MicroBatch(
+                self._inputs([sequences[int(p)] for p in (rows if len(rows) else idle)]),
+                torch.as_tensor(np.asarray(rows), dtype=torch.int64),
+            )
+            for rows in plan.ranks[self.rank]
+        ]
         _, prompt_R = np.unique(np.asarray(self.data.response_prompt)[batch.responses], return_inverse=True)
         return RankBatch(
             batch=batch,
@@ -117,17 +174,25 @@ class PlannedBatches(Dataset):
             rejected_B=torch.as_tensor(batch.rejected, dtype=torch.int64),
             margin_B=torch.as_tensor(batch.margin, dtype=torch.float64),
             micro_batches=micro_batches,
-            real_tokens=int(lengths.sum()),
-            padded_tokens=sum(int(m.inputs["input_ids"].numel()) for m in micro_batches),
+            sizes=BatchSizes(
+                slot_tokens=int(lengths[batch.chosen].sum() + lengths[batch.rejected].sum()),
+                response_tokens=int(lengths.sum()),
+                distinct_tokens=plan.real_tokens,
+                computed_tokens=plan.computed_tokens,
+                micro_batches=len(plan.ranks[self.rank]),
+                largest=plan.largest,
+                largest_sequences=plan.largest_sequences,
+                rank_tokens=max(map(sum, plan.tokens)),
+                budget=self.microbatch_tokens,
+            ),
         )
 
-    def _micro_batch(self, batch: OptimiserBatch, positions: np.ndarray) -> MicroBatch:
-        # An idle rank still runs a forward pass (the shortest response), so that collectives match.
-        rows = positions if len(positions) else np.array([np.argmin(self.sequence_tokens[batch.responses])])
-        sequences = [self.data.input_ids(int(r)) for r in batch.responses[rows]]
-        inputs = collate(sequences, self.pad_token_id, self.padding_side)
-        inputs.pop("position_ids", None)  # the model counts positions itself, from the mask
-        return MicroBatch(inputs, torch.as_tensor(np.asarray(positions), dtype=torch.int64))
+    def _inputs(self, sequences: list[np.ndarray]) -> dict[str, Tensor]:
+        return row_inputs(sequences, self.layout, self.pad_token_id, self.padding_side)
+
+
+def _as_array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else value
 
 
 def make_loader(batches: PlannedBatches, *, num_workers: int = 0, **kwargs: Any) -> DataLoader:

@@ -11,6 +11,7 @@ Data parallelism, mixed precision, LoRA, schedules, trackers and checkpoints are
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,22 @@ from odin_rm.core.files import atomic_write_json
 from odin_rm.core.types import RewardScores
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.audit import point_figures
+from odin_rm.model.layout import forward_cost
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import check_finite, score_sequences
 from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
-from odin_rm.reward.callbacks import PlanEpochs, StepMeter
+from odin_rm.reward.callbacks import BeforeTraining, PlanEpochs, StepMeter
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.exact_batch import Engine, exact_backward
+from odin_rm.reward.exact_batch import OutOfMemory, exact_backward
 from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
+from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
+from odin_rm.reward.step import StepMemory, bare
 
 SETTINGS_FILE = "odin_rm_run.json"
 
 
-class RewardTrainer(Trainer):
+class RewardTrainer(StepMemory, Trainer):
     """Trains a :class:`RewardModel` on tokenised preferences.
 
     Args:
@@ -68,13 +72,16 @@ class RewardTrainer(Trainer):
             train_data,
             batch_pairs=args.batch_pairs,
             max_pairs_per_prompt=args.max_pairs_per_prompt,
-            microbatch_tokens=args.microbatch_tokens,
+            microbatch_tokens=args.given_tokens or DEFAULT_TOKENS,
             pad_token_id=int(tokenizer.pad_token_id),
             seed=args.data_seed if args.data_seed is not None else args.seed,
             rank=args.process_index,
             world_size=args.world_size,
             padding_side=padding_side,
+            cost=forward_cost(model),
         )
+        self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
+        self.saved_budget: dict[str, int] | None = None
         self.meter = StepMeter()
         super().__init__(
             model=model,
@@ -82,43 +89,68 @@ class RewardTrainer(Trainer):
             train_dataset=self.batches,
             eval_dataset=eval_data,
             processing_class=tokenizer,
-            callbacks=[PlanEpochs(self.batches), *(callbacks or [])],
+            callbacks=[PlanEpochs(self.batches), BeforeTraining(self.before_training), *(callbacks or [])],
         )
         # The loss of a step is already that of the whole batch; nothing must divide it again.
         self.model_accepts_loss_kwargs = False
+        self.layout = self.choose_layout()
+        self.batches.layout = self.layout.layout
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
     def training_step(
         self, model: nn.Module, inputs: RankBatch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Score, gather, objective, derivative per score, backward per micro-batch; returns the batch's loss."""
+        """Score, gather, objective, derivative per score, backward per micro-batch; returns the batch's loss.
+
+        Where memory does not hold a micro-batch, the step is taken again in smaller ones.
+        """
         started = time.perf_counter()
         model.train()
         if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
             self.optimizer.train()
-        batch = inputs.to(self.args.device)
-        warmth = self._length_warmth()
+        batch = inputs
+        if batch.sizes.budget != self.batches.microbatch_tokens:  # planned by a worker before the budget was halved
+            batch = self.batches.plan_again(batch.batch)
+        while True:
+            try:
+                parts, scoring_seconds = self._attempt(model, batch.to(self.args.device))
+                break
+            except OutOfMemory:
+                pass  # outside of the handler, so that no frame holds on to tensors
+            batch = self.smaller(model, batch)
+        self.budget.proven = max(self.budget.proven, batch.sizes.largest)
+        loss = parts.total.detach() + self._head_loss(self._length_warmth())
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize()  # the backward pass is still running, and its time belongs to the step
+        seconds = time.perf_counter() - started
+        self.meter.add(parts, loss, batch, self._cosine(), seconds=seconds, scoring_seconds=scoring_seconds)
+        return loss.to(device=self.args.device, dtype=torch.float32)
 
-        def score(micro_batch: dict[str, Tensor]) -> RewardScores:
-            return model(**micro_batch)
+    def _attempt(self, model: nn.Module, batch: RankBatch) -> tuple[DisentangledLoss, float]:
+        """Gradients of one step, and the seconds of a pass that only scored."""
+        warmth = self._length_warmth()
+        engine = self.engine(model, batch)
+        started = time.perf_counter()
+        scored = started
 
         def objective(scores: RewardScores) -> tuple[Tensor, DisentangledLoss]:
+            nonlocal scored
             parts = self.objective(scores, batch, warmth)
-            self._check_loss(parts, scores, batch)
+            self._check_loss(parts, scores, batch)  # waits for the scores
+            scored = time.perf_counter()
             return parts.total, parts
 
         parts = exact_backward(
-            score,
+            self.score_function(model),
             batch.micro_batches,
             len(batch.tokens_R),
             objective,
             head_term=lambda: self._head_term(warmth),
-            engine=self._engine(batch),
+            engine=engine,
         )
-        loss = parts.total.detach() + self._head_loss(warmth)
-        self.meter.add(parts, loss, batch, self._cosine(), seconds=time.perf_counter() - started)
-        return loss.to(device=self.args.device, dtype=torch.float32)
+        one_pass = engine.retain_graphs or len(batch.micro_batches) == 1
+        return parts, 0.0 if one_pass else scored - started
 
     def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
         """The objective of one whole batch as a function of its scores; the orthogonality term is added apart."""
@@ -133,24 +165,6 @@ class RewardTrainer(Trainer):
             margin_B=batch.margin_B.to(scores.quality),
             prompt_R=batch.prompt_R.to(scores.quality.device) if config.length_scope == "prompt" else None,
             length_weight=warmth * config.length_weight,
-        )
-
-    def _engine(self, batch: RankBatch) -> Engine:
-        device = self.args.device if self.args.device.type == "cuda" else torch.device("cpu")
-        if self.args.world_size == 1:
-            keep = batch.padded_tokens <= self.config.single_pass_tokens
-            return Engine(backward=self.accelerator.backward, device=device, retain_graphs=keep)
-
-        def sum_over_ranks(scores_HR: Tensor) -> Tensor:
-            torch.distributed.all_reduce(scores_HR)
-            return scores_HR
-
-        return Engine(
-            world_size=self.args.world_size,
-            sum_over_ranks=sum_over_ranks,
-            backward=self.accelerator.backward,
-            no_sync=lambda: self.accelerator.no_sync(self.model_wrapped),
-            device=device,
         )
 
     def _head_term(self, warmth: float) -> Tensor | None:
@@ -250,10 +264,11 @@ class RewardTrainer(Trainer):
         model.eval()
         with self.accelerator.autocast():
             quality_R, length_R = score_sequences(
-                model,
+                bare(model),
                 [data.input_ids(r) for r in range(data.num_responses)],
                 pad_token_id=self.batches.pad_token_id,
-                microbatch_tokens=self.config.microbatch_tokens,
+                microbatch_tokens=self.budget.tokens,
+                layout=self.layout,
                 device=self.args.device,
                 rank=self.args.process_index,
                 world_size=self.args.world_size,
@@ -306,7 +321,7 @@ class RewardTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Estimate of a step's floating-point operations: 6 per parameter and token (the usual count for training)."""
         parameters = sum(p.numel() for p in self._reward_model().parameters())
-        return 6 * parameters * inputs.real_tokens if isinstance(inputs, RankBatch) else 0
+        return 6 * parameters * inputs.sizes.distinct_tokens if isinstance(inputs, RankBatch) else 0
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
         """Tokens are counted by the step meter."""
@@ -341,13 +356,17 @@ class RewardTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         self._reward_model().save_pretrained(folder, tokenizer=self.processing_class, state_dict=state_dict)
-        atomic_write_json(folder / SETTINGS_FILE, {"settings": self.config.trajectory(), "data": self.data_note()})
+        budget = {"tokens": self.budget.tokens, "kept": self.budget.kept}
+        note = {"settings": self.config.trajectory(), "data": self.data_note(), "budget": budget}
+        atomic_write_json(folder / SETTINGS_FILE, note)
 
     def data_note(self) -> dict[str, Any]:
         """What identifies the training data in a checkpoint: counts and a checksum of lengths and pairs."""
         return data_note(self.train_data)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        note = Path(resume_from_checkpoint) / SETTINGS_FILE
+        self.saved_budget = json.loads(note.read_text(encoding="utf-8")).get("budget") if note.is_file() else None
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:

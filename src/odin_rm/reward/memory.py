@@ -1,0 +1,180 @@
+"""How many tokens a forward and backward pass may have: measured, chosen, and halved where memory runs out.
+
+``--microbatch_tokens auto`` takes a probe: one forward and backward pass of some tokens of the data, which tells the
+bytes that a token needs, and sets the budget to what is free. A number is taken as it is. Either way a step that does
+not fit is taken again in micro-batches of half the tokens; no gradient is lost and the result is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DEFAULT_TOKENS = 16384
+"""The budget where none is given and nothing can be measured."""
+MOST_TOKENS = 65536
+"""Beyond this a micro-batch gets no faster, and indices of its activations leave 32 bits."""
+CPU_TOKENS = 4096
+"""On a CPU larger micro-batches leave the caches and are no faster; graphs of several are kept instead."""
+_CPU_SHARE, _CUDA_SHARE = 0.5, 0.8
+_OPTIMISER_BYTES = 8
+"""AdamW's two moments per trained weight, which the first step allocates."""
+
+
+@dataclass
+class Budget:
+    """What a run may put into memory at once; the same on every rank.
+
+    Attributes:
+        tokens: computed tokens of a micro-batch.
+        kept: tokens of a rank's whole share up to which the graphs of the scoring pass are kept.
+        proven: tokens of the largest micro-batch that a whole step has been taken with.
+        why: how the figures came about, for the log.
+    """
+
+    tokens: int
+    kept: int = 0
+    proven: int = 0
+    why: str = "as given"
+
+    def shrink(self, largest: int, kept: bool) -> str:
+        """Allow less after memory ran out; graphs are given up first, then micro-batches are halved.
+
+        Args:
+            largest: tokens of the largest micro-batch of the step.
+            kept: whether the step kept the graphs of several micro-batches.
+
+        Returns:
+            What was done, for the warning.
+        """
+        self.proven = 0
+        if kept:
+            self.kept = 0
+            return "steps take a second forward pass from here on"
+        self.tokens = max(1, min(self.tokens, largest) // 2)
+        return f"--microbatch_tokens is {self.tokens} from here on"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process can still take: of the GPU with torch's own reserve, or of the machine (or its group)."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(reserve)
+    return min(_machine_bytes(), _group_bytes())
+
+
+def bytes_per_token(
+    forward: Callable[[], Tensor], tokens: int, device: torch.device, parameters: Sequence[Tensor]
+) -> float:
+    """Bytes that the graph of a forward pass holds per token, from one forward and backward pass.
+
+    On a GPU it is the peak of the allocator, elsewhere the tensors that autograd keeps.
+
+    Args:
+        forward: a pass of ``tokens`` tokens that gives a scalar; its gradients are the caller's to drop.
+        tokens: tokens of the pass.
+        device: where it runs.
+        parameters: what is not counted, because it is there anyway.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        value = forward()
+        forward_peak = torch.cuda.max_memory_allocated(device) - before
+        value.backward()
+        gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
+        whole_peak = torch.cuda.max_memory_allocated(device) - before - gradients
+        return max(forward_peak, whole_peak) / tokens
+    with _saved_bytes(parameters) as saved:
+        value = forward()
+    value.backward()
+    return sum(saved.values()) / tokens
+
+
+def choose(
+    per_token: float, device: torch.device, trained: Sequence[Tensor], *, processes: int = 1, free: int | None = None
+) -> Budget:
+    """The budget for a measured need per token.
+
+    Args:
+        per_token: bytes per token (:func:`bytes_per_token`).
+        device: where the model is.
+        trained: weights whose gradients and moments are still to be allocated.
+        processes: processes that share the machine's memory.
+        free: bytes that are free; default measured.
+    """
+    weights = sum(p.numel() * (p.element_size() + _OPTIMISER_BYTES) for p in trained)
+    on_cuda = device.type == "cuda"
+    free = free_bytes(device) if free is None else free
+    share = _CUDA_SHARE if on_cuda else _CPU_SHARE / processes
+    room = max(0.0, free * share - weights)
+    fits = max(1, int(room / max(per_token, 1.0)))
+    most = MOST_TOKENS if on_cuda else CPU_TOKENS
+    why = f"{per_token / 2**10:.0f} KiB a token, {free / 2**30:.1f} GiB free"
+    return Budget(min(fits, most), fits, why=why)
+
+
+def activation_bytes(config: Any, itemsize: int = 4, *, checkpointing: bool = False) -> int:
+    """Estimate of the bytes that the graph of a causal or encoder model holds per token, from its config alone.
+
+    A layer keeps about ten tensors of the hidden size (inputs of norms and projections, queries, keys, values, the
+    attention's output, residuals) and four of the inner size. With checkpointing only its input.
+    """
+    hidden = int(getattr(config, "hidden_size", 0))
+    layers = int(getattr(config, "num_hidden_layers", 0))
+    inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "ffn_dim", 0) or 4 * hidden)
+    layer = 10 * hidden + 4 * inner
+    return itemsize * (layers * hidden + layer if checkpointing else layers * layer)
+
+
+@contextmanager
+def _saved_bytes(parameters: Sequence[Tensor]) -> Iterator[dict[int, int]]:
+    """Bytes of the storages that autograd saves inside the block, by address; weights are left out."""
+    weights = {p.untyped_storage().data_ptr() for p in parameters}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def all_parameters(model: nn.Module) -> list[Tensor]:
+    """Weights and buffers of a model."""
+    return [*model.parameters(), *model.buffers()]
+
+
+def _machine_bytes() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:  # no such file outside Linux; half of what is built in is a careful guess there
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 4 * 2**30
+
+
+def _group_bytes() -> int:
+    """What the container that this process runs in may still take."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8")
+        return sys.maxsize if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return sys.maxsize

@@ -1,0 +1,239 @@
+"""How a step is run on this machine: engine of the exact batch, memory budget, and what happens when memory runs out.
+
+A mix-in of :class:`odin_rm.reward.trainer.RewardTrainer`; the mathematics of a step is in the trainer and in
+``odin_rm.reward.exact_batch``.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.types import RewardScores
+from odin_rm.data.planning import LAYOUTS, row_inputs, to_device
+from odin_rm.model.device import is_out_of_memory
+from odin_rm.model.layout import choose_layout, longest_and_first, some_sequences
+from odin_rm.model.tree_check import TreeSupport
+from odin_rm.reward import memory, processes
+from odin_rm.reward.config import RewardConfig
+from odin_rm.reward.exact_batch import Engine
+from odin_rm.reward.loader import PlannedBatches, RankBatch
+
+log = logging.getLogger(__name__)
+_PROBE_TOKENS = 2048
+_FROM_SIMPLE = LAYOUTS[::-1]
+# Share of the free memory that the layers' inputs of a whole step may take where checkpointing keeps nothing else.
+_CHECKPOINT_SHARE = 0.25
+
+
+class StepMemory:
+    """The part of the trainer that knows about processes and memory."""
+
+    config: RewardConfig
+    args: RewardConfig
+    accelerator: Any
+    model: Any
+    model_wrapped: Any
+    batches: PlannedBatches
+    budget: memory.Budget
+    layout: TreeSupport
+    saved_budget: dict[str, int] | None
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+
+    # ---- before the first step ---------------------------------------------------------------------------------------
+
+    def choose_layout(self) -> TreeSupport:
+        """The layout of micro-batches, verified on the model before training.
+
+        Raises:
+            ConfigError: the layout or attention that is asked for does not give the model's scores.
+        """
+        wish = self.config.batch_layout
+        if not self._engine_splits_model():
+            return self._verified_layout()
+        # The weights are in pieces or elsewhere; under FSDP they come together when training begins.
+        if self.is_deepspeed_enabled and wish in ("tree", "packed"):
+            raise ConfigError("cannot be verified under DeepSpeed", where=f"--batch_layout {wish}", fix="Use padded.")
+        return TreeSupport(
+            "padded", None, "DeepSpeed splits the model" if self.is_deepspeed_enabled else "not yet known"
+        )
+
+    def before_training(self) -> None:
+        """What waits for model and optimiser to be in place, on every rank alike."""
+        if self.is_fsdp_enabled:
+            self.layout = self._verified_layout()
+        if self.args.world_size > 1:
+            (rank,) = processes.smallest([_FROM_SIMPLE.index(self.layout.layout)], self.args.device)
+            if _FROM_SIMPLE[rank] != self.layout.layout:
+                self.layout = TreeSupport(_FROM_SIMPLE[rank], self.layout.kernel, "another process cannot do more")
+        self.batches.layout = self.layout.layout
+        self.set_budget(self.saved_budget)
+
+    def _verified_layout(self) -> TreeSupport:
+        was_training = self.model.training
+        self.model.eval()
+        with self.accelerator.autocast():  # as training will compute
+            layout = choose_layout(
+                self.model,
+                longest_and_first(self.batches.data),
+                self.batches.pad_token_id,
+                wish=self.config.batch_layout,
+                kernel=self.config.tree_attention,
+                device=self.args.device,
+            )
+        self.model.train(was_training)
+        return layout
+
+    def set_budget(self, saved: dict[str, int] | None = None) -> None:
+        """Choose the token budget; called when model and optimiser are in place, on every rank alike.
+
+        Args:
+            saved: the budget of the checkpoint that the run goes on from: the same one gives the same sums, bit by bit.
+        """
+        given = self.config.given_tokens
+        if given is None and saved:
+            self.budget = memory.Budget(saved["tokens"], saved["kept"], why="of the checkpoint")
+        elif given is None and not self._engine_splits_model():
+            self.budget = self._measured()
+        else:
+            self.budget = memory.Budget(given or memory.DEFAULT_TOKENS, self._kept_inputs())
+        if self.config.single_pass_tokens:
+            self.budget.kept = self.config.single_pass_tokens
+        if self.args.world_size > 1:
+            figures = [self.budget.tokens, self.budget.kept]
+            self.budget.tokens, self.budget.kept = processes.smallest(figures, self.args.device)
+        self.batches.microbatch_tokens = self.budget.tokens
+        log.info(
+            "micro-batches of up to %s tokens (%s); graphs of the scoring pass are kept up to %s tokens a step",
+            f"{self.budget.tokens:,}",
+            self.budget.why,
+            f"{self.budget.kept:,}",
+        )
+
+    def _engine_splits_model(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _measured(self) -> memory.Budget:
+        """A budget from one forward and backward pass of some tokens of the data; leaves no gradient behind."""
+        device = self.args.device
+        model = bare(self.model_wrapped if self.model_wrapped is not None else self.model)
+        sequences = some_sequences(self.batches.data, _PROBE_TOKENS)
+        inputs = to_device(row_inputs(sequences, self.batches.layout, self.batches.pad_token_id), device)
+        parameters = memory.all_parameters(model)
+
+        def forward() -> Tensor:
+            return model(**inputs).total().sum()
+
+        try:
+            per_token = memory.bytes_per_token(forward, int(inputs["input_ids"].numel()), device, parameters)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            per_token = memory.free_bytes(device) / _PROBE_TOKENS
+        self.model.zero_grad(set_to_none=True)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        local = int(os.environ.get("LOCAL_WORLD_SIZE") or self.args.world_size)
+        return memory.choose(per_token, device, trained, processes=local)
+
+    def _kept_inputs(self) -> int:
+        """Tokens of a step whose checkpointed graphs (the layers' inputs) may be kept.
+
+        The second forward pass is then the one that the checkpoints make, and there is no third.
+        """
+        if not self.config.activation_checkpointing or self._engine_splits_model():
+            return 0
+        config = self._reward_model().config  # type: ignore[attr-defined]
+        itemsize = next(self.model.parameters()).element_size()
+        per_token = int(getattr(config, "num_hidden_layers", 0)) * int(getattr(config, "hidden_size", 0)) * itemsize
+        return int(_CHECKPOINT_SHARE * memory.free_bytes(self.args.device) / max(1, per_token))
+
+    # ---- one attempt at a step ---------------------------------------------------------------------------------------
+
+    def keeps_graphs(self, model: nn.Module, batch: RankBatch) -> bool:
+        """Whether the graphs of several micro-batches are kept from the scoring pass to the backward pass."""
+        alone = self.args.world_size == 1 and not self._engine_splits_model()
+        able = alone or isinstance(model, DistributedDataParallel)
+        return able and batch.sizes.micro_batches > 1 and batch.sizes.rank_tokens <= self.budget.kept
+
+    def engine(self, model: nn.Module, batch: RankBatch) -> Engine:
+        """How the ranks of this run work together in a step with this batch."""
+        device = self.args.device if self.args.device.type == "cuda" else torch.device("cpu")
+        backward = self.accelerator.backward
+        keep = self.keeps_graphs(model, batch)
+        if self.args.world_size == 1:
+            return Engine(backward=backward, device=device, retain_graphs=keep)
+        common = Engine(
+            world_size=self.args.world_size,
+            sum_over_ranks=processes.sum_over_ranks,
+            backward=backward,
+            no_sync=lambda: self.accelerator.no_sync(self.model_wrapped),
+            device=device,
+        )
+        if not isinstance(model, DistributedDataParallel):
+            return common
+        # Gradients travel while the last backward pass runs. Where that may run out of memory (no step of this size has
+        # been taken yet) or graphs are kept, they travel afterwards.
+        apart = keep or batch.sizes.largest > self.budget.proven
+        fields = {
+            **vars(common),
+            "retain_graphs": keep,
+            "synced_score": lambda inputs: model(**inputs),
+            "any_rank": functools.partial(processes.any_rank, device=self.args.device),
+            "exchange": self._average_gradients if apart else None,
+        }
+        return Engine(**fields)
+
+    def score_function(self, model: nn.Module) -> Any:
+        """The forward pass of one micro-batch, without the wrapper that waits for other ranks where that can be."""
+        inner = bare(model)
+
+        def score(inputs: dict[str, Tensor]) -> RewardScores:
+            return inner(**inputs)
+
+        return score
+
+    def smaller(self, model: nn.Module, batch: RankBatch) -> RankBatch:
+        """The same optimiser batch in smaller parts, after memory ran out; nothing of the attempt is left.
+
+        Raises:
+            ConfigError: it is in the smallest parts already, or the ranks cannot start again together.
+        """
+        kept = self.keeps_graphs(model, batch)
+        self.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        sizes = batch.sizes
+        if self.args.world_size > 1 and not isinstance(model, DistributedDataParallel):
+            error = ConfigError(
+                f"a micro-batch of {sizes.largest:,} tokens does not fit into memory",
+                where="--microbatch_tokens",
+                fix=f"Give at most {sizes.largest // 2}.",
+            )
+            error.known_to_all = False
+            raise error
+        if not kept and sizes.largest_sequences <= 1:
+            what = f"a single response with its prompt ({sizes.largest:,} tokens) does not fit into memory"
+            fix = "Lower --max_length, or add --activation_checkpointing true or --bf16 true."
+            raise ConfigError(what, where="--microbatch_tokens", fix=fix)
+        done = self.budget.shrink(sizes.largest, kept)
+        self.batches.microbatch_tokens = self.budget.tokens
+        log.warning("out of memory with micro-batches of %s tokens; %s, the step is taken again", sizes.largest, done)
+        return self.batches.plan_again(batch.batch)
+
+    def _average_gradients(self) -> None:
+        processes.average_gradients(self.model.parameters(), self.args.world_size)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """A model without the wrapper that waits for other ranks."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
