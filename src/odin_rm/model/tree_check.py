@@ -158,8 +158,10 @@ def _early_weights(model: Any) -> list[Tensor]:
     """The first trained weights behind the embeddings, whose gradients come through every layer; none without any."""
     base = model.classifier.base_model
     checkpoints = [getattr(m, "_gradient_checkpointing_func", None) for m in base.modules()]
-    # Reentrant checkpoints allow no gradient of single weights.
-    if not torch.is_grad_enabled() or any(getattr(c, "keywords", {}).get("use_reentrant") for c in checkpoints):
+    # Neither reentrant checkpoints nor weights that FSDP has split allow gradients of single weights.
+    reentrant = any(getattr(c, "keywords", {}).get("use_reentrant") for c in checkpoints)
+    split = any(hasattr(p, "full_tensor") or hasattr(p, "_is_flat_param") for p in base.parameters())
+    if reentrant or split or not torch.is_grad_enabled():
         return []
     looked_up = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     trained = [p for p in base.parameters() if p.requires_grad and id(p) not in looked_up]
