@@ -16,9 +16,13 @@ import torch
 from torch import nn
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.data.planning import Cost
+from odin_rm.data.planning import LAYOUTS, Cost
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.tree_check import TreeSupport, tree_support
+from odin_rm.model.tree_kernels import KERNELS
+
+BATCH_LAYOUTS = ("auto", *LAYOUTS)
+TREE_ATTENTION = ("auto", *KERNELS)
 
 
 def choose_layout(
@@ -56,15 +60,29 @@ def choose_layout(
 
 
 def known_layout(
-    model: object, sequences: Sequence[np.ndarray], pad_token_id: int, device: torch.device
+    model: object,
+    sequences: Sequence[np.ndarray],
+    pad_token_id: int,
+    *,
+    wish: str = "auto",
+    kernel: str = "auto",
+    device: torch.device,
 ) -> TreeSupport:
-    """The layout of a loaded model, verified once on the first sequences that it scores."""
+    """The layout of a loaded model, verified once on the first sequences that it scores; see :func:`choose_layout`.
+
+    Raises:
+        ConfigError: what is wished for does not give the model's own scores.
+    """
     if not isinstance(model, nn.Module):
         return TreeSupport("padded", None, "padded batches: not a model")
-    place = (str(device), next(model.parameters()).dtype)
+    place = (wish, kernel, str(device), next(model.parameters()).dtype)
     known = _KNOWN.get(model)
     if known is None or known[0] != place:
-        known = (place, choose_layout(model, representative(sequences), pad_token_id, device=device))
+        with torch.no_grad():
+            found = choose_layout(
+                model, representative(sequences), pad_token_id, wish=wish, kernel=kernel, device=device
+            )
+        known = (place, found)
         _KNOWN[model] = known
     return known[1]
 

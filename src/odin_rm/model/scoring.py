@@ -52,6 +52,8 @@ class Scorer:
         name: what to call it.
         has_length_head: whether scores carry a length reward.
         info: our description of the model, or ``None`` for another library's.
+        batch_layout: how sequences share a forward pass: ``tree``, ``packed``, ``padded``, or ``auto``.
+        tree_attention: attention of trees and packed rows, or ``auto``.
     """
 
     model: nn.Module
@@ -60,6 +62,22 @@ class Scorer:
     name: str
     has_length_head: bool
     info: RewardModelInfo | None = None
+    batch_layout: str = "auto"
+    tree_attention: str = "auto"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def layout(self, sequences: Sequence[np.ndarray]) -> TreeSupport:
+        """How its sequences share a forward pass, verified on the first ones that it scores.
+
+        Raises:
+            ConfigError: the layout that is wished for does not give the model's own scores.
+        """
+        wishes = {"wish": self.batch_layout, "kernel": self.tree_attention}
+        return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **wishes)
 
     @property
     def pad_token_id(self) -> int:
@@ -232,7 +250,7 @@ def score_sequences(
     has_length = False
     if not len(sequences):
         return quality_R, None
-    layout = layout or known_layout(model, sequences, pad_token_id, device)
+    layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     plan = plan_batch(sequences, microbatch_tokens, world_size, layout=layout.layout)
     # A rank with less to do runs the shortest sequence, so that collectives inside the model match.
     idle = [np.argmin([len(s) for s in sequences])] if world_size > 1 else []
@@ -291,12 +309,14 @@ def score_encoded(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """``(R,)`` quality and length rewards (or ``None``) of encoded responses; NaN where one was dropped as too long."""
     kept = np.array([i for i, one in enumerate(encoded) if not one.dropped], dtype=int)
+    sequences = [np.asarray(encoded[i].input_ids, dtype=np.int32) for i in kept]
     quality, length = score_sequences(
         scorer.model,
-        [np.asarray(encoded[i].input_ids, dtype=np.int32) for i in kept],
+        sequences,
         pad_token_id=scorer.pad_token_id,
         microbatch_tokens=microbatch_tokens,
-        device=next(scorer.model.parameters()).device,
+        device=scorer.device,
+        layout=scorer.layout(sequences) if sequences else None,
     )
     quality_R = np.full(len(encoded), np.nan)
     quality_R[kept] = quality

@@ -12,13 +12,11 @@ from transformers import TrainingArguments
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.settings import at_least, one_of, refuse_idle, trajectory
 from odin_rm.core.types import LENGTH, QUALITY
-from odin_rm.data.planning import LAYOUTS
+from odin_rm.model.layout import BATCH_LAYOUTS, TREE_ATTENTION
 
 OBJECTIVES = ("odin", "bradley_terry")
 LENGTH_SCOPES = ("batch", "prompt")
 POOLINGS = ("backbone", "mean")
-TREE_ATTENTION = ("auto", "segments", "varlen", "flex", "dense")
-BATCH_LAYOUTS = ("auto", *LAYOUTS)
 OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
 
 # Fields of TrainingArguments that would do nothing here, and what to use instead. Setting one is an error.
@@ -242,6 +240,11 @@ class RewardConfig(TrainingArguments):
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
         return trajectory(self, MEMORY_FIELDS)
+
+    @property
+    def recomputes_activations(self) -> bool:
+        """Whether activations are computed anew in the backward pass, by either of transformers' names for it."""
+        return bool(getattr(self, "activation_checkpointing", None) or getattr(self, "gradient_checkpointing", None))
 
     @property
     def given_tokens(self) -> int | None:

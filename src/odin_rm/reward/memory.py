@@ -25,7 +25,7 @@ MOST_TOKENS = 65536
 CPU_TOKENS = 4096
 """On a CPU larger micro-batches leave the caches and are no faster; graphs of several are kept instead."""
 _CPU_SHARE, _CUDA_SHARE = 0.5, 0.8
-_OPTIMISER_BYTES = 8
+OPTIMISER_BYTES = 8
 """AdamW's two moments per trained weight, which the first step allocates."""
 
 
@@ -101,26 +101,30 @@ def bytes_per_token(
 
 
 def choose(
-    per_token: float, device: torch.device, trained: Sequence[Tensor], *, processes: int = 1, free: int | None = None
+    per_token: float, device: torch.device, pending: int, *, processes: int = 1, free: int | None = None
 ) -> Budget:
-    """The budget for a measured need per token.
+    """The budget for a need per token.
 
     Args:
         per_token: bytes per token (:func:`bytes_per_token`).
         device: where the model is.
-        trained: weights whose gradients and moments are still to be allocated.
+        pending: bytes that the run is still going to allocate whatever the budget.
         processes: processes that share the machine's memory.
         free: bytes that are free; default measured.
     """
-    weights = sum(p.numel() * (p.element_size() + _OPTIMISER_BYTES) for p in trained)
     on_cuda = device.type == "cuda"
     free = free_bytes(device) if free is None else free
     share = _CUDA_SHARE if on_cuda else _CPU_SHARE / processes
-    room = max(0.0, free * share - weights)
+    room = max(0.0, free * share - pending)
     fits = max(1, int(room / max(per_token, 1.0)))
     most = MOST_TOKENS if on_cuda else CPU_TOKENS
     why = f"{per_token / 2**10:.0f} KiB a token, {free / 2**30:.1f} GiB free"
     return Budget(min(fits, most), fits, why=why)
+
+
+def pending_bytes(trained: Sequence[Tensor]) -> int:
+    """Gradients and moments that the first step allocates for these weights."""
+    return sum(p.numel() * (p.element_size() + OPTIMISER_BYTES) for p in trained)
 
 
 def activation_bytes(config: Any, itemsize: int = 4, *, checkpointing: bool = False) -> int:

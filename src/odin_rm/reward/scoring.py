@@ -31,8 +31,9 @@ def score_preferences(
         sequences,
         pad_token_id=scorer.pad_token_id,
         microbatch_tokens=microbatch_tokens,
-        device=next(scorer.model.parameters()).device,
+        device=scorer.device,
         progress=progress,
+        layout=scorer.layout(sequences),
     )
     check_finite(quality_R, scorer.name)
     return as_scored(data, quality_R, length_R, name or scorer.name)

@@ -112,12 +112,6 @@ class StepMemory:
             figures = [self.budget.tokens, self.budget.kept]
             self.budget.tokens, self.budget.kept = processes.smallest(figures, self.args.device)
         self.batches.microbatch_tokens = self.budget.tokens
-        log.info(
-            "micro-batches of up to %s tokens (%s); graphs of the scoring pass are kept up to %s tokens a step",
-            f"{self.budget.tokens:,}",
-            self.budget.why,
-            f"{self.budget.kept:,}",
-        )
 
     def _engine_splits_model(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
@@ -142,14 +136,14 @@ class StepMemory:
         self.model.zero_grad(set_to_none=True)
         trained = [p for p in model.parameters() if p.requires_grad]
         local = int(os.environ.get("LOCAL_WORLD_SIZE") or self.args.world_size)
-        return memory.choose(per_token, device, trained, processes=local)
+        return memory.choose(per_token, device, memory.pending_bytes(trained), processes=local)
 
     def _kept_inputs(self) -> int:
         """Tokens of a step whose checkpointed graphs (the layers' inputs) may be kept.
 
         The second forward pass is then the one that the checkpoints make, and there is no third.
         """
-        if not self.config.activation_checkpointing or self._engine_splits_model():
+        if not self.config.recomputes_activations or self._engine_splits_model():
             return 0
         config = self._reward_model().config  # type: ignore[attr-defined]
         itemsize = next(self.model.parameters()).element_size()

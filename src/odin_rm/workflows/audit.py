@@ -74,7 +74,17 @@ class AuditConfig:
     on_bad_row: Literal["error", "skip"] = field(
         default="error", metadata={"help": "Stop at an unusable row, or leave it out and count it."}
     )
-    microbatch_tokens: int = field(default=16384, metadata={"help": "Padded tokens per forward pass (memory)."})
+    microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
+    batch_layout: Literal["auto", "tree", "packed", "padded"] = field(
+        default="auto",
+        metadata={
+            "help": "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, or "
+            "auto: the first of them that gives the model's own scores."
+        },
+    )
+    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
+        default="auto", metadata={"help": "Attention of tree and packed rows."}
+    )
     bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples of the intervals, at least 2."})
     seed: int = field(default=0, metadata={"help": "Of the resamples and of the cross-validation folds."})
     torch_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
@@ -98,6 +108,9 @@ class AuditConfig:
             raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
         if self.microbatch_tokens < 1:
             raise ConfigError(f"is {self.microbatch_tokens}", where="--microbatch_tokens", fix="Give at least 1.")
+        if self.batch_layout == "padded" and self.tree_attention != "auto":
+            what = "has no effect on padded batches"
+            raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,7 @@ def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audit
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )
+    scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     data, lengths = load_audit_data(
         config.dataset,

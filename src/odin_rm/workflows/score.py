@@ -1,7 +1,8 @@
 """Scoring files of any size: rows of prompt and response in, the same rows in the same order with scores out.
 
 Rows are read, encoded, scored and written in chunks, so memory depends on the chunk and not on the file (a ``.json``
-list is the exception: it is read at once). Inside a chunk sequences are batched by length.
+list is the exception: it is read at once). Inside a chunk a prompt that several rows share is computed once where the
+model allows it, so rows of one prompt are best kept near each other.
 
 No row is ever lost. A sequence longer than ``max_length`` that the policy ``drop`` would leave out of training keeps
 its row here, with its true ``response_tokens`` and ``quality`` null. With ``--on_bad_row skip`` an unusable row is kept
@@ -64,8 +65,18 @@ class ScoreConfig:
         default="error",
         metadata={"help": "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."},
     )
-    microbatch_tokens: int = field(default=16384, metadata={"help": "Padded tokens per forward pass (memory)."})
-    chunk_rows: int = field(default=8192, metadata={"help": "Rows in memory at a time; sorted by length inside."})
+    microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
+    batch_layout: Literal["auto", "tree", "packed", "padded"] = field(
+        default="auto",
+        metadata={
+            "help": "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, or auto: "
+            "the first of them that gives this model's own scores."
+        },
+    )
+    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
+        default="auto", metadata={"help": "Attention of tree and packed rows."}
+    )
+    chunk_rows: int = field(default=8192, metadata={"help": "Rows in memory at a time; they share prompts inside."})
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None, metadata={"help": "Precision of the model; default float32."}
     )
@@ -84,6 +95,9 @@ class ScoreConfig:
         for name in ("microbatch_tokens", "chunk_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix="Give at least 1.")
+        if self.batch_layout == "padded" and self.tree_attention != "auto":
+            what = "has no effect on padded batches"
+            raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
 
 @dataclass
@@ -148,6 +162,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )
+    scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(), time.perf_counter()
     with interruptible(), ExitStack() as stack:
@@ -261,8 +276,9 @@ def _score_chunk(
         sequences,
         pad_token_id=scorer.pad_token_id,
         microbatch_tokens=config.microbatch_tokens,
-        device=next(scorer.model.parameters()).device,
+        device=scorer.device,
         progress=advance,
+        layout=scorer.layout(sequences),
     )
     for k, item in enumerate(ready):
         if not np.isfinite(quality_R[k]) or (length_R is not None and not np.isfinite(length_R[k])):

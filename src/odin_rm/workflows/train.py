@@ -7,6 +7,7 @@ Everything that can be refused is refused before the run folder is touched. The 
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.workflows.callbacks import MetricsFile, StopOnSignal
+from odin_rm.workflows.reward_plan import RewardPlan, plan_reward_run
 from odin_rm.workflows.run_folder import (
     as_config_errors,
     check_required,
@@ -47,6 +49,7 @@ from odin_rm.workflows.run_folder import (
     write_settings,
 )
 
+log = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 1024
 """Tokens, as in the paper."""
 REFERENCE_RESPONSES = 4096
@@ -91,12 +94,37 @@ def train_reward_model(config: RewardConfig) -> Path:
             write_settings(run, config, REFUSED, checkpoint)
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
+    trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
     with stop:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)
     _finish(trainer, config, run)
     return run
+
+
+class NotePlan(TrainerCallback):
+    """Writes down how micro-batches are made, before the first step: a row of ``metrics.jsonl`` and a line of the log.
+
+    Args:
+        trainer: what knows it by then.
+        path: the file.
+    """
+
+    def __init__(self, trainer: RewardTrainer, path: Path) -> None:
+        self.trainer, self.path = trainer, path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write it, the main process only."""
+        if not state.is_world_process_zero:
+            return
+        layout, budget = self.trainer.layout, self.trainer.budget
+        row = {"batch_layout": layout.layout, "tree_attention": layout.kernel, "layout_why": layout.why}
+        sizes = {"microbatch_tokens": budget.tokens, "single_pass_tokens": budget.kept, "microbatch_why": budget.why}
+        append_jsonl(self.path, {"step": state.global_step, **row, **sizes})
+        kernel = f", {layout.kernel} attention" if layout.kernel else ""
+        log.info("batch layout: %s%s (%s)", layout.layout, kernel, layout.why)
+        log.info("micro-batches: up to %s tokens (%s)", f"{budget.tokens:,}", budget.why)
 
 
 def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[RewardModel, Any, Path | None]:
@@ -110,13 +138,24 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     set_seed(config.seed)
     model = build_model(config, model_path)
     ensure_pad_token(tokenizer, model.config)
-    config.max_length = _window(config.max_length, model)
+    config.max_length = _window(config.max_length, model.classifier)
     return model, tokenizer, checkpoint
 
 
-def _window(max_length: int | None, model: RewardModel) -> int:
+def plan_run(config: RewardConfig) -> RewardPlan:
+    """The plan of a run, without its weights and without a run folder (``--dry_run``).
+
+    Raises:
+        OdinError: bad input, as the run itself would refuse it.
+    """
+    model_path = _check_required(config)
+    with together(), config.main_process_first(desc="tokenising"):
+        return plan_reward_run(config, model_path, load_data, _window)
+
+
+def _window(max_length: int | None, classifier: Any) -> int:
     """The longest sequence of the run; a table of learnt positions is never overrun."""
-    table = position_table(model.classifier)
+    table = position_table(classifier)
     if max_length is None:
         return min(DEFAULT_MAX_LENGTH, table or DEFAULT_MAX_LENGTH)
     if table is not None and max_length > table:
