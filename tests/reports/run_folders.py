@@ -134,3 +134,22 @@ def points_file(path: Path) -> Path:
     ]  # fmt: skip
     marks = [{"name": "start", "arm": "start", "length": {"value": 22.0}, "score": {"value": 50.0}}]
     return write_json(path, {"length": "mean response tokens", "score": "win score", "points": points, "marks": marks})
+
+
+def pareto_file(path: Path) -> Path:
+    """The points above with fronts, their bands and a comparison, as ``odin-rm pareto`` writes them."""
+    points_file(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    grid = [25.0, 45.0]
+
+    def arm(values: list[float | None]) -> dict[str, Any]:
+        band = [{"length": x, **(figure(v) if v is not None else {"value": None, "low": None, "high": None})}
+                for x, v in zip(grid, values, strict=True)]  # fmt: skip
+        front = [{"name": "r", "length": 30.0, "score": 55.0}]
+        return {"runs": 3, "front": front, "hypervolume": figure(12.5), "band": band, "matched": band[1:]}
+
+    pair = {"first": "odin", "second": "vanilla", "hypervolume_difference": figure(2.5), "dominance": [None, 0.75],
+            "matched": [{"length": 45.0, **figure(3.0), "dominance": 0.75}]}  # fmt: skip
+    content |= {"grid": grid, "arms": {"odin": arm([None, 60.0]), "vanilla": arm([None, 57.0])}, "comparisons": [pair],
+                "lengths": {"baseline sft": 33.0}, "y": "win_score", "length_unit": "tokens"}  # fmt: skip
+    return write_json(path, content)

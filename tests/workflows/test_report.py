@@ -9,6 +9,7 @@ import pytest
 
 from odin_rm.cli.main import main
 from odin_rm.core.errors import OdinError
+from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables
 from odin_rm.reports.comparison.records import Response
 from odin_rm.reports.comparison.story import all_audits
 from odin_rm.reports.comparison.tables import mean_change, rl_table, settings_tables
@@ -28,7 +29,7 @@ def test_each_thing_is_recognised_by_what_it_holds(tmp_path):
         made.judged_folder(tmp_path / "judged"),
         made.win_rates_file(tmp_path / "rates.json"),
         made.sweep_folder(tmp_path / "swept"),
-        made.points_file(tmp_path / "pareto.json"),
+        made.pareto_file(tmp_path / "pareto.json"),
     ]
     found = read_material([str(path) for path in paths])
     assert [(run.name, run.kind) for run in found.runs] == [("ppo", "rl"), ("rm", "reward"), ("sft", "policy")]
@@ -56,6 +57,26 @@ def test_a_testbed_experiment_gives_its_audits_points_and_reward_runs(tmp_path):
         ("true quality", 0.5, {"start (SFT)": (12.0, 0.25)}),
     ]
     assert [run.name for run in found.runs] == ["odin"]
+
+
+def test_fronts_come_with_their_bands_and_tables(tmp_path):
+    (fronts,) = read_material([str(made.pareto_file(tmp_path / "pareto.json").parent)]).fronts
+    chart = front_chart(fronts, "f")
+    assert [(mark.at, mark.label) for mark in chart.marks] == [(33.0, "baseline sft")]
+    series = {one.name: one for one in chart.series}
+    assert list(series["odin"].y) == [55.0, 60.0, 65.0]
+    front = series["odin: front"]
+    # The runs lie at 30, 40 and 50 tokens, the other arm's longest at 57; the grid adds 45.
+    assert list(front.x) == [30.0, 40.0, 45.0, 50.0, 57.0]
+    assert list(front.y) == [55.0, 60.0, 60.0, 65.0, 65.0]
+    assert list(front.low) == [None, None, 59.0, 59.0, 59.0]
+    assert list(series["start"].x) == [22.0]
+    (line,) = dominance_chart(fronts, "d").series
+    assert (line.name, list(line.y)) == ("odin above vanilla", [None, 0.75])
+    arms, pairs = front_tables(fronts, 1)
+    assert [row[:2] for row in arms.rows] == [["odin", 3], ["vanilla", 3]]
+    assert arms.rows[0][-1].value == 60.0
+    assert pairs.rows[0][:2] == ["odin", "vanilla"]
 
 
 def test_scored_rows_and_annotations_are_read_from_files(tmp_path):
@@ -168,7 +189,7 @@ def test_the_page_has_its_files_beside_it(tmp_path, capsys):
 def test_everything_together_makes_one_page(tmp_path):
     paths = [made.rl_run(tmp_path / "ppo"), made.reward_run(tmp_path / "rm"), made.audit_file(tmp_path / "au").parent,
              made.judged_folder(tmp_path / "judged"), made.win_rates_file(tmp_path / "rates.json"),
-             made.sweep_folder(tmp_path / "swept"), made.points_file(tmp_path / "pareto.json"),
+             made.sweep_folder(tmp_path / "swept"), made.pareto_file(tmp_path / "pareto.json"),
              made.outputs_file(tmp_path / "answers.json", {"q": "a"})]  # fmt: skip
     written = run_report(ReportConfig([str(path) for path in paths], str(tmp_path / "all.html")))
     text = written.page.read_text(encoding="utf-8")
@@ -195,6 +216,13 @@ BAD = {
     "point without score": (
         lambda place: made.write_json(place / "pareto.json", {"points": [{"arm": "a", "length": {"value": 1}}]}),
         "point 1: 'score' is missing",
+    ),
+    "fronts without bands": (
+        lambda place: made.write_json(
+            made.points_file(place / "pareto.json"),
+            {**json.loads((place / "pareto.json").read_text()), "arms": {"a": {}}},
+        ),
+        "is no output of odin-rm pareto (KeyError: 'hypervolume')",
     ),
     "broken audit": (
         lambda place: made.write_json(place / "audit.json", {"accuracy_length_balanced": 1}), "is no audit"

@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports.comparison.records import Fronts
+from odin_rm.reports.comparison.records import Fronts, FrontSummary
 
 Row = Mapping[str, Any]
 
@@ -31,7 +31,9 @@ def read_fronts(path: Path, name: str, content: Row) -> Fronts:
         if length.value is not None and score.value is not None:
             marks[str(row.get("name", "mark"))] = (length.value, score.value)
     labels = [_label(content, key, default) for key, default in (("score", "score"), ("length", LENGTH_LABEL))]
-    return Fronts(name, points, *labels, marks, content)
+    lengths = content.get("lengths")
+    known = {str(key): at for key, at in lengths.items() if number_of(at)} if isinstance(lengths, Mapping) else {}
+    return Fronts(name, points, *labels, marks, known, _summary(path, content))
 
 
 def read_experiment(path: Path, name: str, content: Row) -> list[Fronts]:
@@ -51,8 +53,32 @@ def read_experiment(path: Path, name: str, content: Row) -> list[Fronts]:
         if isinstance(start, Mapping):
             at = [as_figure(start.get(column)).value for column in ("mean_tokens", score)]
             marks = {} if None in at else {"start (SFT)": (at[0], at[1])}
-        fronts.append(Fronts(name, points, label, LENGTH_LABEL, marks, {}))  # type: ignore[arg-type]
+        fronts.append(Fronts(name, points, label, LENGTH_LABEL, marks))  # type: ignore[arg-type]
     return fronts
+
+
+def _summary(path: Path, content: Row) -> FrontSummary | None:
+    """The fronts of ``pareto.json``; a figure's data file has none of their intervals."""
+    if "arms" not in content:
+        return None
+    try:
+        arms = {
+            str(name): {**arm, "hypervolume": as_figure(arm["hypervolume"]),
+                        **{key: [as_figure(row) for row in arm[key]] for key in ("band", "matched")}}
+            for name, arm in content["arms"].items()
+        }  # fmt: skip
+        comparisons = [
+            {**pair, "hypervolume_difference": as_figure(pair["hypervolume_difference"]),
+             "dominance": [number_of(share) for share in pair["dominance"]],
+             "matched": [as_figure(row) for row in pair["matched"]],
+             "matched_dominance": [number_of(row["dominance"]) for row in pair["matched"]]}
+            for pair in content["comparisons"]
+        ]  # fmt: skip
+        matched = [row["length"] for row in next(iter(content["arms"].values()))["matched"]]
+        return FrontSummary(arms, comparisons, content["grid"], matched, content["y"], content["length_unit"])
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        what = f"is no output of odin-rm pareto ({type(error).__name__}: {error})"
+        raise DataError(what, where=str(path), fix="Make it again with odin-rm pareto.") from error
 
 
 def as_figure(value: Any) -> Figure:

@@ -45,7 +45,7 @@ class Curve:
 _ZERO, _CHANCE = (Mark(0.0, ""),), (Mark(0.5, "chance"),)
 
 REWARD_CURVES = (
-    Curve("reward_loss", "Loss", "loss", ("loss",), "eval_loss",
+    Curve("reward_loss", "Loss of the reward model", "loss", ("loss",), "eval_loss",
           caption="The whole objective on the batches, and on held-out pairs where there are any."),
     Curve("reward_ranking_loss", "Ranking loss", "loss of the preference, nats", ("ranking_loss",),
           caption="The part of the objective that learns from the preferences."),
@@ -78,10 +78,11 @@ RL_CURVES = (
           caption="Responses that ended by themselves; the others were cut."),
     Curve("rl_entropy", "Entropy", "nats per token", ("entropy",), "watch_entropy",
           caption="Of the policy; a collapse ends exploration."),
-    Curve("rl_loss", "Loss", "loss", ("loss",), caption="Of the optimiser steps; its level says little."),
+    Curve("rl_loss", "Loss of the policy", "loss", ("loss",), caption="Of the optimiser steps; its level says little."),
 )  # fmt: skip
 POLICY_CURVES = (
-    Curve("policy_loss", "Loss", "loss", ("loss",), "eval_loss", caption="On the batches, and on held-out rows."),
+    Curve("policy_loss", "Loss of the fine-tuning", "loss", ("loss",), "eval_loss",
+          caption="On the batches, and on held-out rows."),
     Curve("policy_accuracy", "Accuracy of the implied reward", "share of pairs in order", ("rewards/accuracies",),
           "eval_rewards/accuracies", percent=True, marks=_CHANCE,
           caption="How many pairs the policy's own log-probabilities order as the annotators do (DPO)."),

@@ -129,7 +129,7 @@ def _correlations(audits: Sequence[AuditResult]) -> Chart | None:
         return None
     return Chart(
         "audit_correlations",
-        "Quality head and length",
+        "Correlations with length",
         "",
         "correlation with length",
         [Series(**{**vars(one), "style": "points"}) for one in series],

@@ -144,6 +144,26 @@ class Sweep(Described):
 
 
 @dataclass(frozen=True)
+class FrontSummary:
+    """Fronts with intervals, in the form of ``summarise_fronts``.
+
+    Attributes:
+        arms: by name ``runs``, ``front``, ``hypervolume``, ``band`` (a figure at each length of ``grid``), ``matched``.
+        comparisons: ``first``, ``second``, ``hypervolume_difference``, ``dominance`` (along ``grid``), ``matched`` and
+            ``matched_dominance`` (at ``matched``).
+        grid, matched: lengths.
+        score, unit: names of the score and of the unit of length.
+    """
+
+    arms: Mapping[str, Mapping[str, Any]]
+    comparisons: Sequence[Mapping[str, Any]]
+    grid: Sequence[float]
+    matched: Sequence[float]
+    score: str
+    unit: str
+
+
+@dataclass(frozen=True)
 class Fronts:
     """Runs as points with the front of each arm: ``pareto.json``, or the policies of a testbed experiment.
 
@@ -151,7 +171,8 @@ class Fronts:
         points: every run.
         score, length: what the axes are.
         marks: further points by name, as length and score.
-        content: the file.
+        lengths: lengths to mark, by name: the baseline's.
+        summary: what ``pareto.json`` says of the fronts.
     """
 
     name: str
@@ -159,7 +180,8 @@ class Fronts:
     score: str
     length: str
     marks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    content: Mapping[str, Any] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    summary: FrontSummary | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from odin_rm.reports.comparison import tables
 from odin_rm.reports.comparison.curves import MOST_RUNS, learning_charts
 from odin_rm.reports.comparison.lengths import audit_charts, cloud_charts
 from odin_rm.reports.comparison.page import Block, Charts, Part, Report
-from odin_rm.reports.comparison.points import front_chart, sweep_chart
+from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables, sweep_chart
 from odin_rm.reports.comparison.records import Material, TrainingRun
 from odin_rm.reports.comparison.texts import judged_block, sample_block
 from odin_rm.reports.page import Table, Text, format_number
@@ -140,9 +140,13 @@ def _audits(audits: Sequence[AuditResult]) -> list[Block]:
 
 
 def _fronts(material: Material) -> list[Block]:
-    charts = [front_chart(one, f"front_{number}") for number, one in enumerate(material.fronts, start=1)]
-    swept = [sweep_chart(one, f"sweep_{number}") for number, one in enumerate(material.sweeps, start=1)]
-    return _figures([*charts, *(chart for chart in swept if chart)])
+    charts: list[Chart | None] = []
+    shown: list[Block] = []
+    for number, one in enumerate(material.fronts, start=1):
+        charts += [front_chart(one, f"front_{number}"), dominance_chart(one, f"dominance_{number}")]
+        shown += front_tables(one, number)
+    charts += [sweep_chart(one, f"sweep_{number}") for number, one in enumerate(material.sweeps, start=1)]
+    return [*_figures([chart for chart in charts if chart]), *shown]
 
 
 def _judgements(material: Material) -> list[Block]:

@@ -109,7 +109,7 @@ def reward_table(runs: Sequence[TrainingRun]) -> Table:
 def policy_table(runs: Sequence[TrainingRun]) -> Table:
     """Where ``sft`` and ``dpo`` ended."""
     rows = [[run.name, run.steps, run.last("loss"), run.last("eval_loss"), run.state] for run in runs]
-    return Table("Where the policies ended.", ["Run", "Steps", "Loss", "Held-out loss", "State"], rows, file="training")
+    return Table("Where fine-tuning ended.", ["Run", "Steps", "Loss", "Held-out loss", "State"], rows, file="training")
 
 
 def texts_table(material: Material) -> Table:
@@ -231,9 +231,9 @@ def environment_table(described: Sequence[Described]) -> Table | None:
     names = list(dict.fromkeys(name for one in flat for name in one))
     if all(one == flat[0] for one in flat):
         whom = held[0].name if len(held) == 1 else f"all {len(held)}"
-        return Table(f"Environment of {whom}.", ["", "Value"], [[name, flat[0][name]] for name in names])
+        return Table(f"Environment of {whom}.", ["Item", "Value"], [[name, flat[0][name]] for name in names])
     rows = [[name, *(one.get(name, "") for one in flat)] for name in names]
-    return Table("Environments.", ["", *(one.name for one in held)], rows)
+    return Table("Environments.", ["Item", *(one.name for one in held)], rows)
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
