@@ -40,6 +40,7 @@ HARMLESS = frozenset(
 """Arguments that models hand on to their attention function and that change nothing here."""
 
 
+@torch.compiler.disable  # reads and notes plain Python objects; kernels are chosen by the row, not by the graph
 def attend(
     module: nn.Module,
     query: Tensor,
