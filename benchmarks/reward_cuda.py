@@ -5,7 +5,8 @@
 
 One process, a random Qwen3 or Llama built from a config (nothing is downloaded), the same token ids, the same pairs in
 each step, plain Bradley-Terry on both sides, AdamW, weights in float32 and passes in bfloat16 by autocast (the usual
-way, and TRL's default), no gradient checkpointing. The parts, in order; figures are written after each of them:
+way, and TRL's default), no gradient checkpointing. The parts, in the order that ``--parts`` names them; figures are
+written after each of them:
 
 * ``tune``: the micro-batch with which TRL is fastest;
 * ``race``: TRL and ours step by step in turns: pairs/s, ratio, share of the measured matrix peak that the distinct
@@ -14,7 +15,9 @@ way, and TRL's default), no gradient checkpointing. The parts, in order; figures
 * ``weights``: the race again with bfloat16 weights on both sides;
 * ``grouped``: TRL with the pairs of all measured steps sorted by length, against ours in two passes;
 * ``kernels``: ours with each kernel for prompt trees, packed, and padded;
-* ``flex``: FlexAttention for prompt trees, speed and equality; last, because it is compiled first.
+* ``flex``: FlexAttention for prompt trees, speed and equality; late, because it is compiled first;
+* ``peak``: ours with compiled layers and with bfloat16 weights, and with twice the pairs in a step: how near the matrix
+  peak.
 
 An arm that fails (out of memory, a kernel that is missing) is written down and the rest goes on. ``--budget_seconds``
 ends the run early with what there is.
@@ -39,6 +42,7 @@ from typing import Any
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import torch
 import transformers
 
@@ -52,7 +56,7 @@ from odin_rm.data.batching import plan_epoch
 from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings
 
-PARTS = ("tune", "race", "equality", "weights", "grouped", "kernels", "flex")
+PARTS = ("tune", "race", "equality", "weights", "grouped", "kernels", "flex", "peak")
 LAYOUTS: dict[str, dict[str, Any]] = {
     "as it comes": {"microbatch_tokens": "auto"},
     "tree, varlen": {"batch_layout": "tree", "tree_attention": "varlen"},
@@ -87,7 +91,7 @@ class Session:
 
     def part(self, name: str, run: Callable[[], None]) -> None:
         """Run one part; what goes wrong in it is written down and does not end the others."""
-        if name in PARTS and (name not in self.options.parts or time.monotonic() > self.deadline):
+        if time.monotonic() > self.deadline:
             self.say(f"{name}: left out")
             return
         try:
@@ -112,8 +116,8 @@ class Bench(Session):
         """Peak of matrix products, tokens, plan, models."""
         options = self.options
         place = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-        self.peak = matrix_peak(options.device, torch.bfloat16, 0 if options.device == "cuda" else 512)
-        self.say(f"{place}: matrix product {self.peak / 1e12:.1f} TFLOP/s")
+        self.matrix_peak = matrix_peak(options.device, torch.bfloat16, 0 if options.device == "cuda" else 512)
+        self.say(f"{place}: matrix product {self.matrix_peak / 1e12:.1f} TFLOP/s")
         tokenizer = make_tokenizer(options.data, options.vocabulary)
         settings = EncodingSettings(max_length=options.max_length, overlong="drop")
         cache = self.folder / "cache"
@@ -139,7 +143,9 @@ class Bench(Session):
         self.trl_pairs = options.trl_pairs[0]
         per_step = sum(need.tokens for need in self.needs) / len(plan)
         self.say(f"{self.size.parameters / 1e6:.0f} M parameters without embeddings, {per_step:.0f} distinct tokens")
-        self.keep(device=place, peak_flops=self.peak, model=asdict(self.size), needs=[asdict(n) for n in self.needs])
+        self.keep(
+            device=place, peak_flops=self.matrix_peak, model=asdict(self.size), needs=[asdict(n) for n in self.needs]
+        )
 
     def measure(self, part: str, jobs: list[tuple[Arm, Callable[[Arm, Work, Baton], None], Work]]) -> list[Arm]:
         """Run arms in turns and write down what each did."""
@@ -154,8 +160,10 @@ class Bench(Session):
         self.arms += arms
         warmup = self.options.warmup
         rows = self.found.get("arms", {})
-        for arm in arms:
-            summary = summary_of(arm, warmup, self.needs, self.size, self.peak)
+        for arm, _, work in jobs:
+            same = len(work.plan) == len(self.needs)
+            needs = self.needs if same else [need_of(work.data, pairs) for pairs in work.plan]
+            summary = summary_of(arm, warmup, needs, self.size, self.matrix_peak)
             rows[f"{part}: {arm.name}"] = asdict(arm) | {"summary": summary}
         self.keep(arms=rows)
         print(table({arm.name: rows[f"{part}: {arm.name}"]["summary"] for arm in arms}), flush=True)
@@ -208,6 +216,23 @@ class Bench(Session):
         """The race with bfloat16 weights."""
         self.race("weights", replace(self.work, dtype=torch.bfloat16, bf16=False))
 
+    def peak(self) -> None:
+        """How near the machine's peak, where launching kernels is not what takes the time."""
+        bf16 = replace(self.work, dtype=torch.bfloat16, bf16=False)
+        pairs = np.concatenate(self.work.plan)
+        size = 2 * self.options.batch_pairs
+        twice = [pairs[i : i + size] for i in range(0, len(pairs) - size + 1, size)]
+        whole = {"microbatch_tokens": 4 * self.options.microbatch_tokens}
+        compiled = whole | {"compile_layers": True}
+        for name, settings, work in (
+            ("compiled layers, bfloat16 weights", compiled, bf16),
+            ("compiled layers, bfloat16 weights, twice the pairs", compiled, replace(bf16, plan=twice)),
+            ("compiled layers", compiled, self.work),
+            ("bfloat16 weights", whole, bf16),
+        ):
+            if time.monotonic() < self.deadline:
+                self.measure("peak", [(Arm(name, settings), train_ours, work)])
+
     def equality(self, layouts: dict[str, dict[str, Any]] = LAYOUTS) -> None:
         """Loss, scores and gradients of one step by every layout, against padded float32."""
         pairs = self.work.plan[0][: self.options.equality_pairs]
@@ -254,7 +279,7 @@ class Bench(Session):
 
 
 def differences(found: tuple[float, torch.Tensor, torch.Tensor], base: tuple[Any, ...]) -> dict[str, float]:
-    """Loss apart; scores apart relative to their deviation; gradients apart relative to their length, and the angle."""
+    """Loss apart; scores apart relative to their deviation; gradients apart relative to their length."""
     loss, scores, gradient = found
     expected_loss, expected_scores, expected = base
     spread = float(expected_scores.std()) if len(expected_scores) > 1 else 1.0
@@ -264,7 +289,6 @@ def differences(found: tuple[float, torch.Tensor, torch.Tensor], base: tuple[Any
         "scores_max": float((scores - expected_scores).abs().max()) / spread,
         "scores_rms": float((scores - expected_scores).square().mean().sqrt()) / spread,
         "gradient": float((gradient - expected).norm()) / norm,
-        "cosine_distance": 1 - float(torch.dot(gradient, expected)) / (norm * float(gradient.norm())),
     }
 
 
@@ -308,7 +332,7 @@ def main() -> None:
         bench = Bench(options)
         bench.folder = Path(folder)
         bench.prepare()
-        for name in PARTS:
+        for name in options.parts:
             bench.part(name, getattr(bench, name))
         bench.say(f"figures in {bench.file}")
     sys.stdout.flush()

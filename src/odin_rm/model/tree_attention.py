@@ -40,6 +40,10 @@ HARMLESS = frozenset(
 """Arguments that models hand on to their attention function and that change nothing here."""
 
 
+# How often attention was asked for. Not kept in the layout, at each change of which layers would be compiled anew.
+_CALLS = [0]
+
+
 @torch.compiler.disable  # reads and notes plain Python objects; kernels are chosen by the row, not by the graph
 def attend(
     module: nn.Module,
@@ -78,7 +82,7 @@ def attend(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = choose_kernel(tree_layout.kernel, query, value)
     _arm(module, Asked(sliding_window, kernel))
-    tree_layout.used.append(kernel)
+    _CALLS[0] += 1
     return KERNELS[kernel](query, key, value, tree_layout, scaling, tree_layout.window(sliding_window)), None
 
 
@@ -103,9 +107,10 @@ def row_states(
     Raises:
         NotImplementedError: see :func:`attend`; or no layer called it.
     """
+    before = _CALLS[0]
     with tree_implementation(base):
         found = base(input_ids=input_ids, position_ids=position_ids, tree_layout=layout, **kwargs)
-    if not layout.used:
+    if _CALLS[0] == before:
         raise NotImplementedError("its attention layers do not take their attention from outside")
     return found.last_hidden_state[0]
 

@@ -52,7 +52,14 @@ REFUSED = {
 }
 
 # They decide how fast and in what memory the same gradient is computed.
-MEMORY_FIELDS = ("microbatch_tokens", "single_pass_tokens", "batch_layout", "tree_attention", "dry_run")
+MEMORY_FIELDS = (
+    "microbatch_tokens",
+    "single_pass_tokens",
+    "batch_layout",
+    "tree_attention",
+    "compile_layers",
+    "dry_run",
+)
 
 
 @dataclass
@@ -153,6 +160,10 @@ class RewardConfig(TrainingArguments):
             "help": "How tree and packed rows are attended to: segments, varlen, flex, dense, or auto.",
             "choices": list(TREE_ATTENTION),
         },
+    )
+    compile_layers: bool = field(
+        default=False,
+        metadata={"help": "Compile the backbone's layers with torch.compile, which takes a minute at the start."},
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Print the plan of the run (steps, tokens, memory) and end; write nothing."}
@@ -259,6 +270,9 @@ class RewardConfig(TrainingArguments):
         one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         one_of("batch_layout", self.batch_layout, BATCH_LAYOUTS)
         one_of("tree_attention", self.tree_attention, TREE_ATTENTION)
+        if self.torch_compile:
+            fix = "Use --compile_layers, which compiles the layers one by one."
+            raise ConfigError("compiles the heads away", where="--torch_compile", fix=fix)
         if self.batch_layout == "padded" and self.tree_attention != "auto":
             fix = "Use --batch_layout tree or packed, or leave it out."
             raise ConfigError("has no effect on padded batches", where="--tree_attention", fix=fix)

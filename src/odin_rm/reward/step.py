@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.planning import LAYOUTS, row_inputs, to_device
+from odin_rm.model.compiled import compile_layers
 from odin_rm.model.device import is_out_of_memory
 from odin_rm.model.layout import choose_layout, longest_and_first, some_sequences
 from odin_rm.model.tree_check import TreeSupport
@@ -71,6 +72,8 @@ class StepMemory:
         """What waits for model and optimiser to be in place, on every rank alike."""
         if self.is_fsdp_enabled:
             self.layout = self._verified_layout()
+        if self.config.compile_layers:
+            log.info("%d layers are compiled", compile_layers(self.model))
         if self.args.world_size > 1:
             (rank,) = processes.smallest([_FROM_SIMPLE.index(self.layout.layout)], self.args.device)
             if _FROM_SIMPLE[rank] != self.layout.layout:
