@@ -60,6 +60,10 @@ def test_empty_responses_are_kept_with_a_warning(line, monkeypatch, capfd) -> No
     assert [row["output"] for row in json.loads(Path("out.json").read_text())] == [""] * 6
 
 
+def base_of(shop: Path) -> dict[str, str]:
+    return {"base_model_name_or_path": str(shop / "base")}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -72,10 +76,22 @@ def test_empty_responses_are_kept_with_a_warning(line, monkeypatch, capfd) -> No
         ({"model": "none"}, "none: "),
         ({"model": "openai:m"}, "there is no API key: the environment variable OPENAI_API_KEY is not set."),
         ({"model": "openai:m", "base_url": "a/v1"}, "--base_url: is no http(s) address"),
-        ({"temperature": -1}, "--temperature: is -1.0. Give at least 0."),
+        ({"model": "adapter"}, "adapter: cannot read adapter_config.json ("),
+        ({"model": "cut_adapter"}, "cut_adapter: cannot load the adapter ("),
+        ({"chat_template": "template.jinja"}, "--chat_template: never uses the messages"),
+        ({"seed": -1}, "--seed: is -1. Give a number from 0 to 4294967295."),
+        ({"seed": 10**20}, "--seed: is 100000000000000000000. Give a number from 0"),
+        ({"temperature": "inf"}, "--temperature: is inf."),
+        ({"output": "stopped.json"}, "stopped.json.partial.jsonl: holds something else"),
+        ({"temperature": -1}, "--temperature: is -1.0. Give a number of at least 0."),
     ],
 )
-def test_what_is_refused(line, room: Path, refuse, changes, said) -> None:
+def test_what_is_refused(line, room: Path, shop: Path, refuse, changes, said) -> None:
+    for name, config in (("adapter", "{"), ("cut_adapter", json.dumps({"peft_type": "LORA"} | base_of(shop)))):
+        (room / name).mkdir()
+        (room / name / "adapter_config.json").write_text(config)
+        (room / name / "adapter_model.safetensors").write_text("cut")
+    (room / "stopped.json.partial.jsonl").write_text('{"asked": [1]}\n')
     (room / "prompts.json").write_text("[]")
     (room / "folder.json").mkdir()
     (room / "twice.jsonl").write_bytes(lines([{"prompt": text} for text in ("a", "b", "a")]))

@@ -13,7 +13,7 @@ import pytest
 
 from odin_rm.cli.main import main
 from tests.judging.conftest import write_outputs
-from tests.judging.server import KEY, FakeEndpoint
+from tests.judging.server import KEY, FakeEndpoint, biased, honest
 
 
 def row(k: int, **fields) -> dict:
@@ -46,6 +46,54 @@ def test_a_comparison_and_the_summary_it_prints(sides, monkeypatch, capsys):
     assert "annotations.json" in said
 
 
+def test_what_swapping_the_answers_shows_reaches_the_win_rates(sides, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    write_outputs(sides / "candidate.json", [5, 9, 6, 5], "new")
+    write_outputs(sides / "baseline.json", [5, 2, 5, 4], "old")
+    with FakeEndpoint(biased) as server:
+        assert main(command(base_url=server.url)) == 0
+    report = json.loads(Path("out/judge.json").read_text())
+    assert report["disagreement"] == 0.75
+    words = ["win-rate", "--annotations", "out", "--output", "rates.json", "--bootstrap_samples", "50"]
+    assert main(words) == 0
+    rates = json.loads(Path("rates.json").read_text())
+    assert rates["order_disagreement"]["value"] == pytest.approx(75)
+    assert rates["win_rate_by_order"] == {"candidate_first": 100.0, "candidate_second": 25.0}
+    assert (rates["wins"], rates["ties"], rates["losses"]) == (report["wins"], report["ties"], report["losses"])
+    assert rates["win_score"]["value"] == pytest.approx(50 + 100 / 4)
+    shown = capsys.readouterr().out
+    assert "75.0 %" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"judge": "openai:other"}, "the annotator is 'other', but 'm' in"),
+        ({"template": "pairwise"}, "the judge had another template than in"),
+        ({"temperature": 0.5}, "the judge had another decoding than in"),
+        ({"baseline": "other_baseline.json"}, "the baseline is 'else', but 'old' in"),
+        ({"baseline": "changed_baseline.json"}, "'old' answers the instruction 'question 0' in two ways"),
+    ],
+)
+def test_win_rates_of_other_judges_and_baselines_are_not_compared(sides, refuse, monkeypatch, changes, said):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    write_outputs(sides / "second.json", [1, 2, 9], "second")
+    write_outputs(sides / "other_baseline.json", [5, 7, 5], "else")
+    write_outputs(sides / "changed_baseline.json", [6, 7, 5], "old")
+    reply = (lambda first, second, times: "Verdict: A") if "template" in changes else honest
+    with FakeEndpoint() as server:
+        assert main(command(base_url=server.url, output="judged/first")) == 0
+        same = command(base_url=server.url, candidate="second.json", output="same/second")
+        assert main(same) == 0
+        server.reply = reply
+        second = command(base_url=server.url, candidate="second.json", output="judged/second", **changes)
+        assert main(second) == 0
+    words = ["win-rate", "--annotations", "judged", "--output", "rates.json", "--bootstrap_samples", "20"]
+    refuse(words, said)
+    assert main([*words[:2], "judged/first", "same", *words[3:]]) == 0
+    assert len(json.loads(Path("rates.json").read_text())["systems"]) == 2
+
+
 def test_a_dry_run_needs_no_key_and_leaves_nothing(sides, capsys):
     assert main([*command(input_price=1, output_price=1), "--dry_run"]) == 0
     said = capsys.readouterr().out
@@ -66,6 +114,9 @@ def test_a_dry_run_needs_no_key_and_leaves_nothing(sides, capsys):
         ([row(0), row(1, output=""), row(2)], "candidate.json, row 2: 'output' is empty"),
         ([row(0), {"instruction": "x"}], "candidate.json, row 2: field 'output' is missing"),
         ([], "candidate.json: the file holds no rows"),
+        ([row(0, output=None)], "candidate.json, row 1: 'output' is null, not text"),
+        ([row(0, generator=["m"])], "candidate.json, row 1: 'generator' is list, not text"),
+        ({"question 0": "answer"}, "candidate.json: holds a JSON object, not a list"),
     ],
 )
 def test_unusable_outputs(sides, refuse, rows, said):
@@ -79,7 +130,13 @@ def test_unusable_outputs(sides, refuse, rows, said):
         ({}, "there is no API key: the environment variable OPENAI_API_KEY is not set. Set OPENAI_API_KEY"),
         ({"api_key_env": "MY_KEY"}, "the environment variable MY_KEY is not set"),
         ({"template": "mine.yaml"}, "mine.yaml: the template's prompt has no {output_1} and no {output_2}"),
+        ({"template": "list.yaml"}, "list.yaml: the template does not say the form of the reply (scores or choice)"),
         ({"template": "none.yaml"}, "none.yaml: no such template"),
+        ({"candidate": "run"}, "run: is a folder, not a file"),
+        ({"output": ""}, "--output: is empty"),
+        ({"candidate": " "}, "--candidate: is empty"),
+        ({"temperature": -1}, "--temperature: is -1.0. Give 0 or more."),
+        ({"input_price": "nan"}, "--input_price: is nan. Give 0 or more."),
         ({"judge": "openai:"}, "names no model. Write openai:NAME"),
         ({"judge": "gold", "base_url": "http://a/v1"}, "--base_url: --judge gold is no endpoint"),
         ({"base_url": "a/v1"}, "--base_url: is no http(s) address"),
@@ -94,9 +151,17 @@ def test_unusable_outputs(sides, refuse, rows, said):
 )
 def test_unusable_settings(sides, refuse, changes, said):
     Path("mine.yaml").write_text("reply: scores\nprompt: Rate {instruction}\n")
+    Path("list.yaml").write_text("reply: [scores]\nprompt: Rate {instruction} {output_1} {output_2}\n")
     Path("run").mkdir()
     Path("run/metrics.jsonl").write_text("{}\n")
     refuse(command(**changes), said)
+
+
+@pytest.mark.parametrize("key", ["sk-1\nsk-2", "sk-é"])
+def test_a_key_that_cannot_be_one_is_not_shown(sides, refuse, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    said = refuse(command(), "the environment variable OPENAI_API_KEY holds characters that no key has")
+    assert "sk-" not in said
 
 
 def test_without_the_client_the_extra_is_named(sides, refuse, monkeypatch):

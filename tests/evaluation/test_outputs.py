@@ -47,7 +47,7 @@ def test_the_digest_is_of_the_content(tmp_path):
         ([row(0), row(1), row(0)], "row 3: the instruction is that of row 1 again. Keep one answer"),
         ([row(0), row(1, output=" \n")], "row 2: 'output' is empty. Fill it in"),
         ([row(0, instruction="")], "row 1: 'instruction' is empty"),
-        ([row(0, output=None)], "row 1: 'output' is NoneType, not text"),
+        ([row(0, output=None)], "row 1: 'output' is null, not text"),
         ([{"instruction": "q"}], "row 1: field 'output' is missing. Write rows of instruction, output and generator"),
         ([row(0), row(1, generator="n")], "row 2: the generator is 'n', but 'm'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -112,6 +113,8 @@ def test_commands_that_write_a_file_get_it_inside_the_runs_folder() -> None:
         ({"random": {"samples": 1}}, "random: fields: names no field"),
         ({"random": {"samples": 1, "field": {}}}, "random: unknown key 'field'"),
         ({"random": {"samples": 1, "fields": {"x": {"low": 2, "high": 1}}}}, "random: x: is neither"),
+        ({"random": {"samples": 1, "fields": {"x": {"low": 1, "high": math.inf}}}}, "random: x: is neither"),
+        ({"random": {"samples": 1, "fields": {"x": {"low": 1, "high": 2, "log": "no"}}}}, "random: x: is neither"),
         ({"random": {"samples": 1, "fields": {"x": {"low": 0, "high": 1, "log": True}}}}, "random: x: is neither"),
     ],
 )
@@ -173,6 +176,16 @@ def test_failed_runs_disturb_no_other_and_are_listed(room: Path) -> None:
     config.retry_failed = True
     run_sweep(config, FIELDS)
     assert sorted(Counter(words("starts")).values()) == [1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("content", ["{cut", "[]", "{}", '{"code": "x", "seconds": 1}'])
+def test_a_note_that_no_run_wrote(room: Path, content: str) -> None:
+    config = SweepConfig("out", grid={"x": [0]})
+    run_sweep(config, FIELDS)
+    (note,) = Path("out/state").glob("*.json")
+    note.write_text(content)
+    with pytest.raises(OutputError, match="is not what a run notes at its end"):
+        run_sweep(config, FIELDS)
 
 
 def test_a_budget_of_runs_and_of_hours(room: Path) -> None:

@@ -49,12 +49,23 @@ def parse_config(config_class: type[Config], argv: Sequence[str], command: str) 
     file = parser.config_file(argv)
     values = parser.file_values(file, read_config_file(file)) if file is not None else {}
     values |= parser.flag_values(argv)
+    _refuse_empty(config_class, values)
     try:
         return config_class(**values)
     except OdinError:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(_one_line(error), fix=f"See odin-rm {command} --help.") from error
+
+
+def _refuse_empty(config_class: type[Any], values: dict[str, Any]) -> None:
+    """Refuse an empty path, as an unset shell variable leaves it: it would mean the folder where the user is."""
+    for item in dataclasses.fields(config_class):
+        wanted = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if wanted or item.metadata.get("required") or item.name in ("output", "output_dir"):
+            given = values.get(item.name)
+            if any(isinstance(text, str) and not text.strip() for text in (given if type(given) is list else [given])):
+                raise ConfigError("is empty", where=f"--{item.name}", fix="Give it a value.")
 
 
 def quiet_transformers() -> None:

@@ -29,13 +29,17 @@ def print_table(content: dict[str, Any]) -> None:
     table = Table(title=title, title_justify="left")
     unit = content["settings"]["token_unit"]
     names = ("system", "n", "win rate", "win score", "LC length only", "LC joint")
-    for name in (*names, "words" if unit == "words" else "tokens"):
+    orders = any("order_disagreement" in system for system in systems)
+    for name in (*names, "words" if unit == "words" else "tokens", *(["orders differ"] if orders else [])):
         table.add_column(name, justify="left" if name == "system" else "right")
     for system in systems:
         controlled = system["lc_win_rate"]
         figures = [system["win_rate"], system["win_score"], controlled["length_only"], controlled["joint"]]
-        cells = [_cell(figure) for figure in figures]
-        table.add_row(system["generator"], f"{system['n']:,}", *cells, f"{system['mean_tokens']['value']:,.0f}")
+        cells = [f"{system['n']:,}", *map(_cell, figures), f"{system['mean_tokens']['value']:,.0f}"]
+        if orders:
+            differ = system.get("order_disagreement")
+            cells.append("-" if differ is None else f"{differ['value']:.1f} %")
+        table.add_row(system["generator"], *cells)
     Console().print(table)
     if content["left_out"]:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in content["left_out"].items())

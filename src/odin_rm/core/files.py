@@ -25,7 +25,7 @@ from odin_rm.core.atomic import (
     json_safe,
 )
 from odin_rm.core.errors import OutputError
-from odin_rm.core.rows import FORMATS, RowWriter, bad_row, read_rows, row_format
+from odin_rm.core.rows import FORMATS, RowWriter, bad_row, json_name, read_rows, row_format
 
 __all__ = [
     "FORMATS",
@@ -42,6 +42,7 @@ __all__ = [
     "claim_run_folder",
     "dump_json",
     "environment_record",
+    "json_name",
     "json_safe",
     "read_rows",
     "row_format",

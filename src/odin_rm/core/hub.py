@@ -28,6 +28,8 @@ def check_hub(name: str | Path, error: type[OdinError], kind: str, *, file: str 
     """
     if Path(name).exists():
         return
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+        raise error(f"there is no such {kind}", where=str(name), fix="Check the path.")
     why = _unreachable(str(name), file)
     if why:
         fix = f"Give the path of a {kind}, or check the id and the network."

@@ -60,10 +60,10 @@ def read_rows(path: PathLike, on_bad_row: OnBadRow = None) -> Iterator[tuple[int
         RowError: a malformed row (not JSON, not an object, too many cells, ...) where ``on_bad_row`` is ``None``.
     """
     file = Path(path)
-    suffix, gzipped = row_format(file)
     try:
         if file.is_dir():
             raise DataError("is a folder, not a file", where=str(path), fix="Give the name of a file.")
+        suffix, gzipped = row_format(file)
         empty = file.stat().st_size == 0
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
@@ -150,10 +150,11 @@ def _parse_line(path: Path, number: int, line: bytes) -> Row | RowError:
 def _as_row(path: Path, number: int, row: Any) -> Row | RowError:
     if isinstance(row, dict):
         return row
-    return bad_row(path, number, f"is a JSON {_json_name(row)}, not an object", 'Write {"field": value, ...}.')
+    return bad_row(path, number, f"is a JSON {json_name(row)}, not an object", 'Write {"field": value, ...}.')
 
 
-def _json_name(value: Any) -> str:
+def json_name(value: Any) -> str:
+    """What JSON calls the type of a value."""
     names = {list: "list", dict: "object", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
 
@@ -170,7 +171,7 @@ def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErro
         raise DataError(f"is not valid JSON ({error})", where=str(path), fix=hint) from error
     rows = data.get("data") if isinstance(data, dict) else data
     if not isinstance(rows, list):
-        raise DataError(f"holds a JSON {_json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
+        raise DataError(f"holds a JSON {json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
     for number, row in enumerate(rows, start=1):
         yield number, _as_row(path, number, row)
 

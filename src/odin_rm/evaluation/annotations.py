@@ -22,9 +22,11 @@ from typing import Any, Literal
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.core.files import FORMATS, PathLike, bad_row, read_rows
+from odin_rm.core.files import FORMATS, PathLike, bad_row, json_name, read_rows
 
 ORDERS = ("candidate_first", "candidate_second")
+# Where a judge was reached does not make another judge of it; its name stands in the rows.
+_JUDGES_PLACE = ("name", "model", "base_url", "state")
 FIX_ROW = "Write rows of instruction, output_1, output_2 and preference, as AlpacaEval does."
 
 
@@ -175,6 +177,7 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
         raise DataError("no row can be used", where=str(files[0]), fix=bad[0].fix)
     _check_one(rows, "baseline", "Win rates against different baselines cannot be compared.")
     _check_one(rows, "annotator", "Compare judgements of one judge only.")
+    _check_judges(files)
     reasons = ("a judgement given twice" if error.what.endswith(" again") else error.what for error in bad)
     names = dict.fromkeys(row.candidate for row in rows)
     systems = [_system([row for row in rows if row.candidate == name], frozenset(named[name])) for name in names]
@@ -183,26 +186,33 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
 
 def _parse(path: Path, number: int, row: dict[str, Any], named: dict[str, set[str]]) -> Annotation:
     """The judgement of a row; its instruction joins ``named`` also where the rest is unusable."""
-    candidate = str(row.get("generator_2") or path.name.split(".")[0])
+    candidate = _name(path, number, row, "generator_2") or path.name.split(".")[0]
     instruction = row.get("instruction", row.get("prompt"))
     if instruction is None or instruction == "":
         raise bad_row(path, number, "there is no 'instruction' (or 'prompt')", FIX_ROW)
     if not isinstance(instruction, str):
         instruction = json.dumps(instruction, ensure_ascii=False, sort_keys=True)
     named.setdefault(candidate, set()).add(instruction)
-    order, annotator = row.get("order"), row.get("annotator")
     return Annotation(
         instruction=instruction,
         baseline_output=_output(path, number, row, "output_1"),
         candidate_output=_output(path, number, row, "output_2"),
-        baseline=str(row.get("generator_1") or "baseline"),
+        baseline=_name(path, number, row, "generator_1") or "baseline",
         candidate=candidate,
         preference=_preference(path, number, row),
-        order=None if order is None else str(order),
-        annotator=None if annotator is None else str(annotator),
+        order=_name(path, number, row, "order"),
+        annotator=_name(path, number, row, "annotator"),
         file=str(path),
         row=number,
     )
+
+
+def _name(path: Path, number: int, row: dict[str, Any], name: str) -> str | None:
+    """What a row calls a model, a judge or an order; numbers are names too."""
+    value = row.get(name)
+    if isinstance(value, (list, dict)):
+        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", "Give a name.")
+    return None if value is None else str(value)
 
 
 def _output(path: Path, number: int, row: dict[str, Any], name: str) -> str:
@@ -210,7 +220,7 @@ def _output(path: Path, number: int, row: dict[str, Any], name: str) -> str:
     if value is None:
         raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
     if not isinstance(value, str):
-        raise bad_row(path, number, f"'{name}' is {type(value).__name__}, not text", FIX_ROW)
+        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", FIX_ROW)
     if not value.strip():
         raise bad_row(path, number, f"'{name}' is empty", "Generate it again, or leave it out: --on_bad_row skip.")
     return value
@@ -219,11 +229,14 @@ def _output(path: Path, number: int, row: dict[str, Any], name: str) -> str:
 def _orders(path: Path, item: Annotation, row: dict[str, Any]) -> list[Annotation]:
     """The judgement, or one for each order where the row says what each of them gave."""
     fields = {order: f"preference_{order}" for order in ORDERS}
-    if any(row.get(name) is None for name in fields.values()):
+    given = {order: _preference(path, item.row, row, name) for order, name in fields.items() if name in row}
+    missing = len(ORDERS) - sum(value is not None for value in given.values())
+    if missing == len(ORDERS):
         return [item]
-    return [
-        replace(item, order=order, preference=_preference(path, item.row, row, name)) for order, name in fields.items()
-    ]
+    if missing:
+        fix = "Judge both orders, or leave it out: --on_bad_row skip."
+        raise bad_row(path, item.row, "has a preference in one order only", fix)
+    return [replace(item, order=order, preference=value) for order, value in given.items()]
 
 
 def _preference(path: Path, number: int, row: dict[str, Any], name: str = "preference") -> float | None:
@@ -234,7 +247,7 @@ def _preference(path: Path, number: int, row: dict[str, Any], name: str = "prefe
         return None
     try:
         value = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise bad_row(path, number, "the preference is not a number", "Give a number between 1 and 2.") from None
     if math.isnan(value) and isinstance(given, (float, str)):
         return None
@@ -256,6 +269,24 @@ def _check_one(rows: list[Annotation], name: str, fix: str) -> None:
         (one, there), (other, here), *_ = first.items()
         what = f"the {name} is '{other}', but '{one}' in {there.where}: mixed {name}s"
         raise DataError(what, where=here.where, fix=fix)
+
+
+def _check_judges(files: Sequence[Path]) -> None:
+    """Refuse judgements of one name by other settings, where ``judge.json`` beside the files tells them."""
+    first: tuple[Path, dict[str, Any]] | None = None
+    for path in files:
+        try:
+            judge = json.loads((path.parent / "judge.json").read_text(encoding="utf-8"))["judge"]
+            settings = {name: value for name, value in judge.items() if name not in _JUDGES_PLACE}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if settings.get("kind") == "recorded":  # each file of recorded judgements is one of its own
+            continue
+        first = first or (path, settings)
+        differing = [name for name in settings | first[1] if settings.get(name) != first[1].get(name)]
+        if differing:
+            what = f"the judge had another {differing[0]} than in {first[0]}: mixed judges"
+            raise DataError(what, where=str(path), fix="Compare judgements of one judge with one set of settings.")
 
 
 def _system(rows: list[Annotation], judged: frozenset[str]) -> SystemAnnotations:
@@ -349,7 +380,7 @@ def read_difficulty(path: PathLike) -> dict[str, float]:
         instruction, given = row.get("instruction", row.get("prompt")), row.get("difficulty")
         try:
             value = float(given)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not isinstance(instruction, str) or not math.isfinite(value):
             raise bad_row(path, number, "needs an instruction and a number 'difficulty'", "Write both fields.")

@@ -116,7 +116,8 @@ def _check(name: str, text: str) -> dict[str, str]:
     if missing:
         what = f"the template's prompt has no {' and no '.join(missing)}"
         raise ConfigError(what, where=name, fix="Write each placeholder where its text belongs.")
-    if not isinstance(values, dict) or values.get("reply") not in _REPLIES:
+    form = values.get("reply") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or not isinstance(form, str) or form not in _REPLIES:
         what = f"the template does not say the form of the reply ({' or '.join(_REPLIES)})"
         raise ConfigError(what, where=name, fix="Write YAML with 'reply: scores' or 'reply: choice', and 'prompt: |'.")
     strange = [

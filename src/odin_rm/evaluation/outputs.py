@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.core.files import PathLike, bad_row, read_rows
+from odin_rm.core.files import PathLike, bad_row, json_name, read_rows
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def read_outputs(path: PathLike) -> ModelOutputs:
             what = f"the instruction is that of row {rows[instruction]} again"
             raise bad_row(path, number, what, "Keep one answer per instruction.")
         name = row.get("generator")
+        if isinstance(name, (list, dict)):
+            raise bad_row(path, number, f"'generator' is {json_name(name)}, not text", "Give the model's name.")
         if generator is not None and name is not None and str(name) != generator:
             what = f"the generator is '{name}', but '{generator}' in the rows before"
             raise bad_row(path, number, what, "Give each model a file of its own.")
@@ -83,7 +85,7 @@ def _text(path: PathLike, number: int, row: Mapping[str, Any], name: str) -> str
         raise bad_row(path, number, f"field '{name}' is missing", fix)
     value = row[name]
     if not isinstance(value, str):
-        raise bad_row(path, number, f"'{name}' is {type(value).__name__}, not text", fix)
+        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", fix)
     if not value.strip():
         raise bad_row(path, number, f"'{name}' is empty", "Fill it in, or remove the row from both files.")
     return value

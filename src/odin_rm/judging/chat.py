@@ -162,6 +162,9 @@ class ChatClient:
         if not key:
             fix = f"Set {name} (any word does for a server that asks for none), or name another with --api_key_env."
             raise ConfigError(f"there is no API key: the environment variable {name} is not set", fix=fix)
+        if not (key.isascii() and key.isprintable()):
+            what = f"the environment variable {name} holds characters that no key has"
+            raise ConfigError(what, fix="Set it to the key alone, on one line.")
         return key
 
     async def _complete(self, calls: Sequence[Call], take: Callable[[int, Reply], None]) -> None:

@@ -119,9 +119,8 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
                 path, use_safetensors=True, output_loading_info=True, **kwargs
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
         fix = "Give a model folder or a hub id."
-        raise ModelError(f"cannot load the model ({reason})", where=str(path), fix=fix) from error
+        raise ModelError(f"cannot load the model ({_first_line(error)})", where=str(path), fix=fix) from error
     if missing := sorted(report["missing_keys"]):
         what = f"the model has no weights for {', '.join(missing[:3])}, so it cannot write"
         raise ModelError(what, where=str(path), fix=fix)
@@ -131,11 +130,19 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
     return model
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+
+
 def _merged_adapter(path: str | Path, kwargs: dict[str, Any]) -> Any:
     peft = import_peft()
     if not (Path(path) / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"the adapter has no weights ({ADAPTER_WEIGHTS})", where=str(path), fix="Copy them there.")
-    base = peft.PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    fix = "Copy the adapter's folder again."
+    try:
+        base = peft.PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read {ADAPTER_CONFIG} ({_first_line(error)})", where=str(path), fix=fix) from error
     try:
         model, _ = load_policy(str(base), **kwargs)
     except ModelError as error:
@@ -145,7 +152,10 @@ def _merged_adapter(path: str | Path, kwargs: dict[str, Any]) -> Any:
             fix=f"Put the base model back, or correct 'base_model_name_or_path' in {ADAPTER_CONFIG}.",
         ) from error
     dropout = model.original_dropout
-    model = peft.PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+    try:
+        model = peft.PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the adapter ({_first_line(error)})", where=str(path), fix=fix) from error
     model.original_dropout = dropout
     return model
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from odin_rm.workflows.response_writers import ENDPOINT, EndpointWriter, ModelWr
 # What may differ between a run and its continuation: how fast, not what.
 _PACE = ("device", "rollout_tokens", "concurrency", "requests_per_minute", "timeout", "retries", "api_key_env")
 _ASIDE = (*_PACE, "output", "overwrite", "generator")
+SEEDS = 2**32
 _ENDPOINT_ONLY = ("base_url",)
 _MODEL_ONLY = ("chat_template", "dtype", "device", "attn_implementation")
 
@@ -77,12 +79,17 @@ class GenerateConfig:
         least = {"max_new_tokens": 1, "rollout_tokens": 1, "concurrency": 1, "retries": 0, "temperature": 0, "top_k": 0}
         for name, bound in (least | {"limit": 1}).items():
             value = getattr(self, name)
-            if value is not None and not value >= bound:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give at least {bound}.")
+            if value is not None and not bound <= value < math.inf:
+                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give a number of at least {bound}.")
         for name in ("timeout", "requests_per_minute"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"is {value}", where=f"--{name}", fix="Give more than 0.")
+        if self.chat_template not in (None, "plain") and "{" not in self.chat_template:
+            fix = "Give a Jinja template itself (not a file of one), or 'plain'."
+            raise ConfigError("never uses the messages", where="--chat_template", fix=fix)
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(f"is {self.seed}", where="--seed", fix=f"Give a number from 0 to {SEEDS - 1}.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"is {self.top_p}", where="--top_p", fix="Give more than 0 and at most 1.")
         if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
@@ -242,7 +249,7 @@ class _Partial:
         self._lines = self.path.read_bytes().split(b"\n")[:-1]
         try:
             left, *parts = [json.loads(line) for line in self._lines] or [{"asked": asked}]
-            there = left["asked"]
+            there = dict(left["asked"])
             for part in parts:
                 self.rows |= dict(enumerate(part["rows"], start=part["start"]))
         except (ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ readable reply in both orders has ``preference`` null.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,6 +98,10 @@ class JudgeConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"is {value}", where=f"--{name}", fix="Give more than 0.")
+        for name in ("temperature", "input_price", "output_price"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"is {value}", where=f"--{name}", fix="Give 0 or more.")
         if self.base_url is not None and not self.judge.startswith(ENDPOINT):
             fix = f"Name the model there: --judge {ENDPOINT}NAME."
             raise ConfigError(f"--judge {self.judge} is no endpoint", where="--base_url", fix=fix)

@@ -25,6 +25,7 @@ from odin_rm.model.backbone import check_model_folder
 from odin_rm.model.policy import ADAPTER_CONFIG
 from odin_rm.model.storage import ADAPTER_WEIGHTS
 from odin_rm.reports.retention_table import retention_latex, retention_markdown
+from odin_rm.workflows.generate import SEEDS
 from odin_rm.workflows.retention_harness import Harness
 
 # What decides a figure, besides the model and the task.
@@ -74,6 +75,8 @@ class RetentionConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give at least {least}.")
+        if self.seed >= SEEDS:
+            raise ConfigError(f"is {self.seed}", where="--seed", fix=f"Give a number below {SEEDS}.")
         if self.include_path is not None and not Path(self.include_path).is_dir():
             fix = "Give a folder of task files."
             raise ConfigError(f"there is no folder {self.include_path}", where="--include_path", fix=fix)

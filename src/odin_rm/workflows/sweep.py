@@ -191,11 +191,20 @@ def run_sweep(config: SweepConfig, known_fields: Collection[str]) -> Settings:
 
 
 def read_end(folder: Path, name: str) -> Settings | None:
-    """What a run wrote when it ended: ``code`` and ``seconds``; ``None`` for one that has not."""
+    """What a run wrote when it ended: ``code`` and ``seconds``; ``None`` for one that has not.
+
+    Raises:
+        OutputError: somebody wrote something else there.
+    """
+    path = folder / "state" / f"{name}.json"
     try:
-        return json.loads((folder / "state" / f"{name}.json").read_text(encoding="utf-8"))
+        end = json.loads(path.read_text(encoding="utf-8"))
+        return {"code": int(end["code"]), "seconds": end["seconds"]}
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "Delete it; the run is then made again."
+        raise OutputError("is not what a run notes at its end", where=str(path), fix=fix) from error
 
 
 # ---- internals -------------------------------------------------------------------------------------------------------
@@ -219,7 +228,8 @@ def _check_random(random: Settings) -> None:
             continue
         numbers = isinstance(how, dict) and how.keys() <= {"low", "high", "log"} and {"low", "high"} <= how.keys()
         low, high = (_number(how[end]) for end in ("low", "high")) if numbers else (math.nan, math.nan)
-        if not low < high or (how.get("log") and low <= 0):
+        known = numbers and isinstance(how.get("log", False), bool) and -math.inf < low < high < math.inf
+        if not known or (how.get("log") and low <= 0):
             fix = (
                 "Write [A, B, ...], or {low: X, high: Y}, with log: true (and low above 0) for a draw of the logarithm."
             )
