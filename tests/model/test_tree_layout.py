@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odin_rm.data.trees import build_trees
-from odin_rm.model.tree_kernels import KERNELS, _Gather, choose_kernel
+from odin_rm.model.tree_kernels import KERNELS, SQUARE, _Gather, choose_kernel
 from odin_rm.model.tree_layout import Chain, Link, TreeLayout, make_layout
 from tests.data.test_trees import path
 
@@ -71,14 +71,19 @@ def test_a_nested_forest_by_hand():
 
 
 @pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("square", [1, 2, 100])
 @pytest.mark.parametrize("forest", FORESTS)
-def test_chains_and_links_hold_every_visible_pair_once(forest, window):
+def test_squares_and_links_hold_every_visible_pair_once(forest, square, window):
     batch, layout = layout_of(forest)
     count = np.zeros((layout.tokens, layout.tokens), dtype=int)
-    for chain in layout.chains:
-        for i in range(chain.start, chain.stop):
-            count[i, chain.start : i + 1] += 1
-    for link in layout.links:
+    squares, links = layout.blocks(square)
+    if square == 100:
+        assert squares == [(chain.start, chain.stop) for chain in layout.chains]
+        assert links == list(layout.links)
+    for start, stop in squares:
+        for i in range(start, stop):
+            count[i, start : i + 1] += 1
+    for link in links:
         count[link.query_start : link.query_stop, link.key_start : link.key_stop] += 1
     assert (count == seen_by_paths(batch, True, None)).all()
     assert (layout.dense_mask(CPU, window).numpy() == seen_by_paths(batch, True, window)).all()
@@ -136,7 +141,8 @@ def with_gradients(function, tensors):
 @pytest.mark.parametrize("window", [None, 2, 100])
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (4, 1), (1, 1)])
 @pytest.mark.parametrize("kernel", ["segments", "dense"])
-def test_kernels_agree_with_a_naive_one_in_values_and_gradients(kernel, heads, key_heads, window):
+def test_kernels_agree_with_a_naive_one_in_values_and_gradients(kernel, heads, key_heads, window, monkeypatch):
+    monkeypatch.setattr("odin_rm.model.tree_kernels.SQUARE", 2)
     for forest in FORESTS:
         batch, layout = layout_of(forest)
         tensors = inputs(layout, heads, key_heads)
@@ -204,7 +210,8 @@ def test_gradients_of_many_branches_are_rounded_once():
     assert x.grad.flatten().tolist() == [556.0, 1.0]
 
 
-def test_chains_and_links_pass_gradcheck():
+def test_chains_and_links_pass_gradcheck(monkeypatch):
+    monkeypatch.setattr("odin_rm.model.tree_kernels.SQUARE", 2)
     _, layout = layout_of(FORESTS[0])
     tensors = inputs(layout, 2, 1, 4)
     assert torch.autograd.gradcheck(lambda *x: KERNELS["segments"](*x, layout, 0.5, None), tensors)
@@ -228,9 +235,11 @@ forests = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size
 
 
 @settings(max_examples=25, deadline=None)
-@given(forest=forests, heads=st.sampled_from([(2, 2), (4, 2)]))
-def test_any_forest(forest, heads):
+@given(forest=forests, heads=st.sampled_from([(2, 2), (4, 2)]), square=st.integers(1, 4))
+def test_any_forest(forest, heads, square):
     batch, layout = layout_of(forest)
+    blocks = layout.blocks(square)
+    layout.once(("blocks", SQUARE), lambda: blocks)
     tensors = inputs(layout, *heads)
     found = with_gradients(lambda *x: KERNELS["segments"](*x, layout, 0.3, None), tensors)
     seen = seen_by_paths(batch, True, None)

@@ -3,8 +3,8 @@
 Each takes ``query (1, H, T, D)``, ``key`` and ``value (1, K, T, D)`` with ``K`` key heads shared by ``H / K`` queries
 each, and gives ``(1, T, H, D)``: each token's softmax attention over the tokens that it sees in its own sequence.
 
-``segments`` computes each chain as one causal square and each link as one full rectangle (see ``tree_layout``), so no
-pair of tokens is computed in vain, no key is copied and no mask exists. A token's parts are put together by their
+``segments`` computes each chain as causal squares and each link as one full rectangle (see ``tree_layout``), so no key
+is copied, no mask exists and hardly a pair of tokens is computed in vain. A token's parts are put together by their
 log-sum-exps ``l``: ``o = sum_i exp(l_i - l) o_i`` with ``l = log sum_i exp l_i``. The backward pass of flash attention
 needs only the whole output and the whole ``l``, so it runs part by part and the parts' gradients add up.
 """
@@ -21,6 +21,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from odin_rm.model.tree_layout import TreeLayout
+
+SQUARE = 128
+"""Tokens of a causal square: the CPU's flash attention computes both halves of one, and small ones waste less."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, TreeLayout, float | None, int | None], Tensor]
 
@@ -111,18 +114,19 @@ class _ChainsAndLinks(torch.autograd.Function):
         """``(1, T, H, D)``."""
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         q, k, v = _grouped(query, key, value)
+        squares, links = layout.blocks(SQUARE)
         # Sums of several parts are kept in float32 until they are complete.
-        kept = query.dtype if not layout.links else torch.promote_types(query.dtype, torch.float32)
+        kept = query.dtype if not links else torch.promote_types(query.dtype, torch.float32)
         out_1THD = torch.empty(1, query.shape[2], query.shape[1], query.shape[3], dtype=kept)
         out = _like(out_1THD, q)
         exact = torch.promote_types(query.dtype, torch.float32)
         lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=exact).transpose(1, 2)
-        for chain in layout.chains:
-            run = slice(chain.start, chain.stop)
+        for square in squares:
+            run = slice(*square)
             out[:, :, run], lse[:, :, run] = attend(
                 q[:, :, run], k[:, :, run], v[:, :, run], 0.0, layout.causal, scale=scale
             )
-        for link in layout.links:
+        for link in links:
             run, seen = slice(link.query_start, link.query_stop), slice(link.key_start, link.key_stop)
             part, part_lse = attend(q[:, :, run], k[:, :, seen], v[:, :, seen], 0.0, False, scale=scale)
             so_far, whole = lse[:, :, run], torch.logaddexp(lse[:, :, run], part_lse)
@@ -143,7 +147,8 @@ class _ChainsAndLinks(torch.autograd.Function):
         layout: TreeLayout = ctx.layout
         q, k, v = _grouped(query, key, value)
         out, grad = _like(out_1THD, q), _like(grad_1THD.contiguous(), q)
-        kept = query.dtype if not layout.links else lse.dtype
+        squares, links = layout.blocks(SQUARE)
+        kept = query.dtype if not links else lse.dtype
         grads = [torch.empty(1, x.shape[2], x.shape[1], x.shape[3], dtype=kept) for x in (query, key, value)]
         grad_q, (grad_k, grad_v) = _like(grads[0], q), (x.transpose(1, 2) for x in grads[1:])
 
@@ -154,10 +159,10 @@ class _ChainsAndLinks(torch.autograd.Function):
             )  # fmt: skip
             return [found[0], *(x.sum(1)[None] if k.stride(1) == 0 else x for x in found[1:])]
 
-        for chain in layout.chains:
-            run = slice(chain.start, chain.stop)
+        for square in squares:
+            run = slice(*square)
             grad_q[:, :, run], grad_k[:, :, run], grad_v[:, :, run] = part(run, run, layout.causal)
-        for link in layout.links:
+        for link in links:
             run, seen = slice(link.query_start, link.query_stop), slice(link.key_start, link.key_stop)
             for total, where, found in zip(
                 (grad_q, grad_k, grad_v), (run, seen, seen), part(run, seen, False), strict=True

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -59,7 +60,6 @@ class TreeLayout:
         position_T, end_T, root_T: int64 on the CPU: position in the sequence; where the descendants of the token's
             segment end; first index of the token's tree.
         longest: positions of the deepest path.
-        used: the kernel of each call so far; empty where no layer has asked for the attention of this row.
     """
 
     tokens: int
@@ -71,7 +71,6 @@ class TreeLayout:
     end_T: Tensor
     root_T: Tensor
     longest: int
-    used: list[str] = field(default_factory=list, repr=False)
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:
@@ -114,6 +113,23 @@ class TreeLayout:
             return (seen_QK if window is None else seen_QK & (distance_QK.abs() < window)).to(device)
 
         return self.once(("mask", chain.start, device, window), make)
+
+    def blocks(self, most: int) -> tuple[list[tuple[int, int]], list[Link]]:
+        """Squares and links of kernels that compute all of a causal square: chains cut into pieces of about ``most``.
+
+        A piece is a square, and sees what precedes it in its chain by one more link, of which nothing is in vain.
+        """
+
+        def make() -> tuple[list[tuple[int, int]], list[Link]]:
+            squares, links = [], list(self.links)
+            for chain in self.chains:
+                count = max(1, round((chain.stop - chain.start) / most)) if self.causal else 1
+                cuts = [chain.start + (chain.stop - chain.start) * i // count for i in range(count + 1)]
+                squares += list(pairwise(cuts))
+                links += [Link(a, b, chain.start, a) for a, b in pairwise(cuts[1:])]
+            return squares, links
+
+        return self.once(("blocks", most), make)
 
     def packed_paths(self, device: torch.device) -> PackedPaths:
         """All chains with their paths one after the other, for kernels of variable length."""
