@@ -15,8 +15,9 @@ Where there is one micro-batch, or where the graphs of all of them fit into memo
 step 3 needs no second forward pass. The result does not depend on the split: not on micro-batches, order, padding,
 layout or the number of ranks.
 
-A micro-batch that does not fit into memory raises :class:`OutOfMemory` on every rank. Nothing but gradients has then
-been touched; the caller drops them and takes the step again in smaller parts.
+A micro-batch that does not fit into memory raises :class:`OutOfMemory` on every rank (but for the last backward pass of
+a step, in which gradients travel already). Nothing but gradients has then been touched; the caller drops them and takes
+the step again in smaller parts.
 """
 
 from __future__ import annotations
@@ -38,7 +39,15 @@ ScoreFunction = Callable[[Any], RewardScores]
 
 
 class OutOfMemory(Exception):
-    """Some rank's memory did not hold a micro-batch; the step has to be taken again in smaller parts."""
+    """Some rank's memory did not hold a micro-batch; the step has to be taken again in smaller parts.
+
+    Args:
+        alone: only this rank knows, and the others are waiting for its gradients: there is no second attempt.
+    """
+
+    def __init__(self, alone: bool = False) -> None:
+        super().__init__()
+        self.alone = alone
 
 
 @dataclass(frozen=True)
@@ -136,49 +145,56 @@ def exact_backward(
         total, parts = objective(_unstack(scores_HR))
         (derivative_HR,) = torch.autograd.grad(total, scores_HR)
 
-    # 3. Back-propagate sum(score * derivative).
+    # 3. Back-propagate sum(score * derivative). The last micro-batch exchanges gradients, unless that comes afterwards.
+    work = _BackwardPass(score, micro_batches, derivative_HR, kept, head_term, engine)
+    last = len(micro_batches) - 1
     with _memory_guard() as lacking:
-        _back_propagate(score, micro_batches, derivative_HR, kept, head_term, engine)
-    if engine.exchange is None:
-        # Another rank that waits for this one's gradients could not be told; with one rank there is none.
-        if lacking:
-            raise OutOfMemory
-    elif engine.any_rank(bool(lacking)):
+        for index in range(last):
+            with engine.no_sync():
+                work.backward(index, work.scores(index))
+        if engine.exchange is not None:
+            with engine.no_sync():
+                work.backward(last, work.scores(last))
+        else:
+            local_Hr = work.scores(last, synced=True)
+    if engine.any_rank(bool(lacking)):
         raise OutOfMemory
-    else:
+    if engine.exchange is not None:
         engine.exchange()
+        return parts
+    with _memory_guard() as lacking:
+        work.backward(last, local_Hr)
+    if lacking:
+        raise OutOfMemory(alone=engine.world_size > 1)
     return parts
 
 
-def _back_propagate(
-    score: ScoreFunction,
-    micro_batches: Sequence[MicroBatch],
-    derivative_HR: Tensor,
-    kept: list[Tensor],
-    head_term: Callable[[], Tensor | None],
-    engine: Engine,
-) -> None:
-    """Each micro-batch forward (unless its graph is kept) and backward; gradients are exchanged with the last one."""
-    for index, micro_batch in enumerate(micro_batches):
-        last = index == len(micro_batches) - 1
-        synced = last and engine.exchange is None
-        with nullcontext() if synced else engine.no_sync():
-            if kept:
-                local_Hr = kept[index]
-                kept[index] = torch.empty(0)
-            else:
-                local_Hr = _stack((engine.synced_score or score if synced else score)(micro_batch.inputs))
-            weight_Hr = torch.zeros_like(local_Hr)
-            weight_Hr[:, : len(micro_batch.positions)] = derivative_HR[:, micro_batch.positions.to(engine.device)].to(
-                local_Hr
-            )
-            # Averaging over ranks divides by the world size; each response lives on one rank, so multiply back.
-            loss = (local_Hr * weight_Hr).sum() * engine.world_size
-            extra = head_term() if last else None
-            if extra is not None:
-                loss = loss + extra
-            engine.backward(loss)
-            del local_Hr, loss  # a graph must not outlive its backward pass
+@dataclass(frozen=True)
+class _BackwardPass:
+    score: ScoreFunction
+    micro_batches: Sequence[MicroBatch]
+    derivative_HR: Tensor
+    kept: list[Tensor]
+    head_term: Callable[[], Tensor | None]
+    engine: Engine
+
+    def scores(self, index: int, *, synced: bool = False) -> Tensor:
+        """Scores of a micro-batch with their graph, kept or computed again."""
+        if self.kept:
+            local_Hr, self.kept[index] = self.kept[index], torch.empty(0)  # a graph must not outlive its backward pass
+            return local_Hr
+        score = self.engine.synced_score or self.score if synced else self.score
+        return _stack(score(self.micro_batches[index].inputs))
+
+    def backward(self, index: int, local_Hr: Tensor) -> None:
+        """Gradients of a micro-batch, with the term of the heads in the last one."""
+        positions = self.micro_batches[index].positions
+        weight_Hr = torch.zeros_like(local_Hr)
+        weight_Hr[:, : len(positions)] = self.derivative_HR[:, positions.to(self.engine.device)].to(local_Hr)
+        # Averaging over ranks divides by the world size; each response lives on one rank, so multiply back.
+        loss = (local_Hr * weight_Hr).sum() * self.engine.world_size
+        extra = self.head_term() if index == len(self.micro_batches) - 1 else None
+        self.engine.backward(loss if extra is None else loss + extra)
 
 
 @contextmanager

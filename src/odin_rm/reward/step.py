@@ -178,7 +178,7 @@ class StepMemory:
         if not isinstance(model, DistributedDataParallel):
             return common
         # Gradients travel while the last backward pass runs. Where that may run out of memory (no step of this size has
-        # been taken yet) or graphs are kept, they travel afterwards.
+        # been taken yet, and a rank that fails could not tell the others) or graphs are kept, they travel afterwards.
         apart = keep or batch.sizes.largest > self.budget.proven
         fields = {
             **vars(common),
@@ -198,7 +198,7 @@ class StepMemory:
 
         return score
 
-    def smaller(self, model: nn.Module, batch: RankBatch) -> RankBatch:
+    def smaller(self, model: nn.Module, batch: RankBatch, alone: bool = False) -> RankBatch:
         """The same optimiser batch in smaller parts, after memory ran out; nothing of the attempt is left.
 
         Raises:
@@ -210,7 +210,7 @@ class StepMemory:
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
         sizes = batch.sizes
-        if self.args.world_size > 1 and not isinstance(model, DistributedDataParallel):
+        if alone or (self.args.world_size > 1 and not isinstance(model, DistributedDataParallel)):
             error = ConfigError(
                 f"a micro-batch of {sizes.largest:,} tokens does not fit into memory",
                 where="--microbatch_tokens",

@@ -116,9 +116,10 @@ class RewardTrainer(StepMemory, Trainer):
             try:
                 parts, scoring_seconds = self._attempt(model, batch.to(self.args.device))
                 break
-            except OutOfMemory:
-                pass  # outside of the handler, so that no frame holds on to tensors
-            batch = self.smaller(model, batch)
+            except OutOfMemory as error:
+                alone = error.alone
+            # Outside of the handler, so that no frame holds on to tensors.
+            batch = self.smaller(model, batch, alone)
         self.budget.proven = max(self.budget.proven, batch.sizes.largest)
         loss = parts.total.detach() + self._head_loss(self._length_warmth())
         if self.args.device.type == "cuda":

@@ -1,0 +1,359 @@
+"""Budgets of tokens, and steps that are taken again where memory runs out: nothing of them is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from benchmarks import exactness
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.model.device import is_out_of_memory
+from odin_rm.model.reward_model import RewardModel
+from odin_rm.reward import memory
+from odin_rm.reward.callbacks import BeforeTraining
+from odin_rm.reward.exact_batch import Engine, OutOfMemory, exact_backward
+from odin_rm.reward.trainer import RewardTrainer
+from tests.reward.test_exact_batch import WEIGHT_TOLERANCE, Linear
+
+CPU = torch.device("cpu")
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    transformers.logging.set_verbosity_error()
+    folder = tmp_path_factory.mktemp("memory")
+    exactness.save_tiny_llama(folder / "model")
+    data = exactness.make_data()
+    probe = exactness.make_trainer(folder / "model", data, str(folder))
+    return folder, data, exactness.naive_weights(folder / "model", data, probe, STEPS)
+
+
+def trained(world: Any, at_start: Callable[[], Any] = lambda: None, **options: Any) -> tuple[RewardTrainer, float]:
+    """A run of some steps, and how far its weights are from those of the naive implementation."""
+    folder, data, expected = world
+    settings = {"microbatch_tokens": 200, "batch_layout": "tree", "max_steps": STEPS, **options}
+    trainer = exactness.make_trainer(folder / "model", data, str(folder), **settings)
+    trainer.add_callback(BeforeTraining(at_start))
+    trainer.train()
+    found = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
+    return trainer, exactness.worst(found, expected)
+
+
+class Failing:
+    """``RewardModel.forward`` that runs out of memory once: at the n-th pass of a kind, counted from 1."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, *, grad: bool, error: Exception) -> None:
+        original = RewardModel.forward
+        self.calls, self.raised = 0, 0
+
+        def forward(model: RewardModel, *args: Any, **inputs: Any) -> Any:
+            self.calls += torch.is_grad_enabled() == grad
+            if self.calls == number and not self.raised and torch.is_grad_enabled() == grad:
+                self.raised += 1
+                raise error
+            return original(model, *args, **inputs)
+
+        monkeypatch.setattr(RewardModel, "forward", forward)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+BARE = RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, BARE], ids=["class", "bare"])
+@pytest.mark.parametrize(("grad", "number"), [(False, 6), (True, 7)], ids=["pass 1", "pass 2"])
+def test_a_step_that_does_not_fit_is_taken_again(
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, grad: bool, number: int, error: Any
+) -> None:
+    """The sixth scoring pass is in the middle of the second step; the seventh with gradient, after some backwards."""
+    folder, data, _ = world
+    calls = len(
+        exactness.make_trainer(folder / "model", data, str(folder), microbatch_tokens=200, batch_layout="tree")
+        .batches[0]
+        .micro_batches
+    )
+    assert 2 < calls < number < 2 * calls
+    started: list[Failing] = []
+    with caplog.at_level(logging.WARNING, logger="odin_rm"):
+        trainer, difference = trained(
+            world, at_start=lambda: started.append(Failing(monkeypatch, number, grad=grad, error=error))
+        )
+    (failing,) = started
+    assert failing.raised == 1
+    assert difference < WEIGHT_TOLERANCE
+    largest = max(trainer.batches[i].sizes.largest for i in range(2))
+    assert trainer.budget.tokens <= 100
+    assert trainer.batches.microbatch_tokens == trainer.budget.tokens >= largest
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("out of memory with micro-batches of ")
+    assert f"--microbatch_tokens is {trainer.budget.tokens} from here on" in line
+    assert trainer.state.global_step == STEPS
+
+
+def test_kept_graphs_are_given_up_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Failing] = []
+    trainer, difference = trained(
+        world,
+        at_start=lambda: started.append(Failing(monkeypatch, 3, grad=True, error=OUT_OF_MEMORY)),
+        single_pass_tokens=10**6,
+    )
+    assert started[0].raised == 1
+    assert (trainer.budget.tokens, trainer.budget.kept) == (200, 0)
+    assert difference < WEIGHT_TOLERANCE
+
+
+def test_memory_that_runs_out_in_a_backward_pass(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = []
+    original = transformers.Trainer.create_accelerator_and_postprocess
+
+    def prepare(trainer: Any) -> None:
+        original(trainer)
+        backward = trainer.accelerator.backward
+
+        def failing(loss: torch.Tensor, **kwargs: Any) -> None:
+            backward(loss, **kwargs)
+            if not raised:
+                raised.append(1)
+                raise OUT_OF_MEMORY
+
+        trainer.accelerator.backward = failing
+
+    monkeypatch.setattr(transformers.Trainer, "create_accelerator_and_postprocess", prepare)
+    _, difference = trained(world)
+    assert raised
+    assert difference < WEIGHT_TOLERANCE
+
+
+def test_a_single_response_that_does_not_fit_ends_the_run(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, data, _ = world
+    trainer = exactness.make_trainer(folder / "model", data, str(folder), microbatch_tokens=64, max_steps=1)
+
+    def never(model: RewardModel, *args: Any, **inputs: Any) -> Any:
+        raise OUT_OF_MEMORY
+
+    monkeypatch.setattr(RewardModel, "forward", never)
+    with pytest.raises(ConfigError, match=r"--microbatch_tokens: a single response .* does not fit.*--max_length"):
+        trainer.train()
+
+
+def test_another_error_is_not_taken_for_memory(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, data, _ = world
+    trainer = exactness.make_trainer(folder / "model", data, str(folder), microbatch_tokens=64, max_steps=1)
+
+    def broken(model: RewardModel, *args: Any, **inputs: Any) -> Any:
+        raise RuntimeError("expected scalar type Float but found Half")
+
+    monkeypatch.setattr(RewardModel, "forward", broken)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OUT_OF_MEMORY, True),
+        (BARE, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_memory(error: Exception, said: bool) -> None:
+    assert is_out_of_memory(error) is said
+
+
+def test_ranks_agree_before_anything_is_exchanged() -> None:
+    """A rank that had enough memory takes the step again too, and no gradient has travelled."""
+    asked: list[bool] = []
+    exchanged: list[int] = []
+
+    def any_rank(here: bool) -> bool:
+        asked.append(here)
+        return len(asked) == 2  # the other one ran out in its second pass
+
+    model = Linear()
+    engine = Engine(any_rank=any_rank, exchange=lambda: exchanged.append(1))
+    with pytest.raises(OutOfMemory):
+        model.run(6, 6, engine=engine)
+    assert (asked, exchanged) == ([False, False], [])
+    asked += [False]
+    model.run(6, 6, engine=engine)
+    assert exchanged == [1]
+
+
+def test_nothing_starts_an_exchange_where_it_comes_at_the_end() -> None:
+    from contextlib import contextmanager
+
+    events: list[str] = []
+
+    @contextmanager
+    def no_sync() -> Any:
+        events.append("local")
+        yield
+
+    model = Linear()
+    engine = Engine(no_sync=no_sync, exchange=lambda: events.append("exchange"), synced_score=lambda rows: 1 / 0)
+    expected = model.run(3, 3, 6)
+    assert torch.equal(model.run(3, 3, 6, engine=engine), expected)
+    assert events == ["local"] * 3 + ["exchange"]
+
+
+@pytest.mark.parametrize(("kept", "scores"), [(False, 4), (True, 2)])
+def test_the_synced_score_is_the_pass_that_exchanges(kept: bool, scores: int) -> None:
+    model = Linear()
+    synced: list[int] = []
+
+    def synced_score(rows: torch.Tensor) -> Any:
+        synced.append(len(rows))
+        return model.score(rows)
+
+    expected = model.run(4, 8)
+    assert torch.equal(model.run(4, 8, engine=Engine(synced_score=synced_score, retain_graphs=kept)), expected)
+    assert synced == [8]
+    assert model.calls == scores
+
+
+@pytest.mark.parametrize("layout", ["tree", "padded"])
+def test_checkpointing_costs_one_forward_pass_more_and_not_two(
+    world: Any, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    folder, data, _ = world
+
+    def passes(**options: Any) -> tuple[float, dict[str, torch.Tensor]]:
+        """Forward passes of the first layer per micro-batch, and the gradient."""
+        trainer = exactness.make_trainer(
+            folder / "model", data, str(folder), microbatch_tokens=200, batch_layout=layout, **options
+        )
+        count = [0]
+        if options.get("activation_checkpointing"):
+            trainer.model.activation_checkpointing_enable()
+        trainer.before_training()
+        layer: Any = trainer._reward_model().classifier.model.layers[0].mlp
+        layer.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+        found = exactness.step_gradients(trainer)
+        return count[0] / len(trainer.batches[0].micro_batches), found
+
+    plain, expected = passes()
+    checkpointed, found = passes(activation_checkpointing=True)
+    assert (plain, checkpointed) == (2, 2)
+    assert exactness.worst(found, expected) < WEIGHT_TOLERANCE
+    # Where not even the layers' inputs of a step fit, each micro-batch is computed a third time.
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    assert passes(activation_checkpointing=True)[0] == 3
+
+
+def test_a_measured_budget_by_hand() -> None:
+    """Half of 8 GiB less 1 GiB to come is 3 GiB: 3072 tokens of 1 MiB; a GPU gives four fifths."""
+    gib, mib = 2**30, 2**20
+    budget = memory.choose(mib, CPU, gib, free=8 * gib)
+    assert (budget.tokens, budget.kept) == (3072, 3072)
+    assert memory.choose(mib, CPU, gib, free=8 * gib, processes=2).kept == 1024
+    assert memory.choose(mib / 64, CPU, gib, free=8 * gib).tokens == memory.CPU_TOKENS
+    assert memory.choose(mib, torch.device("cuda"), gib, free=10 * gib).tokens == 7 * 1024
+    assert memory.choose(1.0, torch.device("cuda"), gib, free=10 * gib).tokens == memory.MOST_TOKENS
+    assert memory.choose(mib, CPU, gib, free=gib).tokens == 1
+
+
+def test_shrinking_by_hand() -> None:
+    budget = memory.Budget(1000, kept=5000, proven=400)
+    assert "second forward pass" in budget.shrink(300, kept=True)
+    assert (budget.tokens, budget.kept, budget.proven) == (1000, 0, 0)
+    budget.shrink(300, kept=False)  # halving 1000 would change nothing for a step of 300
+    assert budget.tokens == 150
+    budget.shrink(400, kept=False)
+    assert budget.tokens == 75
+
+
+def test_bytes_per_token_are_those_of_the_graph() -> None:
+    """Of y = tanh(x w): autograd keeps x, w and y; w is there anyway."""
+    x, w = torch.randn(10, 4), torch.randn(4, 6, requires_grad=True)
+    assert memory.bytes_per_token(lambda: torch.tanh(x @ w).sum(), 10, CPU, [w]) == 4 * (4 + 6)
+    assert w.grad is not None
+
+
+def test_the_estimate_is_near_what_a_model_needs(world: Any) -> None:
+    folder, data, _ = world
+    model = exactness.load_model(folder / "model")
+    from odin_rm.data.planning import row_inputs
+
+    inputs = row_inputs([data.input_ids(r) for r in range(30)], "tree", 0)
+    tokens = int(inputs["input_ids"].numel())
+    parameters = memory.all_parameters(model)
+    measured = memory.bytes_per_token(lambda: model(**inputs).total().sum(), tokens, CPU, parameters)
+    assert memory.activation_bytes(model.config) / measured == pytest.approx(1, abs=0.1)
+    assert memory.activation_bytes(model.config, checkpointing=True) < 0.7 * measured
+
+
+def test_what_is_free_is_measured() -> None:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < memory.free_bytes(CPU) <= total
+
+
+@pytest.fixture
+def resumed(world: Any, tmp_path: Path) -> Callable[..., RewardTrainer]:
+    folder, data, _ = world
+
+    def make(**options: Any) -> RewardTrainer:
+        settings = {"microbatch_tokens": "auto", "batch_layout": "tree", "save_strategy": "steps", "save_steps": 1}
+        return exactness.make_trainer(folder / "model", data, str(tmp_path), **{**settings, **options})
+
+    return make
+
+
+def test_a_resumed_run_keeps_the_measured_budget(
+    resumed: Callable[..., RewardTrainer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another budget would give other sums in their last bits."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * 10**6)
+    first = resumed(max_steps=1)
+    first.train()
+    assert 1 < first.budget.tokens < memory.CPU_TOKENS
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
+    again = resumed(max_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert (again.budget.tokens, again.budget.kept) == (first.budget.tokens, first.budget.kept)
+    fresh = resumed(max_steps=1)
+    fresh.train()
+    assert fresh.budget.tokens == memory.CPU_TOKENS
+
+
+@pytest.mark.distributed
+def test_two_processes_agree_when_one_runs_out(world: Any, tmp_path: Path) -> None:
+    """The second process fails once in each pass of a step; both take it again and end with the same weights."""
+    folder, _, expected = world
+    worker = Path(__file__).with_name("memory_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(worker)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [str(folder / "model"), str(tmp_path), str(STEPS)]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for name in ("pass 1", "pass 2", "kept"):
+        saved = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+        assert [one["raised"] for one in saved] == [0, 1], name
+        assert saved[0]["budget"] == saved[1]["budget"]
+        assert (saved[0]["budget"][0] < 200) == (name != "kept")
+        for one in saved:
+            assert exactness.worst(one["weights"], expected) < WEIGHT_TOLERANCE, name
+
+
+def test_exact_backward_leaves_no_scores_behind() -> None:
+    """What ran out of memory is told, not swallowed."""
+    model = Linear()
+
+    def score(rows: torch.Tensor) -> Any:
+        raise OUT_OF_MEMORY
+
+    with pytest.raises(OutOfMemory):
+        exact_backward(score, model.batches(6, 6), 12, model.objective)
+    assert model.weight.grad is None
