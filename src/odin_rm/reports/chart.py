@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.page import Table, format_number
@@ -146,7 +146,8 @@ def thinned(one: Series, most: int = MOST_POINTS) -> Series:
     """The series with at most ``most`` points."""
     kept = thin(range(len(one.x)), most)
     columns = {name: getattr(one, name) for name in ("x", "y", "low", "high", "words")}
-    return replace(one, **{name: [column[k] for k in kept] if len(column) else () for name, column in columns.items()})
+    picked: dict[str, Any] = {n: [column[k] for k in kept] if len(column) else () for n, column in columns.items()}
+    return replace(one, **picked)
 
 
 def numbers_table(chart: Chart) -> Table:

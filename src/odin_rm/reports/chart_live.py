@@ -48,7 +48,10 @@ def describe_live(chart: Chart, colours: Mapping[str, str], markers: Mapping[str
     for one in chart.series:
         if not (one.follows and names):
             names.append(one.name)
-        meta = {"light": colours[one.owner], "dark": ON_DARK.get(colours[one.owner], colours[one.owner])}
+        meta: dict[str, Any] = {
+            "light": colours[one.owner],
+            "dark": ON_DARK.get(colours[one.owner], colours[one.owner]),
+        }
         meta |= {"entry": len(names) - 1, "band": False}
         if one.band and len(one.low):
             traces.append(_band(one, {**meta, "band": True}))

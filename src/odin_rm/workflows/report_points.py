@@ -30,10 +30,10 @@ def read_fronts(path: Path, name: str, content: Row) -> Fronts:
         length, score = as_figure(row.get("length")), as_figure(row.get("score"))
         if length.value is not None and score.value is not None:
             marks[str(row.get("name", "mark"))] = (length.value, score.value)
-    labels = [_label(content, key, default) for key, default in (("score", "score"), ("length", LENGTH_LABEL))]
+    score_label, length_label = _label(content, "score", "score"), _label(content, "length", LENGTH_LABEL)
     lengths = content.get("lengths")
     known = {str(key): at for key, at in lengths.items() if number_of(at)} if isinstance(lengths, Mapping) else {}
-    return Fronts(name, points, *labels, marks, known, _summary(path, content))
+    return Fronts(name, points, score_label, length_label, marks, known, _summary(path, content))
 
 
 def read_experiment(path: Path, name: str, content: Row) -> list[Fronts]:
@@ -84,8 +84,8 @@ def _summary(path: Path, content: Row) -> FrontSummary | None:
 def as_figure(value: Any) -> Figure:
     """A number, or an object of ``value``, ``low`` and ``high``; undefined for anything else."""
     if isinstance(value, Mapping):
-        sides = [number_of(value.get(side)) for side in ("value", "low", "high")]
-        return Figure(*sides, why=None if value.get("why") is None else str(value["why"]))
+        point, low, high = (number_of(value.get(side)) for side in ("value", "low", "high"))
+        return Figure(point, low, high, why=None if value.get("why") is None else str(value["why"]))
     return Figure(number_of(value))
 
 

@@ -90,7 +90,7 @@ class Reader:
             fix = "Wait until the run has logged its first step."
             raise DataError("holds no logged step yet", where=str(place / METRICS), fix=fix)
         names = set().union(*rows)
-        rl, rewards = (any(figure in names for figure in known) for known in (_POLICY_FIGURES, _REWARD_FIGURES))
+        rl, scores = (any(figure in names for figure in known) for known in (_POLICY_FIGURES, _REWARD_FIGURES))
         texts = []
         if (place / SAMPLES).is_file() and (place / SAMPLES).stat().st_size:
             texts = [_response(row) for row in self._log(place / SAMPLES) if "response" in row]
@@ -98,7 +98,7 @@ class Reader:
             name,
             _settings(place),
             _environment(place),
-            kind="rl" if rl else "reward" if rewards else "policy",
+            kind="rl" if rl else "reward" if scores else "policy",
             metrics=rows,
             texts=texts,
             audit=_audit_of_run(place, name),
@@ -303,8 +303,8 @@ def _judged(name: str, rows: Sequence[Row], where: str, content: Row, settings: 
         if lacking:
             fix = "Give annotations as AlpacaEval or odin-rm judge writes them."
             raise DataError(f"field '{lacking[0]}' is missing", where=f"{where}, row {number}", fix=fix)
-        texts = [_words(row[field]) for field in ("instruction", "output_1", "output_2")]
-        pairs.append(JudgedPair(*texts, number_of(row.get("preference"))))
+        prompt, baseline, candidate = (_words(row[field]) for field in ("instruction", "output_1", "output_2"))
+        pairs.append(JudgedPair(prompt, baseline, candidate, number_of(row.get("preference"))))
     first = rows[0] if rows else {}
     sides = {
         side: str(_object(content, side).get("generator") or first.get(field) or side)
@@ -321,11 +321,13 @@ def _object(content: Row, name: str) -> Row:
 
 def _last_figures(run: TrainingRun) -> dict[str, float]:
     """What a run of a sweep ends with: its last look or log, or the audit of its reward model."""
+    figures: dict[str, float | None] = {}
+    logged: dict[str, tuple[str, ...]]
     if run.kind == "reward":
-        figures = {} if run.audit is None else {name: run.audit[name].value for name in ("accuracy", "pearson")}
+        if run.audit is not None:
+            figures = {name: run.audit[name].value for name in ("accuracy", "pearson")}
         logged = {"accuracy": ("eval_accuracy", "accuracy"), "pearson": ("eval_pearson", "quality_length_correlation")}
     else:
-        figures = {}
         logged = {"tokens": ("watch_mean_tokens", "mean_response_tokens"), "loss": ("loss",)}
         if run.kind == "rl":
             logged |= {"quality": ("watch_quality", "mean_quality_reward"), "kl": ("watch_kl", "kl_to_reference")}

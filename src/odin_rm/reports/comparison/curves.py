@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.comparison.records import TrainingRun
@@ -140,7 +141,7 @@ def _series(curve: Curve, run: TrainingRun, kind: str) -> Iterable[Series]:
     steps, values = run.column(curve.looked) if curve.looked else ([], [])
     if values:
         errors = run.column(curve.error)[1] if curve.error else []
-        sides: dict[str, list[float]] = {}
+        sides: dict[str, Any] = {}
         if len(errors) == len(values):
             reach = [NEAR_ERRORS * error for error in errors]
             sides["low"] = [value - r for value, r in zip(values, reach, strict=True)]
@@ -172,14 +173,15 @@ def _path_chart(runs: Sequence[TrainingRun]) -> Chart | None:
             rows = [row for row in run.metrics if _both(row, length, quality)]
             if len(rows) > 1:
                 words = [f"step {row['step']:.0f}" for row in rows]
-                columns = [[float(row[name]) for row in rows] for name in (length, quality)]
-                series.append(Series(run.name, *columns, words=words))
-                start = [column[:1] for column in columns]
-                series.append(Series(run.name, *start, words=words[:1], style="points", second=True, follows=True))
+                x, y = ([float(row[name]) for row in rows] for name in (length, quality))
+                series.append(Series(run.name, x, y, words=words))
+                series.append(
+                    Series(run.name, x[:1], y[:1], words=words[:1], style="points", second=True, follows=True)
+                )
                 break
     if not series:
         return None
-    words = "; ".join(
+    told = "; ".join(
         f"{one.name} from {one.y[0]:.2f} at {one.x[0]:.1f} tokens to {one.y[-1]:.2f} at {one.x[-1]:.1f}"
         for one in series
         if not one.follows
@@ -192,7 +194,7 @@ def _path_chart(runs: Sequence[TrainingRun]) -> Chart | None:
         series,
         "Each policy's way through training, from its hollow mark on: to the right is longer, upwards is what its "
         "reward calls better. A way that only leads to the right is paid for by length.",
-        f"Line chart of the quality reward against mean response tokens over training. {words}.",
+        f"Line chart of the quality reward against mean response tokens over training. {told}.",
     )
 
 

@@ -85,7 +85,7 @@ def _trend_chart(audits: Sequence[AuditResult], head: str, word: str) -> Chart |
     series, told = [], []
     for audit in held:
         rows = audit.trend[head]
-        sides = {side: [row.get(side) for row in rows] for side in ("low", "high")}
+        sides: dict[str, Any] = {side: [row.get(side) for row in rows] for side in ("low", "high")}
         counts = [f"{row['responses']:,} responses" for row in rows]
         x, y = [row["length"] for row in rows], [row["value"] for row in rows]
         series.append(Series(audit.name, x, y, words=counts, band=True, **sides))

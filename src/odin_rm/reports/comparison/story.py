@@ -49,8 +49,10 @@ def all_audits(material: Material) -> list[AuditResult]:
 
 
 def _title(material: Material) -> str:
-    names = [one.name for one in (*material.runs, *material.files, *material.judged, *material.win_rates)]
-    names += [one.name for one in (*material.sweeps, *material.fronts)] or [audit.name for audit in material.audits]
+    names = [*(one.name for one in material.runs), *(one.name for one in material.files)]
+    names += [*(one.name for one in material.judged), *(one.name for one in material.win_rates)]
+    names += [*(one.name for one in material.sweeps), *(one.name for one in material.fronts)]
+    names = names or [audit.name for audit in material.audits]
     names = list(dict.fromkeys(names))
     if len(names) == 1:
         return f"Report on {names[0]}"

@@ -237,7 +237,7 @@ def environment_table(described: Sequence[Described]) -> Table | None:
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
-    out = {}
+    out: dict[str, str] = {}
     for name, value in environment.items():
         parts = value.items() if isinstance(value, Mapping) else [(name, value)]
         out |= {str(key).replace("_", " "): str(part) for key, part in parts if part is not None}
