@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "quota":
             self.send(429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
         elif fault == "hang":
-            time.sleep(1.5)
+            time.sleep(3.0)
         elif fault == "drop":
             self.close_connection = True
         elif fault == "html":
