@@ -278,8 +278,16 @@ def test_shrinking_by_hand() -> None:
 def test_bytes_per_token_are_those_of_the_graph() -> None:
     """Of y = tanh(x w): autograd keeps x, w and y; w is there anyway."""
     x, w = torch.randn(10, 4), torch.randn(4, 6, requires_grad=True)
-    assert memory.bytes_per_token(lambda: torch.tanh(x @ w).sum(), 10, CPU, [w]) == 4 * (4 + 6)
+    assert memory.graph_bytes(lambda: torch.tanh(x @ w).sum(), CPU, [w]) == 10 * 4 * (4 + 6)
     assert w.grad is not None
+
+
+def test_what_is_fixed_is_not_charged_to_tokens() -> None:
+    assert memory.line_through([(100, 9000), (100, 1500), (300, 3500)]) == (10, 500)
+    assert memory.line_through([(50, 1000)]) == (20, 0)
+    # Data of one length only, and a measurement that makes no sense, fall back on the mean.
+    assert memory.line_through([(100, 1000), (150, 1200)]) == (8, 0)
+    assert memory.line_through([(100, 5000), (400, 5000)]) == (12.5, 0)
 
 
 def test_the_estimate_is_near_what_a_model_needs(world: Any) -> None:
@@ -290,7 +298,7 @@ def test_the_estimate_is_near_what_a_model_needs(world: Any) -> None:
     inputs = row_inputs([data.input_ids(r) for r in range(30)], "tree", 0)
     tokens = int(inputs["input_ids"].numel())
     parameters = memory.all_parameters(model)
-    measured = memory.bytes_per_token(lambda: model(**inputs).total().sum(), tokens, CPU, parameters)
+    measured = memory.graph_bytes(lambda: model(**inputs).total().sum(), CPU, parameters) / tokens
     assert memory.activation_bytes(model.config) / measured == pytest.approx(1, abs=0.1)
     assert memory.activation_bytes(model.config, checkpointing=True) < 0.7 * measured
 

@@ -71,16 +71,13 @@ def free_bytes(device: torch.device) -> int:
     return min(_machine_bytes(), _group_bytes())
 
 
-def bytes_per_token(
-    forward: Callable[[], Tensor], tokens: int, device: torch.device, parameters: Sequence[Tensor]
-) -> float:
-    """Bytes that the graph of a forward pass holds per token, from one forward and backward pass.
+def graph_bytes(forward: Callable[[], Tensor], device: torch.device, parameters: Sequence[Tensor]) -> int:
+    """Bytes that the graph of a forward pass takes, from one forward and backward pass.
 
     On a GPU it is the peak of the allocator, elsewhere the tensors that autograd keeps.
 
     Args:
-        forward: a pass of ``tokens`` tokens that gives a scalar; its gradients are the caller's to drop.
-        tokens: tokens of the pass.
+        forward: gives a scalar; its gradients are the caller's to drop.
         device: where it runs.
         parameters: what is not counted, because it is there anyway.
     """
@@ -92,12 +89,25 @@ def bytes_per_token(
         forward_peak = torch.cuda.max_memory_allocated(device) - before
         value.backward()
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
-        whole_peak = torch.cuda.max_memory_allocated(device) - before - gradients
-        return max(forward_peak, whole_peak) / tokens
+        return max(forward_peak, torch.cuda.max_memory_allocated(device) - before - gradients)
     with _saved_bytes(parameters) as saved:
         value = forward()
     value.backward()
-    return sum(saved.values()) / tokens
+    return sum(saved.values())
+
+
+def line_through(points: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Bytes per token, and bytes whatever the tokens, from the (tokens, bytes) of the last two passes.
+
+    What a pass takes whatever its size (16-bit copies of the weights, workspaces) is not charged to tokens. One pass,
+    or two of nearly the same size, give their mean and nothing fixed.
+    """
+    (fewer, small), (more, large) = min(points[-2:]), max(points[-2:])
+    slope = (large - small) / (more - fewer) if more >= 2 * fewer else 0.0
+    mean = large / more
+    if not 0.2 * mean < slope <= mean:
+        return mean, 0.0
+    return slope, large - slope * more
 
 
 def choose(
@@ -106,7 +116,7 @@ def choose(
     """The budget for a need per token.
 
     Args:
-        per_token: bytes per token (:func:`bytes_per_token`).
+        per_token: bytes per token (:func:`line_through`).
         device: where the model is.
         pending: bytes that the run is still going to allocate whatever the budget.
         processes: processes that share the machine's memory.

@@ -29,7 +29,8 @@ from odin_rm.reward.exact_batch import Engine
 from odin_rm.reward.loader import PlannedBatches, RankBatch
 
 log = logging.getLogger(__name__)
-_PROBE_TOKENS = 2048
+# Tokens of the passes that are measured. On a GPU the first one warms up, and two sizes tell what is fixed.
+_PROBES = {"cpu": (512,), "cuda": (2048, 2048, 6144)}
 _FROM_SIMPLE = LAYOUTS[::-1]
 # Share of the free memory that the layers' inputs of a whole step may take where checkpointing keeps nothing else.
 _CHECKPOINT_SHARE = 0.25
@@ -120,26 +121,27 @@ class StepMemory:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _measured(self) -> memory.Budget:
-        """A budget from one forward and backward pass of some tokens of the data; leaves no gradient behind."""
+        """A budget from forward and backward passes of some tokens of the data; leaves no gradient behind."""
         device = self.args.device
         model = bare(self.model_wrapped if self.model_wrapped is not None else self.model)
-        sequences = some_sequences(self.batches.data, _PROBE_TOKENS)
-        inputs = to_device(row_inputs(sequences, self.batches.layout, self.batches.pad_token_id), device)
         parameters = memory.all_parameters(model)
-
-        def forward() -> Tensor:
-            return model(**inputs).total().sum()
-
+        points = []
         try:
-            per_token = memory.bytes_per_token(forward, int(inputs["input_ids"].numel()), device, parameters)
+            for size in _PROBES.get(device.type, _PROBES["cpu"]):
+                sequences = some_sequences(self.batches.data, size)
+                inputs = to_device(row_inputs(sequences, self.batches.layout, self.batches.pad_token_id), device)
+                forward = functools.partial(_sum_of_scores, model, inputs)
+                points.append((int(inputs["input_ids"].numel()), memory.graph_bytes(forward, device, parameters)))
+                self.model.zero_grad(set_to_none=True)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            per_token = memory.free_bytes(device) / _PROBE_TOKENS
-        self.model.zero_grad(set_to_none=True)
-        trained = [p for p in model.parameters() if p.requires_grad]
+            self.model.zero_grad(set_to_none=True)
+            points = points or [(1, memory.free_bytes(device) // 1000)]
+        per_token, fixed = memory.line_through(points)
+        pending = memory.pending_bytes([p for p in model.parameters() if p.requires_grad])
         local = int(os.environ.get("LOCAL_WORLD_SIZE") or self.args.world_size)
-        return memory.choose(per_token, device, memory.pending_bytes(trained), processes=local)
+        return memory.choose(per_token, device, pending + int(fixed), processes=local)
 
     def _kept_inputs(self) -> int:
         """Tokens of a step whose checkpointed graphs (the layers' inputs) may be kept.
@@ -234,3 +236,7 @@ class StepMemory:
 def bare(model: nn.Module) -> nn.Module:
     """A model without the wrapper that waits for other ranks."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _sum_of_scores(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).total().sum()
