@@ -283,7 +283,10 @@ def bad_places(folder: Path) -> dict[str, Path | str]:
     (stopped / "cache.sqlite").write_bytes(b"")
     gone = sweep_folder(folder / "gone", {})
     rows = [{"name": "a", "status": "done", "folder": "runs/a"}]
-    (gone / "sweep.json").write_text(json.dumps({"runs": rows}))
+    (gone / "sweep.json").write_text(json.dumps({"runs": [row | {"varied": {}} for row in rows]}))
+    foreign = sweep_folder(folder / "foreign", {})
+    (foreign / "sweep.json").write_text(json.dumps({"runs": rows}))
+    (folder / "rates.json").write_text('{"systems": [1]}')
     (folder / "other.json").write_text('{"a": 1}')
     (folder / "cut.json").write_text('{"runs": [')
     return {
@@ -292,6 +295,8 @@ def bad_places(folder: Path) -> dict[str, Path | str]:
         "the folder holds no run": folder / "empty",
         "the judgements are not complete": stopped,
         "the folder of a run that is done is missing": gone,
+        "sweep.json: is not what odin-rm writes (KeyError: 'varied')": foreign,
+        "rates.json: is not what odin-rm writes": folder / "rates.json",
         "holds no run": folder / "other.json",
         "is not readable JSON": folder / "cut.json",
         "row 1: names neither a run nor its arm": write_csv(folder / "a.csv", "tokens,score", "1,2"),

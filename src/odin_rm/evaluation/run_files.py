@@ -9,6 +9,7 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -84,6 +85,16 @@ def read_run_records(places: Sequence[str], options: ReadOptions) -> Found:
     return found
 
 
+@contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """A file of the right name and kind whose content somebody else made is the user's to mend."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
+        raise DataError(what, where=str(path), fix="Make it again.") from error
+
+
 def _expanded(places: Sequence[str]) -> Iterator[Path]:
     for place in places:
         if Path(place).exists() or not glob.has_magic(place):
@@ -102,7 +113,7 @@ def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
     elif any(name.split(".")[0] == "annotations" for name in held):
         _read_judged(folder, options, found)
     elif "summary.json" in held:
-        found.records += _experiment(folder / "summary.json", _json(folder / "summary.json"))
+        _read_file(folder / "summary.json", options, found)
     elif "metrics.jsonl" in held:
         found.records.append(_training_run(folder))
     elif "cache.sqlite" in held:
@@ -122,12 +133,13 @@ def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
 def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
     if path.suffix == ".json" and path.is_file() and path.read_bytes().lstrip()[:1] == b"{":
         content = _json(path)
-        if isinstance(content.get("runs"), list):
-            found.records += _experiment(path, content)
-        elif isinstance(content.get("systems"), list) or "win_rate" in content:
-            found.records += _win_rates(path, content)
-        else:
+        read = _experiment if isinstance(content.get("runs"), list) else None
+        if isinstance(content.get("systems"), list) or "win_rate" in content:
+            read = _win_rates
+        if read is None:
             raise DataError("holds no run", where=str(path), fix=_HOLDS_NO_RUN)
+        with _as_written(path):
+            found.records += read(path, content)
         return
     rows = read_rows(path)
     first = next(rows, None)
@@ -223,6 +235,8 @@ def _win_rates(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
                 preference_P=np.array(columns["preference"], dtype=np.float64),
                 lengths={unit: np.array(columns[unit], dtype=np.float64) for unit in LENGTHS},
             )
+            if len({len(held.prompts), len(held.preference_P), *map(len, held.lengths.values())}) > 1:
+                raise ValueError("columns of per_prompt have different lengths")
             record = record.with_prompts(held)
         records.append(record)
     return records
@@ -288,12 +302,16 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_sweep(folder: Path, options: ReadOptions, found: Found) -> None:
-    for row in _json(folder / "sweep.json").get("runs", []):
-        if row.get("status") != "done":
-            found.left_out[f"runs of a sweep that are {row.get('status')}"] += 1
+    with _as_written(folder / "sweep.json"):
+        rows = [
+            (row["name"], row["status"], row["folder"], row["varied"]) for row in _json(folder / "sweep.json")["runs"]
+        ]
+    for run_name, status, place, varied in rows:
+        if status != "done":
+            found.left_out[f"runs of a sweep that are {status}"] += 1
             continue
         inside = Found()
-        run = folder / str(row["folder"])
+        run = folder / str(place)
         if run.is_dir():
             _read_folder(run, options, inside)
         else:
@@ -301,8 +319,8 @@ def _read_sweep(folder: Path, options: ReadOptions, found: Found) -> None:
         found.left_out.update(inside.left_out)
         for record in inside.records:
             # The sweep's name of a run is known nowhere else; judgements have the name of what they judge.
-            name = record.name if record.per_prompt else str(row["name"])
-            found.records.append(replace(record, name=name, settings={**record.settings, **(row.get("varied") or {})}))
+            name = record.name if record.per_prompt else str(run_name)
+            found.records.append(replace(record, name=name, settings={**record.settings, **(varied or {})}))
 
 
 def _experiment(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:

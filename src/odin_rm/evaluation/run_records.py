@@ -338,7 +338,7 @@ def as_point(record: RunRecord, arm: str, length: str, score: str) -> RunPoint:
             raise DataError(what, where=record.where, fix="Leave runs that failed out.")
     assert x.value is not None
     assert y.value is not None
-    settings = dict(record.settings)
+    settings = {n: value_text(v) if isinstance(v, str) else v for n, v in record.settings.items()}
     return RunPoint(
         arm, x.value, y.value, record.name, record.algorithm, settings, record.seed, record.n,
         score_low=y.low, score_high=y.high, length_low=x.low, length_high=x.high,

@@ -352,8 +352,7 @@ def _varied(points: Sequence[RunPoint]) -> list[str]:
 
 
 def _point_json(point: RunPoint, settings: Sequence[str]) -> dict[str, Any]:
-    shown = {name: point.settings[name] for name in settings if point.settings.get(name) is not None}
-    return point.to_json() | {"settings": {n: value_text(v) if isinstance(v, str) else v for n, v in shown.items()}}
+    return point.to_json() | {"settings": {n: point.settings[n] for n in settings if point.settings.get(n) is not None}}
 
 
 def _resampled(config: ParetoConfig, fronts: _Fronts) -> dict[str, Any]:
