@@ -143,7 +143,8 @@ def _scores_and_gradients(model: Any, batches: list[dict[str, Tensor]], device: 
     weights = _early_weights(model)
     with torch.set_grad_enabled(bool(weights)):
         found: list[RewardScores] = [model(**{k: v.to(device) for k, v in batch.items()}) for batch in batches]
-        score_R = torch.cat([one.total() for one in found]).double()
+        # Of the quality alone: a length head decides nothing, not even how a reward is computed.
+        score_R = torch.cat([one.quality for one in found]).double()
         total = (score_R * torch.linspace(-1, 2, len(score_R), dtype=score_R.dtype, device=score_R.device)).sum()
     if not weights:
         return [score_R]
