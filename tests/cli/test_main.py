@@ -140,3 +140,17 @@ def test_our_own_errors_show_a_traceback_and_code_1(fake_command, capsys):
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert "oops" in shown
+
+
+def test_output_that_nobody_reads_is_no_bug() -> None:
+    process = subprocess.Popen(
+        ["bash", "-c", 'sleep 1; exec "$0" -m odin_rm.cli.main score --help', sys.executable],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # before the first word is written
+    assert process.stderr.read() == ""
+    assert process.wait() == 141

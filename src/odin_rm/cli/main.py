@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import select
 import sys
 import traceback
 import warnings
@@ -18,6 +20,7 @@ from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
 
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # as of programs that SIGPIPE ends
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +59,9 @@ def _run(command: str, arguments: list[str]) -> int:
                 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
             module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
             quiet_hub()
-            return int(module.run(arguments) or 0)
+            code = int(module.run(arguments) or 0)
+            sys.stdout.flush()
+            return code
     except OdinError as error:
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
@@ -68,10 +73,20 @@ def _run(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"odin-rm {command}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
+            return PIPE_CLOSED
         traceback.print_exc()
         print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
         return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as with ``| head``."""
+    poll = select.poll()
+    poll.register(1)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _let_go(error: BaseException | None) -> None:
