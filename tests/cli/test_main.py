@@ -142,9 +142,17 @@ def test_our_own_errors_show_a_traceback_and_code_1(fake_command, capsys):
     assert "oops" in shown
 
 
+TALKS = """
+import odin_rm.cli.score
+from odin_rm.cli.main import main
+odin_rm.cli.score.run = lambda arguments: print("word")
+raise SystemExit(main(["score"]))
+"""
+
+
 def test_output_that_nobody_reads_is_no_bug() -> None:
     process = subprocess.Popen(
-        ["bash", "-c", 'sleep 1; exec "$0" -m odin_rm.cli.main score --help', sys.executable],
+        ["bash", "-c", 'sleep 1; exec "$0" -c "$1"', sys.executable, TALKS],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
