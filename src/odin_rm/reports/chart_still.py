@@ -19,6 +19,8 @@ from odin_rm.reports.style import GREY, INK, new_canvas, styled
 
 WIDTH, HEIGHT = 6.6, 4.0
 LEGEND_COLUMNS = 3
+LEGEND_CHARACTERS = 66
+"""Letters of a legend's line, beyond which it would widen the canvas at the cost of the axes."""
 BAR_ROOM = 0.8
 DASHES = (0, (4, 2))
 MOST_MARKED = 25
@@ -34,8 +36,10 @@ def draw_still(chart: Chart, colours: Mapping[str, str], markers: Mapping[str, s
     """
     with styled():
         shown = list(chart.series)
-        entries = sum(not one.follows for one in shown)
-        rows = -(-entries // LEGEND_COLUMNS)
+        names = [one.name for one in shown if not one.follows]
+        entries = len(names)
+        columns = _legend_columns(names)
+        rows = -(-entries // columns)
         canvas, (axis,) = new_canvas(width=WIDTH, height=HEIGHT + 0.2 * max(0, rows - 1))
         for number, one in enumerate(shown):
             _draw(axis, chart, one, number, colours[one.owner], markers[one.owner])
@@ -43,10 +47,16 @@ def draw_still(chart: Chart, colours: Mapping[str, str], markers: Mapping[str, s
         _axes(axis, chart)
         if entries > 1:
             axis.legend(
-                loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(entries, LEGEND_COLUMNS), fontsize=8.5,
+                loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, fontsize=8.5,
                 borderaxespad=0.2,
             )  # fmt: skip
     return canvas
+
+
+def _legend_columns(names: list[str]) -> int:
+    """As many columns as fit: each as wide as the longest name and its sample of a line."""
+    widest = max(map(len, names), default=0) + 6
+    return max(1, min(len(names), LEGEND_COLUMNS, LEGEND_CHARACTERS // widest))
 
 
 def still_files(canvas: Canvas) -> tuple[bytes, bytes]:
