@@ -192,6 +192,28 @@ def test_ranks_agree_before_anything_is_exchanged() -> None:
     assert exchanged == [1]
 
 
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_every_rank_asks_at_the_same_places(place: int) -> None:
+    """After scoring, before the pass that exchanges gradients, and between its forward and its backward pass."""
+    model, asked = Linear(), list[bool]()
+    calls = {1: 0, 2: 2, 3: 3}[place]  # forward passes before the one that fails
+    original = model.score
+
+    def score(rows: torch.Tensor) -> Any:
+        if model.calls == calls:
+            raise OUT_OF_MEMORY
+        return original(rows)
+
+    def any_rank(here: bool) -> bool:
+        asked.append(here)
+        return here
+
+    with pytest.raises(OutOfMemory) as caught:
+        exact_backward(score, model.batches(6, 6), 12, model.objective, engine=Engine(any_rank=any_rank))
+    assert asked == [False] * (place - 1) + [True]
+    assert not caught.value.alone
+
+
 def test_nothing_starts_an_exchange_where_it_comes_at_the_end() -> None:
     from contextlib import contextmanager
 
@@ -344,7 +366,7 @@ def test_two_processes_agree_when_one_runs_out(world: Any, tmp_path: Path) -> No
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(worker)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [str(folder / "model"), str(tmp_path), str(STEPS)]
-    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     for name in ("pass 1", "pass 2", "kept"):
         saved = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]

@@ -155,13 +155,15 @@ def exact_backward(
         if engine.exchange is not None:
             with engine.no_sync():
                 work.backward(last, work.scores(last))
-        else:
-            local_Hr = work.scores(last, synced=True)
     if engine.any_rank(bool(lacking)):
         raise OutOfMemory
     if engine.exchange is not None:
         engine.exchange()
         return parts
+    with _memory_guard() as lacking:
+        local_Hr = work.scores(last, synced=True)  # all ranks or none: a wrapper may exchange something here already
+    if engine.any_rank(bool(lacking)):
+        raise OutOfMemory
     with _memory_guard() as lacking:
         work.backward(last, local_Hr)
     if lacking:
