@@ -26,7 +26,7 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check format clean
-.PHONY: bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ bench-scoring: $(INSTALLED_TEST)  ## Scoring best-of-16 beside transformers' pip
 bench-reward-cuda: $(INSTALLED_TEST)  ## Reward training beside TRL's on a CUDA GPU; ARGS="--data FILE --output DIR"
 	$(BIN)/python -m benchmarks.reward_cuda $(ARGS)
 
+bench-scaling: $(INSTALLED_TEST)  ## Reward training by size of the data, prompts, processes; ARGS="--parts pairs million"
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
+
 bench-rl-testbed: $(INSTALLED_TEST)  ## Policies under each reward on the testbed, fronts; ARGS="--seeds 0 1"
 	$(TEST_ENV) $(BIN)/python -m benchmarks.rl_testbed $(ARGS)
 
@@ -103,6 +106,9 @@ bench-front-coverage: $(INSTALLED_TEST)  ## How often the intervals of fronts ho
 
 bench-length: $(INSTALLED_TEST)  ## Length control on annotation files; ARGS="--data DIR"
 	$(BIN)/python benchmarks/length_control.py $(ARGS)
+
+bench-equal-learning: $(INSTALLED_TEST)  ## What is learnt in trees, packed rows and padded batches; ARGS="--data FILE"
+	$(BIN)/python -m benchmarks.equal_learning $(ARGS)
 
 clean:  ## Delete caches and build products (not the environment, not your runs)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import odin_rm.data.encode as encode_module
 import odin_rm.data.load as load_module
 from odin_rm.core.errors import ConfigError, DataError, RowError
 from odin_rm.core.files import read_rows
+from odin_rm.data.encode import processes_for
 from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from tests.data.conftest import word_level
@@ -296,6 +299,39 @@ def test_several_processes_give_the_same(plain_tokenizer):
     alone = load_preferences(rows, plain_tokenizer)
     shared = load_preferences(rows, plain_tokenizer, num_proc=2)
     assert columns(alone) == columns(shared)
+
+
+def test_many_texts_are_shared_between_the_cores(plain_tokenizer, monkeypatch):
+    monkeypatch.setattr(encode_module, "MANY", 100)
+    monkeypatch.setattr(encode_module, "_copying", lambda: ("fork", None))
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(3)), raising=False)
+    assert [processes_for(n) for n in (100, 101)] == [1, 3]
+    assert [processes_for(10**6, asked) for asked in (0, 1, 2, 20)] == [1, 1, 2, 20]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert processes_for(101) == 8
+    # Where processes begin with the caller's script, it is not run again unasked.
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
+    assert processes_for(101) == 1
+    monkeypatch.undo()
+
+    started = []
+    pool = encode_module.ProcessPoolExecutor
+    monkeypatch.setattr(encode_module, "processes_for", lambda texts, num_proc: 2)
+
+    def noted(*args, **kwargs):
+        started.append((args[0], os.environ.get("TOKENIZERS_PARALLELISM")))
+        return pool(*args, **kwargs)
+
+    monkeypatch.setattr(encode_module, "ProcessPoolExecutor", noted)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    rows = [{"prompt": "a", "chosen": f"b {i}", "rejected": f"c {i}"} for i in range(20)]
+    load_preferences(rows, plain_tokenizer)
+    assert started == [(2, "false")]
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM")
+    load_preferences(rows, plain_tokenizer)
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
 
 
 def test_against_a_plain_loop(chat_tokenizer):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
 # (prompts, responses, places), packed texts
 _Texts = tuple[list[str], list[str], list[str]]
 _Numbers = tuple[np.ndarray, np.ndarray]
+
+MANY = 50_000
+"""Up to so many texts one process tokenises: it is done before others would have started."""
+_MOST_PROCESSES = 8
+_TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 # Columns of the numbers kept per sequence.
 STORED, RESPONSE_TOKENS, SEQUENCE_TOKENS, PROMPT_CUT, RESPONSE_CUT, DROPPED, PROMPT_TOKENS = range(7)
@@ -56,8 +64,7 @@ def encode_texts(
         tokenizer: any Hugging Face tokenizer.
         settings: window and policy.
         folder: scratch folder; gets ``ids.bin``.
-        num_proc: processes to share the work between. The tokenizer has threads of its own, so this is worth its start
-            only where a chat template (Python) takes most of the time. ``None`` or 1 stays in this process.
+        num_proc: processes to share the work between, see :func:`processes_for`.
 
     Raises:
         RowError: a sequence is too long and the policy is ``"error"``.
@@ -67,13 +74,39 @@ def encode_texts(
     chunks = _chunks(collected, first_slots)
     path = folder / "ids.bin"
     with path.open("wb") as file, Progress("tokenise", len(first_slots)) as bar:
-        for ids, part in _encoded(chunks, tokenizer, settings, num_proc):
+        for ids, part in _encoded(chunks, tokenizer, settings, processes_for(len(first_slots), num_proc)):
             file.write(ids.tobytes())
             numbers[done : done + len(part)] = part
             done += len(part)
             bar.update(len(part))
     ids = np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int32)
     return EncodedTexts(ids, numbers)
+
+
+def processes_for(texts: int, num_proc: int | None = None) -> int:
+    """How many processes tokenise.
+
+    The tokenizer has threads of its own, but templates, checks and lists of ids are Python, so many texts are shared
+    between the usable cores (at most 8). That needs processes that start as a copy of this one: others would run the
+    caller's script anew.
+
+    Args:
+        texts: how many there are.
+        num_proc: as asked; ``None`` decides by itself.
+    """
+    if num_proc is not None:
+        return max(1, num_proc)
+    process = multiprocessing.current_process()
+    if texts <= MANY or process.daemon or multiprocessing.get_start_method(allow_none=True) not in _copying():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_PROCESSES, cores)
+
+
+def _copying() -> tuple[str | None, ...]:
+    """Start methods that copy this process; ``None`` is the platform's own before anybody has chosen."""
+    default = multiprocessing.get_all_start_methods()[0]
+    return ("fork", None) if default == "fork" else ("fork",)
 
 
 def _chunks(collected: Collected, first_slots: np.ndarray) -> Iterator[_Texts]:
@@ -101,15 +134,16 @@ def _chunks(collected: Collected, first_slots: np.ndarray) -> Iterator[_Texts]:
         yield texts
 
 
-def _encoded(
-    chunks: Iterator[_Texts], tokenizer: Any, settings: EncodingSettings, num_proc: int | None
-) -> Iterator[_Numbers]:
-    if num_proc is None or num_proc <= 1:
+def _encoded(chunks: Iterator[_Texts], tokenizer: Any, settings: EncodingSettings, num_proc: int) -> Iterator[_Numbers]:
+    if num_proc == 1:
         for chunk in chunks:
             yield _encode_chunk(tokenizer, settings, chunk)
         return
     # A few chunks ahead keep all processes busy without reading the whole file into memory.
-    with ProcessPoolExecutor(num_proc, initializer=_start_worker, initargs=(tokenizer, settings)) as pool:
+    with (
+        _without_tokenizer_threads(),
+        ProcessPoolExecutor(num_proc, initializer=_start_worker, initargs=(tokenizer, settings)) as pool,
+    ):
         waiting: deque[Future[_Numbers]] = deque()
         try:
             for chunk in chunks:
@@ -121,6 +155,20 @@ def _encoded(
         except OdinError:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _without_tokenizer_threads() -> Iterator[None]:
+    """Each process is busy by itself; threads of the tokenizers would only get into each other's way."""
+    before = os.environ.get(_TOKENIZER_THREADS)
+    os.environ[_TOKENIZER_THREADS] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TOKENIZER_THREADS]
+        else:
+            os.environ[_TOKENIZER_THREADS] = before
 
 
 _in_worker: Callable[[_Texts], _Numbers] | None = None

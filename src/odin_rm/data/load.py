@@ -68,7 +68,7 @@ def load_preferences(
             any.
         cache_dir: where tokenised data are kept; by default ``ODIN_RM_CACHE`` or ``~/.cache/odin_rm/data``, and nowhere
             for a list of rows.
-        num_proc: processes that tokenise; by default this one (the tokenizer has threads of its own).
+        num_proc: processes that tokenise; by default this one, and for many texts one per core (at most 8).
         extra_columns: per-response numbers to take along, from ``chosen_<name>`` and ``rejected_<name>`` of a pair or
             the list ``<name>`` of a ranked list. A response that appears several times keeps its first number.
 
