@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,17 @@ def _size(count: int) -> str:
 
 
 def _show_log() -> None:
-    """Our own remarks on stderr, one line each, from the main process."""
+    """Our own remarks, one line each, from the main process."""
     logger = logging.getLogger("odin_rm")
     if is_main_process() and not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        logger.addHandler(_Remarks())
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+class _Remarks(logging.Handler):
+    """Remarks go where the figures of the training go, warnings where errors go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
