@@ -195,6 +195,11 @@ def variants(lengths: np.ndarray) -> dict[str, dict[str, Any]]:
         "trees, several": {"batch_layout": "tree", "microbatch_tokens": quarter // 2},
         "trees, groups split": {"batch_layout": "tree", "microbatch_tokens": int(lengths.max())},
         "trees, graphs kept": {"batch_layout": "tree", "microbatch_tokens": quarter // 2, "single_pass_tokens": 10**9},
+        "trees, some graphs kept": {
+            "batch_layout": "tree",
+            "microbatch_tokens": quarter // 2,
+            "single_pass_tokens": 300,
+        },
         "trees, dense mask": {"batch_layout": "tree", "tree_attention": "dense", "microbatch_tokens": quarter // 2},
         "packed": {"batch_layout": "packed", "microbatch_tokens": quarter},
         "any layout, measured budget": {"batch_layout": "auto", "microbatch_tokens": "auto"},

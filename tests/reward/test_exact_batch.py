@@ -45,6 +45,7 @@ VARIANTS = (
     "trees, several",
     "trees, groups split",
     "trees, graphs kept",
+    "trees, some graphs kept",
     "trees, dense mask",
     "packed",
     "any layout, measured budget",
@@ -57,6 +58,7 @@ WANTED = {
     "trees, several": 7,
     "trees, groups split": 27,
     "trees, graphs kept": 7,
+    "trees, some graphs kept": 7,
     "trees, dense mask": 7,
     "any layout, measured budget": 1,
 }
@@ -155,8 +157,31 @@ def test_number_of_forward_passes() -> None:
     assert model.calls == 1
     model.run(6, 6)
     assert model.calls == 4
-    model.run(6, 6, engine=Engine(retain_graphs=True))
+    model.run(6, 6, engine=Engine(kept_graphs=2))
     assert model.calls == 2
+
+
+def test_graphs_of_some_micro_batches_are_kept() -> None:
+    """The others are scored first, so that they take no memory beside the kept ones, and computed again last."""
+    model = Linear()
+    expected = model.run(2, 3, 7)
+    seen: list[tuple[int, bool]] = []
+    original = model.score
+
+    def score(rows: torch.Tensor) -> RewardScores:
+        seen.append((len(rows), torch.is_grad_enabled()))
+        return original(rows)
+
+    model.score = score  # type: ignore[method-assign]
+    for kept, wanted in {
+        1: [(3, False), (7, False), (2, True), (3, True), (7, True)],
+        2: [(7, False), (2, True), (3, True), (7, True)],
+        9: [(2, True), (3, True), (7, True)],
+    }.items():
+        seen.clear()
+        # The same sums in the same order: equal to the last bit.
+        assert torch.equal(model.run(2, 3, 7, engine=Engine(kept_graphs=kept)), expected)
+        assert seen == wanted
 
 
 def test_averaging_over_ranks_is_compensated_and_head_term_added_once() -> None:

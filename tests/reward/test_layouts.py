@@ -169,9 +169,16 @@ def test_graphs_are_kept_up_to_the_tokens_that_are_computed(world: Any) -> None:
     trainer = make(world, microbatch_tokens=150, batch_layout="tree")
     batch = trainer.batches[0]
     assert batch.sizes.distinct_tokens < batch.sizes.response_tokens
-    for kept, wanted in ((batch.sizes.distinct_tokens, True), (batch.sizes.distinct_tokens - 1, False)):
+    count = len(batch.micro_batches)
+    first = batch.micro_batches[0].inputs["input_ids"].numel()
+    assert batch.sizes.round_tokens[0] == batch.sizes.largest == first
+    for kept, wanted in (
+        (batch.sizes.distinct_tokens, count),
+        (batch.sizes.distinct_tokens - 1, count - 1),
+        (first, 1),
+    ):
         trainer.budget.kept = kept
-        assert trainer.engine(trainer.model, batch).retain_graphs is wanted
+        assert trainer.engine(trainer.model, batch).kept_graphs == wanted
 
 
 def test_sequences_to_look_at(world: Any) -> None:

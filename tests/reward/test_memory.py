@@ -100,7 +100,7 @@ def test_a_step_that_does_not_fit_is_taken_again(
     assert trainer.state.global_step == STEPS
 
 
-def test_kept_graphs_are_given_up_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_graphs_are_halved_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Failing] = []
     trainer, difference = trained(
         world,
@@ -108,7 +108,11 @@ def test_kept_graphs_are_given_up_first(world: Any, monkeypatch: pytest.MonkeyPa
         single_pass_tokens=10**6,
     )
     assert started[0].raised == 1
-    assert (trainer.budget.tokens, trainer.budget.kept) == (200, 0)
+    trainer.batches.set_epoch(0)
+    sizes = trainer.batches[0].sizes
+    assert trainer.budget.tokens == 200
+    assert trainer.budget.kept == sizes.computed_tokens // 2
+    assert 0 < trainer.kept_graphs(trainer.model, trainer.batches[0]) < sizes.micro_batches
     assert difference < WEIGHT_TOLERANCE
 
 
@@ -241,7 +245,7 @@ def test_the_synced_score_is_the_pass_that_exchanges(kept: bool, scores: int) ->
         return model.score(rows)
 
     expected = model.run(4, 8)
-    assert torch.equal(model.run(4, 8, engine=Engine(synced_score=synced_score, retain_graphs=kept)), expected)
+    assert torch.equal(model.run(4, 8, engine=Engine(synced_score=synced_score, kept_graphs=2 * kept)), expected)
     assert synced == [8]
     assert model.calls == scores
 
@@ -289,12 +293,18 @@ def test_a_measured_budget_by_hand() -> None:
 
 def test_shrinking_by_hand() -> None:
     budget = memory.Budget(1000, kept=5000, proven=400)
-    assert "second forward pass" in budget.shrink(300, kept=True)
-    assert (budget.tokens, budget.kept, budget.proven) == (1000, 0, 0)
-    budget.shrink(300, kept=False)  # halving 1000 would change nothing for a step of 300
+    assert "graphs are kept of 450 tokens" in budget.shrink(300, kept=900)
+    assert (budget.tokens, budget.kept, budget.proven) == (1000, 450, 0)
+    budget.shrink(300, kept=0)  # halving 1000 would change nothing for a step of 300
     assert budget.tokens == 150
-    budget.shrink(400, kept=False)
+    budget.shrink(400, kept=0)
     assert budget.tokens == 75
+
+
+def test_graphs_that_fit_by_hand() -> None:
+    found = [memory.kept_rounds((50, 30, 20), most) for most in (0, 49, 50, 79, 80, 100, 10**9)]
+    assert found == [0, 0, 1, 1, 2, 3, 3]
+    assert memory.kept_rounds((50,), 100) == 0  # one micro-batch has one pass anyway
 
 
 def test_bytes_per_token_are_those_of_the_graph() -> None:
@@ -373,6 +383,7 @@ def test_two_processes_agree_when_one_runs_out(world: Any, tmp_path: Path) -> No
         assert [one["raised"] for one in saved] == [0, 1], name
         assert saved[0]["budget"] == saved[1]["budget"]
         assert (saved[0]["budget"][0] < 200) == (name != "kept")
+        assert (saved[0]["budget"][1] > 0) == (name == "kept")
         for one in saved:
             assert exactness.worst(one["weights"], expected) < WEIGHT_TOLERANCE, name
 

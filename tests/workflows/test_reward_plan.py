@@ -47,15 +47,18 @@ def test_the_plan_is_what_the_run_then_does(
     assert plan.micro_batches == pytest.approx(np.mean([row["micro_batches"] for row in rows]))
     assert plan.tokens.padding_share == 0 < plan.tokens.padding_share_padded < 1
     assert plan.tokens.reuse > 1.2
-    assert plan.one_pass == 0
+    assert plan.second_pass == 1
 
 
 def test_padded_batches_and_one_pass(configure: Callable[..., RewardConfig]) -> None:
     plan = plan_run(configure(batch_layout="padded", microbatch_tokens=10**6, max_steps=7))
-    assert (plan.layout, plan.steps, plan.one_pass, plan.micro_batches) == ("padded", 7, 1, 1)
+    assert (plan.layout, plan.steps, plan.second_pass, plan.micro_batches) == ("padded", 7, 0, 1)
     assert plan.tokens.padding_share == plan.tokens.padding_share_padded > 0
     kept = plan_run(configure(microbatch_tokens=400, single_pass_tokens=10**6))
-    assert kept.one_pass == 1
+    assert kept.second_pass == 0
+    half = plan_run(configure(microbatch_tokens=400, single_pass_tokens=800))
+    assert 0.2 < half.second_pass < 0.5
+    assert half.memory["activations"] < kept.memory["activations"]
     two_passes = plan_run(configure(microbatch_tokens=400))
     # Kept graphs are those of the whole step, else those of the largest micro-batch.
     share = kept.memory["activations"] / two_passes.memory["activations"]
@@ -92,7 +95,7 @@ def test_rows_of_the_table(configure: Callable[..., RewardConfig]) -> None:
     assert rows["pairs"] == "96"
     assert rows["response slots"] == "192"
     assert rows["tokens of a micro-batch, at most"] == "400 (as given)"
-    assert rows["steps without a second forward pass"] == "0%"
+    assert rows["tokens with a second forward pass"] == "100%"
 
 
 def test_what_the_run_would_refuse_is_refused(

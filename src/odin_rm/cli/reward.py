@@ -70,7 +70,7 @@ def plan_rows(plan: RewardPlan) -> list[tuple[str, str]]:
         ("tokens of a micro-batch, at most", f"{plan.budget.tokens:,} ({plan.budget.why})"),
         ("tokens of the largest micro-batch", f"{plan.largest:,}"),
         ("micro-batches a step and process", f"{plan.micro_batches:.1f}"),
-        ("steps without a second forward pass", f"{plan.one_pass:.0%}"),
+        ("tokens with a second forward pass", f"{plan.second_pass:.0%}"),
         ("processes", str(plan.devices)),
         ("weights (trained)", f"{plan.parameters:,} ({plan.trained:,})"),
         *((f"memory: {name}", _size(size)) for name, size in plan.memory.items()),

@@ -142,8 +142,8 @@ class RewardConfig(TrainingArguments):
     single_pass_tokens: int = field(
         default=0,
         metadata={
-            "help": "Up to this many computed tokens per step and rank the graphs of the scoring pass are kept, which "
-            "saves the second forward pass for memory. With --microbatch_tokens auto 0 means: where they fit."
+            "help": "Of this many computed tokens per step and rank the graphs of the scoring pass are kept, which "
+            "saves their second forward pass. With --microbatch_tokens auto 0 means: as many as fit."
         },
     )
     batch_layout: str = field(

@@ -11,8 +11,8 @@ is assembled without ever holding the graph of more than one micro-batch:
 2. evaluate the objective on the gathered scalars, in float64, and differentiate it with respect to each scalar;
 3. run each micro-batch again with gradient and back-propagate ``sum(score * derivative)``.
 
-Where there is one micro-batch, or where the graphs of all of them fit into memory, the graphs of step 1 are kept and
-step 3 needs no second forward pass. The result does not depend on the split: not on micro-batches, order, padding,
+Where there is one micro-batch its graph serves both passes, and of several as many graphs are kept as fit into memory;
+only the others are computed again in step 3. The result does not depend on the split: not on micro-batches, order, padding,
 layout or the number of ranks.
 
 A micro-batch that does not fit into memory raises :class:`OutOfMemory` on every rank (but for the last backward pass of
@@ -74,7 +74,8 @@ class Engine:
         backward: back-propagates a scalar (``accelerator.backward``: loss scaling, DeepSpeed).
         no_sync: context in which a backward pass does not start the gradient exchange.
         device: where the float64 scalars live (CPU where an accelerator has no float64); ``None`` for the CPU.
-        retain_graphs: keep the graphs of the scoring pass instead of a second forward pass.
+        kept_graphs: of so many micro-batches, from the first on, the graphs of the scoring pass are kept, and they have
+            no second forward pass. The others are scored before them.
         synced_score: scores the last micro-batch where its backward pass exchanges gradients (the wrapped model, the
             score function being the bare one); ``None`` where both are the same.
         exchange: sums up the gradients of the ranks once all backward passes are done. Where it is given, no backward
@@ -87,7 +88,7 @@ class Engine:
     backward: Callable[[Tensor], None] = lambda loss: loss.backward()
     no_sync: Callable[[], AbstractContextManager] = nullcontext
     device: torch.device | None = None
-    retain_graphs: bool = False
+    kept_graphs: int = 0
     synced_score: ScoreFunction | None = None
     exchange: Callable[[], None] | None = None
     any_rank: Callable[[bool], bool] = lambda here: here
@@ -117,24 +118,26 @@ def exact_backward(
         ``parts`` of the objective.
     """
     engine = engine or Engine()
-    one_pass = engine.retain_graphs or len(micro_batches) == 1
+    last = len(micro_batches) - 1
+    keep = 1 if last == 0 else min(engine.kept_graphs, len(micro_batches))
 
-    # 1. Score. With one micro-batch (or graphs kept) this is also the pass that is differentiated.
-    kept: list[Tensor] = []
+    # 1. Score. Where the graph is kept, this is also the pass that is differentiated.
+    kept: dict[int, Tensor] = {}
     scores_HR: Tensor | None = None
     with _memory_guard() as lacking:
-        for index, micro_batch in enumerate(micro_batches):
+        for index in (*range(keep, len(micro_batches)), *range(keep)):
+            micro_batch = micro_batches[index]
             # A pass that is to exchange gradients must go through the wrapped model.
-            synced = one_pass and engine.exchange is None and index == len(micro_batches) - 1
-            with torch.set_grad_enabled(one_pass):
+            synced = index < keep and engine.exchange is None and index == last
+            with torch.set_grad_enabled(index < keep):
                 local_Hr = _stack((engine.synced_score or score if synced else score)(micro_batch.inputs))
             if scores_HR is None:
                 scores_HR = torch.zeros(len(local_Hr), responses, dtype=torch.float64, device=engine.device)
             real = len(micro_batch.positions)
             found_Hr = local_Hr.detach()[:, :real].to(engine.device).double()
             scores_HR[:, micro_batch.positions.to(engine.device)] = found_Hr
-            if one_pass:
-                kept.append(local_Hr)
+            if index < keep:
+                kept[index] = local_Hr
     if engine.any_rank(bool(lacking)):
         raise OutOfMemory
     assert scores_HR is not None, "an optimiser batch has at least one micro-batch on each rank"
@@ -147,7 +150,6 @@ def exact_backward(
 
     # 3. Back-propagate sum(score * derivative). The last micro-batch exchanges gradients, unless that comes afterwards.
     work = _BackwardPass(score, micro_batches, derivative_HR, kept, head_term, engine)
-    last = len(micro_batches) - 1
     with _memory_guard() as lacking:
         for index in range(last):
             with engine.no_sync():
@@ -176,15 +178,14 @@ class _BackwardPass:
     score: ScoreFunction
     micro_batches: Sequence[MicroBatch]
     derivative_HR: Tensor
-    kept: list[Tensor]
+    kept: dict[int, Tensor]
     head_term: Callable[[], Tensor | None]
     engine: Engine
 
     def scores(self, index: int, *, synced: bool = False) -> Tensor:
         """Scores of a micro-batch with their graph, kept or computed again."""
-        if self.kept:
-            local_Hr, self.kept[index] = self.kept[index], torch.empty(0)  # a graph must not outlive its backward pass
-            return local_Hr
+        if index in self.kept:
+            return self.kept.pop(index)  # a graph must not outlive its backward pass
         score = self.engine.synced_score or self.score if synced else self.score
         return _stack(score(self.micro_batches[index].inputs))
 

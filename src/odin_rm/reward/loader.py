@@ -33,7 +33,7 @@ class BatchSizes:
         micro_batches: micro-batches of a rank.
         largest: tokens of the largest micro-batch of any rank.
         largest_sequences: responses in it.
-        rank_tokens: computed tokens of the rank that has most.
+        round_tokens: tokens of the largest first, second, ... micro-batch of any rank.
         budget: the token budget that the micro-batches were planned with.
     """
 
@@ -44,7 +44,7 @@ class BatchSizes:
     micro_batches: int
     largest: int
     largest_sequences: int
-    rank_tokens: int
+    round_tokens: tuple[int, ...]
     budget: int
 
 
@@ -182,7 +182,7 @@ class PlannedBatches(Dataset):
                 micro_batches=len(plan.ranks[self.rank]),
                 largest=plan.largest,
                 largest_sequences=plan.largest_sequences,
-                rank_tokens=max(map(sum, plan.tokens)),
+                round_tokens=tuple(map(max, zip(*plan.tokens, strict=True))),
                 budget=self.microbatch_tokens,
             ),
         )

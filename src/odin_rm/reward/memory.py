@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ class Budget:
 
     Attributes:
         tokens: computed tokens of a micro-batch.
-        kept: tokens of a rank's whole share up to which the graphs of the scoring pass are kept.
+        kept: tokens of a rank's share whose graphs of the scoring pass are kept.
         proven: tokens of the largest micro-batch that a whole step has been taken with.
         why: how the figures came about, for the log.
     """
@@ -45,22 +46,28 @@ class Budget:
     proven: int = 0
     why: str = "as given"
 
-    def shrink(self, largest: int, kept: bool) -> str:
-        """Allow less after memory ran out; graphs are given up first, then micro-batches are halved.
+    def shrink(self, largest: int, kept: int) -> str:
+        """Allow less after memory ran out; kept graphs are halved first, then micro-batches.
 
         Args:
             largest: tokens of the largest micro-batch of the step.
-            kept: whether the step kept the graphs of several micro-batches.
+            kept: tokens whose graphs the step kept.
 
         Returns:
             What was done, for the warning.
         """
         self.proven = 0
         if kept:
-            self.kept = 0
-            return "steps take a second forward pass from here on"
+            self.kept = min(self.kept, kept) // 2
+            return f"graphs are kept of {self.kept} tokens a step from here on"
         self.tokens = max(1, min(self.tokens, largest) // 2)
         return f"--microbatch_tokens is {self.tokens} from here on"
+
+
+def kept_rounds(tokens: Sequence[int], most: int) -> int:
+    """Of how many micro-batches, from the first on, the graphs fit into ``most`` tokens; 0 where there is but one."""
+    fitting = int(np.searchsorted(np.cumsum(tokens), most, side="right"))
+    return fitting if len(tokens) > 1 else 0
 
 
 def free_bytes(device: torch.device) -> int:

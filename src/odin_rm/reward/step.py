@@ -10,6 +10,7 @@ import functools
 import gc
 import logging
 import os
+import time
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from odin_rm.model.layout import choose_layout, longest_and_first, some_sequence
 from odin_rm.model.tree_check import TreeSupport
 from odin_rm.reward import memory, processes
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.exact_batch import Engine
+from odin_rm.reward.exact_batch import Engine, ScoreFunction
 from odin_rm.reward.loader import PlannedBatches, RankBatch
 
 log = logging.getLogger(__name__)
@@ -157,19 +158,20 @@ class StepMemory:
 
     # ---- one attempt at a step ---------------------------------------------------------------------------------------
 
-    def keeps_graphs(self, model: nn.Module, batch: RankBatch) -> bool:
-        """Whether the graphs of several micro-batches are kept from the scoring pass to the backward pass."""
+    def kept_graphs(self, model: nn.Module, batch: RankBatch) -> int:
+        """Of how many micro-batches the graphs are kept from the scoring pass to the backward pass."""
         alone = self.args.world_size == 1 and not self._engine_splits_model()
-        able = alone or isinstance(model, DistributedDataParallel)
-        return able and batch.sizes.micro_batches > 1 and batch.sizes.rank_tokens <= self.budget.kept
+        if not (alone or isinstance(model, DistributedDataParallel)):
+            return 0
+        return memory.kept_rounds(batch.sizes.round_tokens, self.budget.kept)
 
     def engine(self, model: nn.Module, batch: RankBatch) -> Engine:
         """How the ranks of this run work together in a step with this batch."""
         device = self.args.device if self.args.device.type == "cuda" else torch.device("cpu")
         backward = self.accelerator.backward
-        keep = self.keeps_graphs(model, batch)
+        keep = self.kept_graphs(model, batch)
         if self.args.world_size == 1:
-            return Engine(backward=backward, device=device, retain_graphs=keep)
+            return Engine(backward=backward, device=device, kept_graphs=keep)
         common = Engine(
             world_size=self.args.world_size,
             sum_over_ranks=processes.sum_over_ranks,
@@ -181,24 +183,15 @@ class StepMemory:
             return common
         # Gradients travel while the last backward pass runs. Where that may run out of memory (no step of this size has
         # been taken yet, and a rank that fails could not tell the others) or graphs are kept, they travel afterwards.
-        apart = keep or batch.sizes.largest > self.budget.proven
+        apart = keep > 0 or batch.sizes.largest > self.budget.proven
         fields = {
             **vars(common),
-            "retain_graphs": keep,
+            "kept_graphs": keep,
             "synced_score": lambda inputs: model(**inputs),
             "any_rank": functools.partial(processes.any_rank, device=self.args.device),
             "exchange": self._average_gradients if apart else None,
         }
         return Engine(**fields)
-
-    def score_function(self, model: nn.Module) -> Any:
-        """The forward pass of one micro-batch, without the wrapper that waits for other ranks where that can be."""
-        inner = bare(model)
-
-        def score(inputs: dict[str, Tensor]) -> RewardScores:
-            return inner(**inputs)
-
-        return score
 
     def smaller(self, model: nn.Module, batch: RankBatch, alone: bool = False) -> RankBatch:
         """The same optimiser batch in smaller parts, after memory ran out; nothing of the attempt is left.
@@ -206,12 +199,12 @@ class StepMemory:
         Raises:
             ConfigError: it is in the smallest parts already, or the ranks cannot start again together.
         """
-        kept = self.keeps_graphs(model, batch)
+        sizes = batch.sizes
+        kept = sum(sizes.round_tokens[: self.kept_graphs(model, batch)])
         self.model.zero_grad(set_to_none=True)
         gc.collect()
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
-        sizes = batch.sizes
         if alone or (self.args.world_size > 1 and not isinstance(model, DistributedDataParallel)):
             error = ConfigError(
                 f"a micro-batch of {sizes.largest:,} tokens does not fit into memory",
@@ -236,6 +229,43 @@ class StepMemory:
 def bare(model: nn.Module) -> nn.Module:
     """A model without the wrapper that waits for other ranks."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+class ScoringClock:
+    """Time of the forward passes without gradient; on a GPU by its own events, so that nothing waits.
+
+    Args:
+        device: where the model is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def score_function(self, model: nn.Module) -> ScoreFunction:
+        """The model's forward pass on the inputs of a micro-batch, timed where it only scores."""
+
+        def score(inputs: dict[str, Tensor]) -> RewardScores:
+            if torch.is_grad_enabled():
+                return model(**inputs)
+            if self.on_cuda:
+                events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                events[0].record()
+                found = model(**inputs)
+                events[1].record()
+                self._events.append(events)
+                return found
+            started = time.perf_counter()
+            found = model(**inputs)
+            self._seconds += time.perf_counter() - started
+            return found
+
+        return score
+
+    def seconds(self) -> float:
+        """What has passed; on a GPU call it when the step is done there."""
+        return self._seconds + sum(first.elapsed_time(second) for first, second in self._events) / 1000
 
 
 def _sum_of_scores(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ from odin_rm.reward.exact_batch import OutOfMemory, exact_backward
 from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
-from odin_rm.reward.step import StepMemory, bare
+from odin_rm.reward.step import ScoringClock, StepMemory, bare
 
 SETTINGS_FILE = "odin_rm_run.json"
 
@@ -114,7 +114,8 @@ class RewardTrainer(StepMemory, Trainer):
             batch = self.batches.plan_again(batch.batch)
         while True:
             try:
-                parts, scoring_seconds = self._attempt(model, batch.to(self.args.device))
+                clock = ScoringClock(self.args.device)
+                parts = self._attempt(model, batch.to(self.args.device), clock)
                 break
             except OutOfMemory as error:
                 alone = error.alone
@@ -125,33 +126,26 @@ class RewardTrainer(StepMemory, Trainer):
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()  # the backward pass is still running, and its time belongs to the step
         seconds = time.perf_counter() - started
-        self.meter.add(parts, loss, batch, self._cosine(), seconds=seconds, scoring_seconds=scoring_seconds)
+        self.meter.add(parts, loss, batch, self._cosine(), seconds=seconds, scoring_seconds=clock.seconds())
         return loss.to(device=self.args.device, dtype=torch.float32)
 
-    def _attempt(self, model: nn.Module, batch: RankBatch) -> tuple[DisentangledLoss, float]:
-        """Gradients of one step, and the seconds of a pass that only scored."""
+    def _attempt(self, model: nn.Module, batch: RankBatch, clock: ScoringClock) -> DisentangledLoss:
+        """Gradients of one step; the clock runs in passes that only score."""
         warmth = self._length_warmth()
-        engine = self.engine(model, batch)
-        started = time.perf_counter()
-        scored = started
 
         def objective(scores: RewardScores) -> tuple[Tensor, DisentangledLoss]:
-            nonlocal scored
             parts = self.objective(scores, batch, warmth)
-            self._check_loss(parts, scores, batch)  # waits for the scores
-            scored = time.perf_counter()
+            self._check_loss(parts, scores, batch)
             return parts.total, parts
 
-        parts = exact_backward(
-            self.score_function(model),
+        return exact_backward(
+            clock.score_function(bare(model)),
             batch.micro_batches,
             len(batch.tokens_R),
             objective,
             head_term=lambda: self._head_term(warmth),
-            engine=engine,
+            engine=self.engine(model, batch),
         )
-        one_pass = engine.retain_graphs or len(batch.micro_batches) == 1
-        return parts, 0.0 if one_pass else scored - started
 
     def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
         """The objective of one whole batch as a function of its scores; the orthogonality term is added apart."""

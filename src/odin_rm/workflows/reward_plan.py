@@ -81,7 +81,7 @@ class RewardPlan:
         tokens: their tokens.
         micro_batches: mean per step and rank.
         largest: tokens of the largest micro-batch.
-        one_pass: share of the planned steps without a second forward pass.
+        second_pass: share of the planned tokens that have a second forward pass.
         steps_per_epoch, steps: optimiser steps.
         parameters, trained: weights of the model.
         memory: bytes by name: weights, gradients, optimiser, activations.
@@ -99,7 +99,7 @@ class RewardPlan:
     tokens: TokenFigures
     micro_batches: float
     largest: int
-    one_pass: float
+    second_pass: float
     steps_per_epoch: int
     steps: int
     parameters: int
@@ -149,8 +149,10 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
         plan, tokens = _plan_step(data, epoch[step], budget.tokens, config.world_size, layout, cost)
         plans.append(plan)
         figures += tokens
-    kept = [len(p.ranks[0]) == 1 or max(map(sum, p.tokens)) <= budget.kept for p in plans]
-    at_once = max(max(map(sum, p.tokens)) if keep else p.largest for p, keep in zip(plans, kept, strict=True))
+    rounds = [[max(counts) for counts in zip(*p.tokens, strict=True)] for p in plans]
+    kept = [sum(r[: memory.kept_rounds(r, budget.kept)]) if len(r) > 1 else r[0] for r in rounds]
+    again = 1 - sum(kept) / sum(map(sum, rounds))
+    at_once = max(max(k, p.largest) for k, p in zip(kept, plans, strict=True))
     total = config.max_steps if config.max_steps > 0 else int(np.ceil(config.num_train_epochs * len(epoch)))
     return RewardPlan(
         prompts=data.num_prompts,
@@ -164,7 +166,7 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
         tokens=TokenFigures(*figures.tolist()),
         micro_batches=float(np.mean([len(p.ranks[0]) for p in plans])),
         largest=max(p.largest for p in plans),
-        one_pass=float(np.mean(kept)),
+        second_pass=again,
         steps_per_epoch=len(epoch),
         steps=total,
         parameters=parameters,
