@@ -195,7 +195,7 @@ def variants(lengths: np.ndarray) -> dict[str, dict[str, Any]]:
         "trees, several": {"batch_layout": "tree", "microbatch_tokens": quarter // 2},
         "trees, groups split": {"batch_layout": "tree", "microbatch_tokens": int(lengths.max())},
         "trees, graphs kept": {"batch_layout": "tree", "microbatch_tokens": quarter // 2, "single_pass_tokens": 10**9},
-        "trees, some graphs kept": {
+        "trees, some kept": {
             "batch_layout": "tree",
             "microbatch_tokens": quarter // 2,
             "single_pass_tokens": 300,

@@ -45,7 +45,7 @@ VARIANTS = (
     "trees, several",
     "trees, groups split",
     "trees, graphs kept",
-    "trees, some graphs kept",
+    "trees, some kept",
     "trees, dense mask",
     "packed",
     "any layout, measured budget",
@@ -58,7 +58,7 @@ WANTED = {
     "trees, several": 7,
     "trees, groups split": 27,
     "trees, graphs kept": 7,
-    "trees, some graphs kept": 7,
+    "trees, some kept": 7,
     "trees, dense mask": 7,
     "any layout, measured budget": 1,
 }

@@ -12,8 +12,8 @@ is assembled without ever holding the graph of more than one micro-batch:
 3. run each micro-batch again with gradient and back-propagate ``sum(score * derivative)``.
 
 Where there is one micro-batch its graph serves both passes, and of several as many graphs are kept as fit into memory;
-only the others are computed again in step 3. The result does not depend on the split: not on micro-batches, order, padding,
-layout or the number of ranks.
+only the others are computed again in step 3. The result does not depend on the split: not on micro-batches, order,
+padding, layout or the number of ranks.
 
 A micro-batch that does not fit into memory raises :class:`OutOfMemory` on every rank (but for the last backward pass of
 a step, in which gradients travel already). Nothing but gradients has then been touched; the caller drops them and takes
