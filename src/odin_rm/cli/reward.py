@@ -82,18 +82,16 @@ def _size(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-def _show_log() -> None:
-    """Our own remarks, one line each, from the main process."""
-    logger = logging.getLogger("odin_rm")
-    if is_main_process() and not logger.handlers:
-        logger.addHandler(_Remarks())
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-
-
-class _Remarks(logging.Handler):
-    """Remarks go where the figures of the training go, warnings where errors go."""
+class _Lines(logging.Handler):
+    """One line each: remarks beside the training log, warnings where errors go."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+        print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+
+def _show_log() -> None:
+    """What the run remarks on itself, from the main process."""
+    logger = logging.getLogger("odin_rm")
+    if is_main_process() and not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+        logger.setLevel(logging.INFO)
