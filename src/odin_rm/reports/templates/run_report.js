@@ -38,25 +38,40 @@
     return [data, layout];
   }
 
+  // Around the middle of a swatch of 18 by 10.
+  const SHAPES = {
+    circle: "M5.5 5a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0Z",
+    square: "M6 2h6v6h-6Z",
+    diamond: "M9 .8L13.2 5L9 9.2L4.8 5Z",
+    "triangle-up": "M9 1L13.2 8.5H4.8Z",
+    "triangle-down": "M9 9L4.8 1.5H13.2Z",
+    cross: "M7.6 1h2.8v2.6h2.6v2.8h-2.6v2.6h-2.8v-2.6h-2.6v-2.8h2.6Z",
+    x: "M5.6 2.6L6.6 1.6L9 4L11.4 1.6L12.4 2.6L10 5L12.4 7.4L11.4 8.4L9 6L6.6 8.4L5.6 7.4L8 5Z",
+    star: "M9 .4L10.2 3.6L13.6 3.7L10.9 5.8L11.8 9.1L9 7.2L6.2 9.1L7.1 5.8L4.4 3.7L7.8 3.6Z",
+    bar: "M3 0H15V10H3Z",
+  };
+
   function swatch(trace) {
     const svg = document.createElementNS(SVG, "svg");
+    const add = (path, attributes) => {
+      const shape = document.createElementNS(SVG, "path");
+      shape.setAttribute("d", path);
+      for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
+      svg.append(shape);
+    };
     svg.setAttribute("width", "18");
     svg.setAttribute("height", "10");
     svg.setAttribute("aria-hidden", "true");
-    const open = (trace.marker || {}).symbol && trace.marker.symbol.endsWith("-open");
-    if (trace.type !== "bar" && trace.mode !== "markers") {
-      const line = document.createElementNS(SVG, "path");
-      line.setAttribute("d", "M0 5H18");
-      line.setAttribute("stroke-width", "2.5");
-      if (trace.line.dash === "dash") line.setAttribute("stroke-dasharray", "5 3");
-      svg.append(line);
-    } else {
-      const dot = document.createElementNS(SVG, trace.type === "bar" ? "rect" : "circle");
-      const place = trace.type === "bar" ? { x: 3, y: 0, width: 12, height: 10 } : { cx: 9, cy: 5, r: 4 };
-      for (const [name, value] of Object.entries(place)) dot.setAttribute(name, value);
-      if (open) dot.setAttribute("fill-opacity", "0");
-      dot.setAttribute("stroke-width", "1.5");
-      svg.append(dot);
+    if (trace.type === "bar") {
+      add(SHAPES.bar, { opacity: trace.opacity });
+      return svg;
+    }
+    if (trace.mode.includes("lines")) {
+      add("M0 5H18", { "stroke-width": 2.2, ...(trace.line.dash === "dash" && { "stroke-dasharray": "5 3" }) });
+    }
+    if (trace.mode.includes("markers")) {
+      const open = trace.marker.symbol.endsWith("-open");
+      add(SHAPES[trace.marker.symbol.replace("-open", "")], { "stroke-width": 1, "fill-opacity": open ? 0 : 1 });
     }
     return svg;
   }
@@ -107,8 +122,10 @@
 
     paintLegend() {
       this.swatches.forEach((svg, entry) => {
-        svg.firstChild.setAttribute("stroke", colourOf(this.leaders[entry]));
-        svg.firstChild.setAttribute("fill", colourOf(this.leaders[entry]));
+        for (const shape of svg.children) {
+          shape.setAttribute("stroke", colourOf(this.leaders[entry]));
+          shape.setAttribute("fill", colourOf(this.leaders[entry]));
+        }
       });
     }
 
