@@ -18,7 +18,7 @@ STAGES = [
     ("reward", "odin_rm.data.encode", "_encode_chunk"),
     ("score", "odin_rm.workflows.score", "_score_chunk"),
     ("audit", "odin_rm.data.encode", "_encode_chunk"),
-    ("audit", "odin_rm.model.scoring", "collate"),
+    ("audit", "odin_rm.model.scoring", "row_inputs"),
     ("audit", "odin_rm.workflows.audit", "audit_preferences"),
     ("audit", "odin_rm.reports.audit_report", "write_audit_report"),
     ("export", "odin_rm.model.export", "_score_stock"),
