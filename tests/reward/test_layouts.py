@@ -16,7 +16,7 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.model.layout import choose_layout, forward_cost, known_layout, longest_and_first, some_sequences
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.loader import RankBatch, make_loader
+from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
 from odin_rm.reward.trainer import RewardTrainer
 from tests.model.words import reward_model
 
@@ -179,6 +179,21 @@ def test_graphs_are_kept_up_to_the_tokens_that_are_computed(world: Any) -> None:
     ):
         trainer.budget.kept = kept
         assert trainer.engine(trainer.model, batch).kept_graphs == wanted
+
+
+@pytest.mark.parametrize("layout", ["tree", "packed", "padded"])
+def test_ranks_cut_the_same_plan_and_idle_ones_run_the_shortest_response(world: Any, layout: str) -> None:
+    _, data = world
+    options = {"batch_pairs": 3, "max_pairs_per_prompt": 4, "microbatch_tokens": 10**6, "pad_token_id": 0, "seed": 0}
+    parts = [PlannedBatches(data, **options, layout=layout, rank=rank, world_size=7)[0] for rank in range(7)]
+    assert len({len(part.micro_batches) for part in parts}) == 1
+    assert len({part.sizes for part in parts}) == 1
+    held = [m for part in parts for m in part.micro_batches]
+    assert sorted(torch.cat([m.positions for m in held]).tolist()) == list(range(len(parts[0].tokens_R)))
+    idle = [m for m in held if not len(m.positions)]
+    assert idle
+    lengths = np.diff(data.offsets)[parts[0].batch.responses]
+    assert {m.inputs["input_ids"].numel() for m in idle} == {lengths.min()}
 
 
 def test_sequences_to_look_at(world: Any) -> None:

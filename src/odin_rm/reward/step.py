@@ -96,6 +96,7 @@ class StepMemory:
                 device=self.args.device,
             )
         self.model.train(was_training)
+        self.model.zero_grad(set_to_none=True)  # an engine that shards the model may have kept some
         return layout
 
     def set_budget(self, saved: dict[str, int] | None = None) -> None:
@@ -228,7 +229,7 @@ class StepMemory:
 
 def bare(model: nn.Module) -> nn.Module:
     """A model without the wrapper that waits for other ranks."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    return model.module if isinstance(model, (DistributedDataParallel, nn.DataParallel)) else model
 
 
 class ScoringClock:
