@@ -122,6 +122,7 @@ def test_quickstart_by_config_file_from_another_folder(room, journey, monkeypatc
     (room / "below").mkdir()
     monkeypatch.chdir(room / "below")
     sizes = {"hidden": 16, "layers": 1, "epochs": 1, "bootstrap_samples": 10, "batch_pairs": 8}
+    sizes |= {"policy_responses": 128, "sft_steps": 20}
     journey("quickstart", output="../quick", seed=3, **sizes)
     shown = capfd.readouterr()
     assert shown.err == ""

@@ -58,6 +58,7 @@ def test_the_rerun_after_an_interrupt_works(arguments, room, monkeypatch) -> Non
 
 def test_quickstart_says_how_to_go_on(arguments, room, monkeypatch, capfd) -> None:
     small = {"hidden": 16, "layers": 1, "epochs": 1, "bootstrap_samples": 10, "batch_pairs": 8}
+    small |= {"policy_responses": 128, "sft_steps": 20}  # ten policies, but not ten minutes
     trainer = importlib.import_module("odin_rm.reward.trainer")
     step = trainer.RewardTrainer.training_step
 
