@@ -281,7 +281,9 @@ def worker(arguments: argparse.Namespace) -> None:
     weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
     if trainer.is_world_process_zero():
         torch.save({"gradients": found, "weights": weights, "micro_batches": count}, arguments.worker)
-    torch.distributed.destroy_process_group()  # else a process may abort as it ends
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # a wrapper still holds the group, and torch may abort when both go as the program ends
 
 
 def main() -> None:

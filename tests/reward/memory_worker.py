@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def main(model: str, output: str, steps: int) -> None:
         file = Path(output) / f"{name}-{trainer.args.process_index}.pt"
         torch.save({"weights": weights, "raised": raised[0], "budget": figures}, file)
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # a wrapper still holds the group, and torch may abort when both go as the program ends
 
 
 if __name__ == "__main__":
