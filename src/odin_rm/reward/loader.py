@@ -3,10 +3,13 @@
 Every rank computes the same plan from (seed, epoch), so no data travel between ranks; only its own micro-batches are
 turned into tensors. The loader yields one :class:`RankBatch` per optimiser step. Which micro-batches there are is a
 function of the pairs, the layout and the token budget, so any number of loader workers gives the same ones.
+
+A batch is ready when its step begins: a thread (or, if asked for, worker processes) builds it during the step before.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -198,7 +201,38 @@ def _as_array(value: Any) -> Any:
 def make_loader(batches: PlannedBatches, *, num_workers: int = 0, **kwargs: Any) -> DataLoader:
     """A loader that yields the batches in the plan's order and that ``accelerate.skip_first_batches`` can wind on."""
     sampler = BatchSampler(SequentialSampler(batches), batch_size=1, drop_last=False)
-    return DataLoader(batches, batch_sampler=sampler, collate_fn=_only, num_workers=num_workers, **kwargs)
+    source: Dataset = batches if num_workers else BuiltAhead(batches)
+    return DataLoader(source, batch_sampler=sampler, collate_fn=_only, num_workers=num_workers, **kwargs)
+
+
+class BuiltAhead(Dataset):
+    """The same batches by number; after one is taken, a thread builds the next.
+
+    Building one takes milliseconds, and in a step the interpreter waits for the device much longer than that. Worker
+    processes would have to hand batches over through a pipe, which takes time of the next step.
+
+    Args:
+        batches: the batches.
+    """
+
+    def __init__(self, batches: PlannedBatches) -> None:
+        self.batches = batches
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="odin_rm_batches")
+        self._next: tuple[np.ndarray, Future[RankBatch]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> RankBatch:
+        plan = self.batches.plan
+        wanted = plan[index % len(plan)]
+        # Another epoch or a run that is wound on wants another one than was built.
+        ready, self._next = self._next, None
+        batch = ready[1].result() if ready is not None and ready[0] is wanted else self.batches.build(wanted)
+        if index + 1 < len(self):
+            following = plan[(index + 1) % len(plan)]
+            self._next = following, self._thread.submit(self.batches.build, following)
+        return batch
 
 
 def _only(items: list[RankBatch]) -> RankBatch:
