@@ -9,8 +9,8 @@ A tiny random Llama trains the ODIN objective on generated preferences, a few st
 * ``processes``: one and two processes (data parallel over gloo) on one batch;
 * ``prompts``: prompts of 64 to 4,096 tokens, two responses each, with prompt trees and padded, in turns;
 * ``responses``: 2 to 16 responses per prompt, all pairs of a ranking, with prompt trees and padded, in turns;
-* ``loader``: how long a step waits for its batch, with 0 and with 2 loader workers: while training on the CPU, and in
-  front of a stand-in for an accelerator that takes ``--device_ms`` per step and no time of the CPU;
+* ``loader``: how long a step waits for its batch, with 0 (a thread) and with 2 loader workers: while training on the
+  CPU, and in front of a stand-in for an accelerator that takes ``--device_ms`` per step and no time of the CPU;
 * ``million``: a file of a million pairs on disk: reading and tokenising it; then, in a fresh process, the time from the
   start of the program to the first batch from the cache, and memory; then steps in turns with a file of 10,000 pairs.
 
@@ -37,13 +37,13 @@ import numpy as np
 
 from benchmarks.shared.scale_data import write_pairs
 from benchmarks.shared.scale_run import Arm, Job
+from benchmarks.shared.scale_summary import LAYOUTS, draw, race, report, span, summary
 
 PARTS = ("pairs", "processes", "prompts", "responses", "loader", "million")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 PROMPTS = (64, 256, 1024, 4096)
 RESPONSES = (2, 4, 8, 16)
 ANSWER = (32, 96)
-LAYOUTS = ("tree", "padded")
 MIB = 2**20
 
 
@@ -124,18 +124,21 @@ class Bench:
         return found
 
     def processes(self) -> dict[str, Any]:
-        """The same steps in one process and in two."""
+        """The same steps in one process and in two; large ones, for a process has work of its own in each."""
         data = self.columns("processes", 2_500, 4, **SHORT)
-        return {str(n): self.run([self.arm("run", data)], processes=n) for n in (1, 2)}
+        arm = self.arm("run", data, batch_pairs=8 * self.options.batch_pairs)
+        return {str(n): self.run([arm], processes=n) for n in (1, 2)}
 
     def prompts(self) -> dict[str, Any]:
-        """Prompts of several lengths; about as many tokens in each step."""
+        """Prompts of several lengths; about as many tokens in each step; a group fits a micro-batch."""
         arms = []
+        room = max(self.options.microbatch_tokens, max(self.options.prompts) + 2 * ANSWER[1])
         for length in self.options.prompts:
             pairs = max(2, self.options.step_tokens // (length + 2 * ANSWER[1]))
             count = pairs * self.steps
             data = self.columns(f"prompts-{length}", count, 2, prompt_tokens=length, response_tokens=ANSWER)
-            arms += [self.arm(f"{length} {x}", data, batch_layout=x, batch_pairs=pairs) for x in LAYOUTS]
+            own = {"batch_pairs": pairs, "microbatch_tokens": room}
+            arms += [self.arm(f"{length} {x}", data, batch_layout=x, **own) for x in LAYOUTS]
         return self.run(arms)
 
     def responses(self) -> dict[str, Any]:
@@ -179,45 +182,6 @@ SHORT: dict[str, Any] = {"prompt_tokens": 28, "response_tokens": (20, 60), "pair
 """About the lengths of the generated texts."""
 
 
-def summary(own: dict[str, Any], warmup: int) -> dict[str, float]:
-    """Rates of an arm without its warm-up steps; medians, because a step may have been disturbed."""
-    steps = own["steps"][warmup:] or own["steps"]
-    seconds, cpu = (np.array([step[name] for step in steps]) for name in ("seconds", "cpu_seconds"))
-    peaks = [step["peak_mib"] for step in steps if step["peak_mib"] is not None]
-    tokens = {name: float(np.mean([s[name] for s in steps])) for name in ("slot_tokens", "computed_tokens")}
-    return {
-        "pairs_per_second": own["pairs"] / float(np.median(seconds)),
-        "pairs_per_cpu_second": own["pairs"] / float(np.median(cpu)),
-        "wait_ms": 1000 * float(np.median([step["wait"] for step in steps])),
-        "step_ms": 1000 * float(np.median(seconds)),
-        "step_cpu_ms": 1000 * float(np.median(cpu)),
-        "step_peak_mib": max(peaks) if peaks else float("nan"),
-        **tokens,
-    }
-
-
-def span(found: dict[str, Any], start: str, end: str) -> dict[str, float]:
-    """Seconds and CPU-seconds between two marks of a run."""
-    first, last = found["marks"][start], found["marks"][end]
-    return {name: last[name] - first[name] for name in ("seconds", "cpu_seconds")}
-
-
-def race(one: dict[str, Any], other: dict[str, Any], warmup: int, resamples: int = 2000) -> dict[str, Any]:
-    """Speed of one arm over that of another, per pair and per computed token, with a 95 % bootstrap over steps."""
-    rng = np.random.default_rng(0)
-    found: dict[str, Any] = {}
-    for clock in ("seconds", "cpu_seconds"):
-        times = [np.array([s[clock] for s in arm["steps"][warmup:]]) for arm in (one, other)]
-        count = min(map(len, times))
-        a, b = times[0][:count], times[1][:count]
-        draws = rng.integers(0, count, (resamples, count))
-        # Medians: the two arms take turns, but a disturbance may fall on one of them.
-        low, high = np.quantile(np.median(b[draws], axis=1) / np.median(a[draws], axis=1), [0.025, 0.975])
-        found[clock] = {"ratio": float(np.median(b) / np.median(a)), "low": float(low), "high": float(high)}
-    tokens = [np.mean([s["computed_tokens"] for s in arm["steps"][warmup:]]) for arm in (one, other)]
-    return found | {"steps": count, "tokens": float(tokens[0] / tokens[1])}
-
-
 def stand_in(data: str, options: argparse.Namespace, steps: int = 12) -> dict[str, dict[str, float]]:
     """Milliseconds that an accelerator waits for a batch when a step takes it so long, by workers."""
     from odin_rm.data.cache import read_columns
@@ -237,12 +201,13 @@ def stand_in(data: str, options: argparse.Namespace, steps: int = 12) -> dict[st
     begun = time.process_time()
     for i in range(steps):
         batches[i]
-    found: dict[str, dict[str, float]] = {"build_cpu_ms": {"0": 1000 * (time.process_time() - begun) / steps}}
+    found: dict[str, dict[str, float]] = {"build_cpu_ms": {"step": 1000 * (time.process_time() - begun) / steps}}
     for device_ms in options.device_ms:
         found[str(device_ms)] = {}
-        for workers in (0, 2):
+        for name, workers in (("in the step", 0), ("thread", 0), ("2 workers", 2)):
             more = {"prefetch_factor": 2} if workers else {}
-            source = iter(make_loader(batches, num_workers=workers, **more))
+            loader = make_loader(batches, num_workers=workers, **more)
+            source = (batches[i] for i in itertools.count()) if name == "in the step" else iter(loader)
             next(source)
             waits = []
             for _ in range(steps):
@@ -250,117 +215,9 @@ def stand_in(data: str, options: argparse.Namespace, steps: int = 12) -> dict[st
                 start = time.perf_counter()
                 next(source)
                 waits.append(time.perf_counter() - start)
-            found[str(device_ms)][str(workers)] = 1000 * float(np.median(waits))
-            del source
+            found[str(device_ms)][name] = 1000 * float(np.median(waits))
+            del source, loader
     return found
-
-
-def report(found: dict[str, Any]) -> str:
-    """Markdown of all parts that were run."""
-    lines: list[str] = []
-    head = (
-        "| pairs/s | pairs per CPU-second | CPU ms a step | wait, ms | tokens computed | of slots | step memory, MiB |"
-    )
-
-    def row(name: str, own: dict[str, Any]) -> str:
-        s = own["summary"]
-        return (
-            f"| {name} | {s['pairs_per_second']:.1f} | {s['pairs_per_cpu_second']:.1f} | {s['step_cpu_ms']:.0f} "
-            f"| {s['wait_ms']:.2f} | {s['computed_tokens']:,.0f} | {s['slot_tokens']:,.0f} | {s['step_peak_mib']:.0f} |"
-        )
-
-    for part in ("pairs", "processes"):
-        if part in found:
-            lines += ["", f"| {part} {head}", "|---" * 8 + "|"]
-            lines += [row(name, own["arms"]["run"]) for name, own in found[part].items()]
-    for part in ("prompts", "responses", "loader"):
-        if part in found:
-            lines += ["", f"| {part} {head}", "|---" * 8 + "|"]
-            lines += [row(name, own) for name, own in found[part]["arms"].items()]
-    if "pairs" in found:
-        lines += ["", "| pairs | data and trainer, MiB (of files) | peak beyond the model | first batch, s | CPU, s |"]
-        lines += ["|---" * 5 + "|", *(_start_row(name, own) for name, own in found["pairs"].items())]
-    if "loader" in found:
-        lines += ["", f"stand-in for an accelerator, ms waited: {json.dumps(found['loader']['stand_in'])}"]
-    if "million" in found:
-        own = found["million"]
-        lines += [
-            "",
-            "| million | data and trainer, MiB (of files) | peak beyond the model | first batch, s | CPU, s |",
-        ]
-        lines += ["|---" * 5 + "|", _start_row("first", own["first"]), _start_row("cached", own["cached"])]
-        lines += [f"reading and tokenising {own['file_mib']:.0f} MiB: {span(own['first'], 'model', 'data')}"]
-        lines += [f"ratio of the speeds, a million over 10k pairs: {json.dumps(own['ratio'])}"]
-    return "\n".join(lines[1:])
-
-
-def beyond_the_model(own: dict[str, Any]) -> dict[str, float]:
-    """MiB beyond the process with its model in memory: at the first batch, and at the peak of the whole run."""
-    marks = own["marks"]
-    if "VmRSS" not in marks["model"]:
-        return {}
-    base = marks["model"]["VmRSS"]
-    steps = [step["peak_mib"] or 0.0 for arm in own["arms"].values() for step in arm["steps"]]
-    first, end = marks["first batch"], marks["end"]
-    return {
-        "first_batch": first["VmRSS"] - base,
-        "files": first["RssFile"] - marks["model"]["RssFile"],
-        "peak": max(first["VmHWM"], end["VmRSS"] + max(steps)) - base,
-    }
-
-
-def _start_row(name: str, own: dict[str, Any]) -> str:
-    first, memory = own["marks"]["first batch"], beyond_the_model(own)
-    return (
-        f"| {name} | {memory.get('first_batch', float('nan')):.0f} ({memory.get('files', float('nan')):.0f}) "
-        f"| {memory.get('peak', float('nan')):.0f} | {first['seconds']:.1f} | {first['cpu_seconds']:.1f} |"
-    )
-
-
-def draw(found: dict[str, Any], path: Path) -> None:
-    """What was run, a panel each."""
-    from odin_rm.reports.style import model_colours, model_markers, new_canvas, styled
-
-    names = [*LAYOUTS, "0", "2", "of files"]
-    colours, markers = model_colours(names), model_markers(names)
-
-    def lines(axes: Any, curves: dict[str, tuple[list[float], list[float]]], title: str, x: str) -> None:
-        for name, (where, values) in curves.items():
-            axes.plot(where, values, color=colours.get(name), marker=markers.get(name, "o"), label=name)
-        axes.set(title=title, xlabel=x, xscale="log")
-        axes.set_ylim(bottom=0)
-        if len(curves) > 1:
-            axes.legend()
-
-    with styled():
-        canvas, axes = new_canvas(2, 3, width=12, height=6.4)
-        if "pairs" in found:
-            sizes = [float(n) for n in found["pairs"]]
-            arms = [own["arms"]["run"]["summary"]["pairs_per_cpu_second"] for own in found["pairs"].values()]
-            memory = [beyond_the_model(own) for own in found["pairs"].values()]
-            lines(axes[0], {"tree": (sizes, arms)}, "Pairs per CPU-second", "pairs of the data")
-            curves = {
-                "tree": (sizes, [m.get("first_batch", 0.0) for m in memory]),
-                "of files": (sizes, [m.get("files", 0.0) for m in memory]),
-            }
-            lines(axes[3], curves, "Memory of data and trainer, MiB", "pairs of the data")
-            axes[3].get_legend().texts[0].set_text("resident in all")
-        for part, panel, x in (("prompts", 1, "tokens of a prompt"), ("responses", 2, "responses per prompt")):
-            if part not in found:
-                continue
-            for key, place, title in (
-                ("pairs_per_cpu_second", panel, "Pairs per CPU-second"),
-                ("step_peak_mib", panel + 3, "Memory of a step, MiB"),
-            ):
-                curves = {}
-                for name, own in found[part]["arms"].items():
-                    size, layout = name.split()
-                    where, values = curves.setdefault(layout, ([], []))
-                    where.append(float(size))
-                    values.append(own["summary"][key])
-                lines(axes[place], curves, title, x)
-                axes[place].set_xscale("log", base=2)
-        canvas.savefig(path)
 
 
 def parse() -> argparse.Namespace:

@@ -36,9 +36,9 @@ def write_pairs(path: Path, pairs: int, seed: int = 0) -> None:
     Args:
         path: a .jsonl file.
         pairs: how many rows, a multiple of 4.
-        seed: of everything random.
+        seed: of the texts; the language is one and the same.
     """
-    words = words_of_a_language(seed=seed)
+    words = words_of_a_language()
     weights = 1 / np.arange(3, len(words) + 3)
     edges = np.cumsum(weights / weights.sum())
     left = pairs // len(PAIRS)

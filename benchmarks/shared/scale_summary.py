@@ -1,0 +1,163 @@
+"""Figures of the scaling benchmark: rates, memory, a race of two arms, tables and the figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LAYOUTS = ("tree", "padded")
+
+
+def summary(own: dict[str, Any], warmup: int) -> dict[str, float]:
+    """Rates of an arm without its warm-up steps; medians, because a step may have been disturbed."""
+    steps = own["steps"][warmup:] or own["steps"]
+    seconds, cpu = (np.array([step[name] for step in steps]) for name in ("seconds", "cpu_seconds"))
+    peaks = [step["peak_mib"] for step in steps if step["peak_mib"] is not None]
+    tokens = {name: float(np.mean([s[name] for s in steps])) for name in ("slot_tokens", "computed_tokens")}
+    return {
+        "pairs_per_second": own["pairs"] / float(np.median(seconds)),
+        "pairs_per_cpu_second": own["pairs"] / float(np.median(cpu)),
+        "wait_ms": 1000 * float(np.median([step["wait"] for step in steps])),
+        "step_ms": 1000 * float(np.median(seconds)),
+        "step_cpu_ms": 1000 * float(np.median(cpu)),
+        "step_peak_mib": max(peaks) if peaks else float("nan"),
+        **tokens,
+    }
+
+
+def span(found: dict[str, Any], start: str, end: str) -> dict[str, float]:
+    """Seconds and CPU-seconds between two marks of a run."""
+    first, last = found["marks"][start], found["marks"][end]
+    return {name: last[name] - first[name] for name in ("seconds", "cpu_seconds")}
+
+
+def race(one: dict[str, Any], other: dict[str, Any], warmup: int, resamples: int = 2000) -> dict[str, Any]:
+    """Speed of one arm over that of another, per pair and per computed token, with a 95 % bootstrap over steps."""
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {}
+    for clock in ("seconds", "cpu_seconds"):
+        times = [np.array([s[clock] for s in arm["steps"][warmup:]]) for arm in (one, other)]
+        count = min(map(len, times))
+        a, b = times[0][:count], times[1][:count]
+        draws = rng.integers(0, count, (resamples, count))
+        # Medians: the two arms take turns, but a disturbance may fall on one of them.
+        low, high = np.quantile(np.median(b[draws], axis=1) / np.median(a[draws], axis=1), [0.025, 0.975])
+        found[clock] = {"ratio": float(np.median(b) / np.median(a)), "low": float(low), "high": float(high)}
+    tokens = [np.mean([s["computed_tokens"] for s in arm["steps"][warmup:]]) for arm in (one, other)]
+    return found | {"steps": count, "tokens": float(tokens[0] / tokens[1])}
+
+
+def report(found: dict[str, Any]) -> str:
+    """Markdown of all parts that were run."""
+    lines: list[str] = []
+    head = (
+        "| pairs/s | pairs per CPU-second | CPU ms a step | wait, ms | tokens computed | of slots | step memory, MiB |"
+    )
+
+    def row(name: str, own: dict[str, Any]) -> str:
+        s = own["summary"]
+        return (
+            f"| {name} | {s['pairs_per_second']:.1f} | {s['pairs_per_cpu_second']:.1f} | {s['step_cpu_ms']:.0f} "
+            f"| {s['wait_ms']:.2f} | {s['computed_tokens']:,.0f} | {s['slot_tokens']:,.0f} | {s['step_peak_mib']:.0f} |"
+        )
+
+    for part in ("pairs", "processes"):
+        if part in found:
+            lines += ["", f"| {part} {head}", "|---" * 8 + "|"]
+            lines += [row(name, own["arms"]["run"]) for name, own in found[part].items()]
+    for part in ("prompts", "responses", "loader"):
+        if part in found:
+            lines += ["", f"| {part} {head}", "|---" * 8 + "|"]
+            lines += [row(name, own) for name, own in found[part]["arms"].items()]
+    if "pairs" in found:
+        lines += ["", "| pairs | data and trainer, MiB (of files) | peak beyond the model | first batch, s | CPU, s |"]
+        lines += ["|---" * 5 + "|", *(_start_row(name, own) for name, own in found["pairs"].items())]
+    if "loader" in found:
+        lines += [
+            "",
+            f"stand-in for an accelerator, ms waited by ms of a step: {json.dumps(found['loader']['stand_in'])}",
+        ]
+    if "million" in found:
+        own = found["million"]
+        lines += [
+            "",
+            "| million | data and trainer, MiB (of files) | peak beyond the model | first batch, s | CPU, s |",
+        ]
+        lines += ["|---" * 5 + "|", _start_row("first", own["first"]), _start_row("cached", own["cached"])]
+        lines += [f"reading and tokenising {own['file_mib']:.0f} MiB: {span(own['first'], 'model', 'data')}"]
+        lines += [f"ratio of the speeds, a million over 10k pairs: {json.dumps(own['ratio'])}"]
+    return "\n".join(lines[1:])
+
+
+def beyond_the_model(own: dict[str, Any]) -> dict[str, float]:
+    """MiB beyond the process with its model in memory: at the first batch, and at the peak of the whole run."""
+    marks = own["marks"]
+    if "VmRSS" not in marks["model"]:
+        return {}
+    base = marks["model"]["VmRSS"]
+    steps = [step["peak_mib"] or 0.0 for arm in own["arms"].values() for step in arm["steps"]]
+    first, end = marks["first batch"], marks["end"]
+    # The clock sets the kernel's own record back before each step.
+    highest = [mark["VmHWM"] for name, mark in marks.items() if name != "end"]
+    return {
+        "first_batch": first["VmRSS"] - base,
+        "files": first["RssFile"] - marks["model"]["RssFile"],
+        "peak": max(*highest, end["VmRSS"] + max(steps)) - base,
+    }
+
+
+def _start_row(name: str, own: dict[str, Any]) -> str:
+    first, memory = own["marks"]["first batch"], beyond_the_model(own)
+    return (
+        f"| {name} | {memory.get('first_batch', float('nan')):.0f} ({memory.get('files', float('nan')):.0f}) "
+        f"| {memory.get('peak', float('nan')):.0f} | {first['seconds']:.1f} | {first['cpu_seconds']:.1f} |"
+    )
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """What was run, a panel each."""
+    from odin_rm.reports.style import model_colours, model_markers, new_canvas, styled
+
+    names = [*LAYOUTS, "0", "2", "of files"]
+    colours, markers = model_colours(names), model_markers(names)
+
+    def lines(axes: Any, curves: dict[str, tuple[list[float], list[float]]], title: str, x: str) -> None:
+        for name, (where, values) in curves.items():
+            axes.plot(where, values, color=colours.get(name), marker=markers.get(name, "o"), label=name)
+        axes.set(title=title, xlabel=x, xscale="log")
+        axes.set_ylim(bottom=0)
+        if len(curves) > 1:
+            axes.legend()
+
+    with styled():
+        canvas, axes = new_canvas(2, 3, width=12, height=6.4)
+        if "pairs" in found:
+            sizes = [float(n) for n in found["pairs"]]
+            arms = [own["arms"]["run"]["summary"]["pairs_per_cpu_second"] for own in found["pairs"].values()]
+            memory = [beyond_the_model(own) for own in found["pairs"].values()]
+            lines(axes[0], {"tree": (sizes, arms)}, "Pairs per CPU-second", "pairs of the data")
+            curves = {
+                "tree": (sizes, [m.get("first_batch", 0.0) for m in memory]),
+                "of files": (sizes, [m.get("files", 0.0) for m in memory]),
+            }
+            lines(axes[3], curves, "Memory of data and trainer, MiB", "pairs of the data")
+            axes[3].get_legend().texts[0].set_text("resident in all")
+        for part, panel, x in (("prompts", 1, "tokens of a prompt"), ("responses", 2, "responses per prompt")):
+            if part not in found:
+                continue
+            for key, place, title in (
+                ("pairs_per_cpu_second", panel, "Pairs per CPU-second"),
+                ("step_peak_mib", panel + 3, "Memory of a step, MiB"),
+            ):
+                curves = {}
+                for name, own in found[part]["arms"].items():
+                    size, layout = name.split()
+                    where, values = curves.setdefault(layout, ([], []))
+                    where.append(float(size))
+                    values.append(own["summary"][key])
+                lines(axes[place], curves, title, x)
+                axes[place].set_xscale("log", base=2)
+        canvas.savefig(path)
