@@ -34,20 +34,34 @@ def span(found: dict[str, Any], start: str, end: str) -> dict[str, float]:
     return {name: last[name] - first[name] for name in ("seconds", "cpu_seconds")}
 
 
-def race(one: dict[str, Any], other: dict[str, Any], warmup: int, resamples: int = 2000) -> dict[str, Any]:
-    """Speed of one arm over that of another, per pair and per computed token, with a 95 % bootstrap over steps."""
+def race(
+    ones: list[dict[str, Any]], others: list[dict[str, Any]], warmup: int, resamples: int = 2000
+) -> dict[str, Any]:
+    """Pairs per second of one arm over those of another, by medians of steps, and the tokens that each computed.
+
+    Args:
+        ones, others: the runs of each arm, in turns.
+        warmup: steps of each run that do not count.
+        resamples: of the 95 % bootstrap over runs and steps within them.
+    """
     rng = np.random.default_rng(0)
+    sides = [[run["steps"][warmup:] for run in runs] for runs in (ones, others)]
     found: dict[str, Any] = {}
     for clock in ("seconds", "cpu_seconds"):
-        times = [np.array([s[clock] for s in arm["steps"][warmup:]]) for arm in (one, other)]
-        count = min(map(len, times))
-        a, b = times[0][:count], times[1][:count]
-        draws = rng.integers(0, count, (resamples, count))
-        # Medians: the two arms take turns, but a disturbance may fall on one of them.
-        low, high = np.quantile(np.median(b[draws], axis=1) / np.median(a[draws], axis=1), [0.025, 0.975])
-        found[clock] = {"ratio": float(np.median(b) / np.median(a)), "low": float(low), "high": float(high)}
-    tokens = [np.mean([s["computed_tokens"] for s in arm["steps"][warmup:]]) for arm in (one, other)]
-    return found | {"steps": count, "tokens": float(tokens[0] / tokens[1])}
+        times = [np.array([[step[clock] for step in steps] for steps in side]) for side in sides]
+        one, other = times
+        draws = np.array([_drawn(other, rng) / _drawn(one, rng) for _ in range(resamples)])
+        low, high = np.quantile(draws, [0.025, 0.975])
+        found[clock] = {"ratio": float(np.median(other) / np.median(one)), "low": float(low), "high": float(high)}
+        found[clock]["medians_ms"] = [(1000 * np.median(side, axis=1)).round(2).tolist() for side in times]
+    tokens = [np.mean([step["computed_tokens"] for steps in side for step in steps]) for side in sides]
+    return found | {"tokens": float(tokens[0] / tokens[1])}
+
+
+def _drawn(times: np.ndarray, rng: np.random.Generator) -> float:
+    """The median of a bootstrap sample of runs and of steps within them; ``times`` is ``(runs, steps)``."""
+    runs, steps = times.shape
+    return float(np.median(times[rng.integers(0, runs, runs)[:, None], rng.integers(0, steps, (runs, steps))]))
 
 
 def report(found: dict[str, Any]) -> str:

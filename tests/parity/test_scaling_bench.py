@@ -70,15 +70,23 @@ def test_figures_by_hand():
 
 
 def test_race_by_hand():
-    slow, fast = ({"steps": [own_step(t, t / 2, tokens=n) for t in times]} for times, n in (([9, 4], 30), ([9, 2], 20)))
-    found = figures.race(fast, slow, 1)
-    assert found["seconds"] == found["cpu_seconds"] == {"ratio": 2.0, "low": 2.0, "high": 2.0}
-    assert (found["steps"], found["tokens"]) == (1, pytest.approx(2 / 3))
-    varied = {"steps": [own_step(t, t) for t in (9, 1, 2, 4)]}
-    assert figures.race(varied, varied, 1)["seconds"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
-    other = {"steps": [own_step(t, t) for t in (9, 4, 2, 1)]}
-    spread = figures.race(varied, other, 1)["seconds"]
-    assert (spread["ratio"], spread["low"], spread["high"]) == (1.0, 0.25, 4.0)
+    def runs(*of, tokens=30):
+        return [
+            {"steps": [own_step(99, 9, tokens=tokens), *(own_step(t, t / 2, tokens=tokens) for t in own)]} for own in of
+        ]
+
+    found = figures.race(runs([2, 2, 2], tokens=20), runs([4, 4, 4]), 1)
+    same = {"ratio": 2.0, "low": 2.0, "high": 2.0}
+    assert found["seconds"] == same | {"medians_ms": [[2000], [4000]]}
+    assert found["cpu_seconds"] == same | {"medians_ms": [[1000], [2000]]}
+    assert found["tokens"] == pytest.approx(2 / 3)
+    # Runs that differ make the interval wide, even where their steps do not.
+    found = figures.race(runs([1, 1], [3, 3], [3, 3]), runs([3, 3], [3, 3], [3, 3]), 1)["seconds"]
+    assert (found["ratio"], found["low"], found["high"]) == (1.0, 1.0, 3.0)
+    assert found["medians_ms"] == [[1000, 3000, 3000], [3000] * 3]
+    # Of two steps the median of a sample is 1, 2 or 3.
+    found = figures.race(runs([1, 3]), runs([2, 2]), 1)["seconds"]
+    assert (found["ratio"], found["low"], found["high"]) == (1.0, pytest.approx(2 / 3), 2.0)
 
 
 def test_memory_beyond_the_model_by_hand():
