@@ -57,6 +57,8 @@ class Job:
         max_length: of texts.
         cache: folder of tokenised data.
         num_proc: processes that tokenise.
+        step_memory: measure how far each step drives the peak of memory. The heap is then trimmed between steps, which
+            costs time of the next one.
         seed: of everything random.
         launched: seconds since the epoch when the process was started.
     """
@@ -67,6 +69,7 @@ class Job:
     max_length: int = 256
     cache: str = ""
     num_proc: int | None = None
+    step_memory: bool = False
     seed: int = 0
     launched: float = 0.0
 
@@ -148,7 +151,7 @@ def train(arm: Arm, job: Job, clock: Clock, folder: Path, found: dict[str, Any],
             start()
 
     def start() -> None:
-        before.append(reset_peak())
+        before.append(reset_peak() if job.step_memory else None)
         running.append((time.perf_counter(), time.process_time()))
 
     trainer = RewardTrainer(model, config, data, tokenizer=tokenizer, callbacks=[Steps()])

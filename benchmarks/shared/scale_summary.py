@@ -11,7 +11,7 @@ import numpy as np
 LAYOUTS = ("tree", "padded")
 
 
-def summary(own: dict[str, Any], warmup: int) -> dict[str, float]:
+def summary(own: dict[str, Any], warmup: int) -> dict[str, float | None]:
     """Rates of an arm without its warm-up steps; medians, because a step may have been disturbed."""
     steps = own["steps"][warmup:] or own["steps"]
     seconds, cpu = (np.array([step[name] for step in steps]) for name in ("seconds", "cpu_seconds"))
@@ -23,7 +23,7 @@ def summary(own: dict[str, Any], warmup: int) -> dict[str, float]:
         "wait_ms": 1000 * float(np.median([step["wait"] for step in steps])),
         "step_ms": 1000 * float(np.median(seconds)),
         "step_cpu_ms": 1000 * float(np.median(cpu)),
-        "step_peak_mib": max(peaks) if peaks else float("nan"),
+        "step_peak_mib": max(peaks) if peaks else None,
         **tokens,
     }
 
@@ -73,9 +73,10 @@ def report(found: dict[str, Any]) -> str:
 
     def row(name: str, own: dict[str, Any]) -> str:
         s = own["summary"]
+        peak = "" if s["step_peak_mib"] is None else f"{s['step_peak_mib']:.0f}"
         return (
             f"| {name} | {s['pairs_per_second']:.1f} | {s['pairs_per_cpu_second']:.1f} | {s['step_cpu_ms']:.0f} "
-            f"| {s['wait_ms']:.2f} | {s['computed_tokens']:,.0f} | {s['slot_tokens']:,.0f} | {s['step_peak_mib']:.0f} |"
+            f"| {s['wait_ms']:.2f} | {s['computed_tokens']:,.0f} | {s['slot_tokens']:,.0f} | {peak} |"
         )
 
     for part in ("pairs", "processes"):
@@ -114,8 +115,8 @@ def beyond_the_model(own: dict[str, Any]) -> dict[str, float]:
     base = marks["model"]["VmRSS"]
     steps = [step["peak_mib"] or 0.0 for arm in own["arms"].values() for step in arm["steps"]]
     first, end = marks["first batch"], marks["end"]
-    # The clock sets the kernel's own record back before each step.
-    highest = [mark["VmHWM"] for name, mark in marks.items() if name != "end"]
+    # Where the memory of steps is measured, the kernel's own record is set back before each.
+    highest = [mark["VmHWM"] for mark in marks.values()]
     return {
         "first_batch": first["VmRSS"] - base,
         "files": first["RssFile"] - marks["model"]["RssFile"],

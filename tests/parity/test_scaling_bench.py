@@ -67,6 +67,8 @@ def test_figures_by_hand():
     assert (found["step_peak_mib"], found["computed_tokens"], found["slot_tokens"]) == (7, 40, 80)
     # A run of fewer steps than the warm-up has nothing else to show.
     assert figures.summary({"pairs": 8, "steps": steps[:1]}, 1)["pairs_per_second"] == 8 / 99
+    unknown = [own_step(1.0, 1.0, peak=None)] * 2
+    assert figures.summary({"pairs": 8, "steps": unknown}, 1)["step_peak_mib"] is None
 
 
 def test_race_by_hand():
@@ -93,11 +95,13 @@ def test_memory_beyond_the_model_by_hand():
     marks = {
         "model": {"VmRSS": 100.0, "RssFile": 30.0, "VmHWM": 140.0, "seconds": 2.0, "cpu_seconds": 1.0},
         "first batch": {"VmRSS": 150.0, "RssFile": 50.0, "VmHWM": 180.0, "seconds": 5.0, "cpu_seconds": 2.0},
-        "end": {"VmRSS": 160.0, "RssFile": 55.0, "VmHWM": 165.0},
+        "end": {"VmRSS": 160.0, "RssFile": 55.0, "VmHWM": 170.0},
     }
     arms = {"a": {"steps": [own_step(1, 1, peak=10.0), own_step(1, 1, peak=None)]}}
     own = {"marks": marks, "arms": arms}
     assert figures.beyond_the_model(own) == {"first_batch": 50, "files": 20, "peak": 80}
+    marks["end"]["VmHWM"] = 185.0
+    assert figures.beyond_the_model(own)["peak"] == 85
     arms["a"]["steps"][1]["peak_mib"] = 40.0
     assert figures.beyond_the_model(own)["peak"] == 100
     assert figures.span(own, "model", "first batch") == {"seconds": 3.0, "cpu_seconds": 1.0}
@@ -132,7 +136,8 @@ def test_arms_of_a_run_take_turns_and_are_measured(tmp_path):
         Arm("tree", str(columns), shared | {"batch_layout": "tree"}),
         Arm("padded", str(columns), shared | {"batch_layout": "padded"}),
     ]
-    found = scale_run.run(Job(str(tmp_path / "backbone"), arms, steps=2, cache=str(tmp_path / "cache")))
+    job = Job(str(tmp_path / "backbone"), arms, steps=2, cache=str(tmp_path / "cache"), step_memory=True)
+    found = scale_run.run(job)
     marks = [*found["marks"]]
     assert marks == ["imports", "model", "data", "trainer", "first batch", "end"]
     seconds = [mark["cpu_seconds"] for mark in found["marks"].values()]
