@@ -11,9 +11,12 @@ prompt), ``alpaca`` (``alpaca_eval_preferences_train``), ``long`` (generated: pr
 200, one pair), ``long-ranked`` (the same with four answers, six pairs). ``DIR`` holds the two files.
 
 Arms: ``trl`` (with the micro-batch that is fastest on these pairs), ``trl-grouped`` (the pairs of all measured steps in
-the order of transformers' length grouping, which TRL can be made to take), ``ours`` (micro-batches of
+the order of transformers' length grouping, which TRL can be made to take), ``trl-compiled`` (the same, compiled with
+torch.compile for any shape), ``ours`` (micro-batches of
 ``--microbatch_tokens``, two passes where a step needs several), ``ours-kept`` (the same with the graphs of the scoring
-pass kept: one pass; the ratio of the two is what exactness costs), ``ours-auto`` (the budget that ``odin-rm reward``
+pass kept: one pass; the ratio of the two is what exactness costs), ``ours-some-kept`` (those of some micro-batches),
+``ours-compiled`` (all kept, layers compiled), ``ours-torch-products`` (two passes, torch's usual matrix products),
+``ours-auto`` (the budget that ``odin-rm reward``
 chooses by itself), ``ours-padded`` and ``ours-packed`` (without prompt trees), ``ours-odin`` (two heads and the
 correlation terms).
 
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import warnings
@@ -37,7 +41,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.shared.relay import Baton, Relay
+from benchmarks.shared.relay import Turns, run_in_processes
 from benchmarks.shared.reward_arms import Arm, Work, grouped_by_length, train_ours, train_trl, tune
 from benchmarks.shared.reward_data import generated, one_pair_per_prompt
 from benchmarks.shared.reward_flops import ModelSize, matrix_peak, need_of
@@ -58,14 +62,17 @@ FILES = {
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-kept": {"single_pass_tokens": 10**9},
+    "ours-some-kept": {"single_pass_tokens": 4096},
+    "ours-compiled": {"single_pass_tokens": 10**9, "compile_layers": True},
+    "ours-torch-products": {"cpu_products": "torch"},
     "ours-auto": {"microbatch_tokens": "auto"},
     "ours-padded": {"batch_layout": "padded"},
     "ours-packed": {"batch_layout": "packed"},
     "ours-odin": {"objective": "odin"},
 }
-ARMS = ("trl", "trl-grouped", *OURS)
+ARMS = ("trl", "trl-grouped", "trl-compiled", *OURS)
 PROMPT_TOKENS, ANSWER_TOKENS = 2000, (100, 300)
-Train = Callable[[Arm, Work, Baton], None]
+Train = Callable[[Arm, Work, Turns], None]
 
 
 def say(line: str) -> None:
@@ -131,14 +138,29 @@ def jobs_of(work: Work, options: argparse.Namespace) -> tuple[list[tuple[Arm, Tr
     tuning: dict[str, Any] = {}
     for name in options.arms:
         if name.startswith("trl"):
-            grouped = name == "trl-grouped"
+            grouped = name != "trl"
             pairs, tuning[name] = tuned(work, options, grouped=grouped)
             plan = grouped_by_length(work.plan, work.data, options.warmup) if grouped else work.plan
-            jobs.append((Arm(name, {"pairs": pairs}), train_trl, replace(work, plan=plan)))
+            compiled = {"torch_compile": True} if name == "trl-compiled" else {}
+            jobs.append((Arm(name, {"pairs": pairs, **compiled}), train_trl, replace(work, plan=plan)))
         else:
             settings = {"microbatch_tokens": options.microbatch_tokens, **OURS[name]}
             jobs.append((Arm(name, settings), train_ours, work))
     return jobs, tuning
+
+
+def run_arm(train: Train, work: Work, arm: Arm, baton: Turns) -> None:
+    """One arm, in its own process."""
+    quiet()
+    os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"  # of a compiled TRL
+    train(arm, work, baton)
+
+
+def quiet() -> None:
+    """No word from the libraries."""
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def run_scenario(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -150,15 +172,16 @@ def run_scenario(name: str, options: argparse.Namespace, folder: Path) -> dict[s
     torch.set_num_threads(options.threads)
     peak = matrix_peak("cpu", dtype, options.matrix)
     jobs, tuning = jobs_of(work, options)
-    errors = Relay().run({arm.name: partial(train, arm, own) for arm, train, own in jobs})
+    alone = {arm.name: (partial(run_arm, train, replace(own, alone=True)), arm) for arm, train, own in jobs}
+    found = run_in_processes(alone)
     peak = max(peak, matrix_peak("cpu", dtype, options.matrix))
-    arms = {arm.name: arm for arm, _, _ in jobs}
+    arms = {arm.name: found[arm.name][0] for arm, _, _ in jobs}
     for arm in arms.values():
-        arm.error = errors.get(arm.name, "")
+        arm.error = found[arm.name][1]
         if arm.error:
             say(f"{arm.name}: {arm.error}")
     summaries = {n: summary_of(arm, options.warmup, needs, size, peak) for n, arm in arms.items()}
-    found: dict[str, Any] = {
+    scenario: dict[str, Any] = {
         "arms": {n: asdict(arm) | {"summary": summaries[n]} for n, arm in arms.items()},
         "matrix_peak": peak,
         "model": asdict(size),
@@ -168,7 +191,7 @@ def run_scenario(name: str, options: argparse.Namespace, folder: Path) -> dict[s
         "settings": vars(options) | {"data": None, "output": None, "figure": None},
         "environment": environment_record(),
     }
-    return found | {"ratios": ratios(arms, summaries, options.warmup), "exactness": exactness(arms, options.warmup)}
+    return scenario | {"ratios": ratios(arms, summaries, options.warmup), "exactness": exactness(arms, options.warmup)}
 
 
 def ratios(arms: dict[str, Arm], summaries: dict[str, dict[str, Any]], warmup: int) -> dict[str, Any]:
@@ -196,7 +219,9 @@ def exactness(arms: dict[str, Arm], warmup: int) -> dict[str, float] | None:
 
 def loss_difference(arms: dict[str, Arm]) -> float | None:
     """Largest difference of a step's Bradley-Terry loss between arms on the same steps."""
-    losses = [arm.losses for n, arm in arms.items() if n not in ("trl-grouped", "ours-odin") and arm.losses]
+    losses = [
+        arm.losses for n, arm in arms.items() if n not in ("trl-grouped", "trl-compiled", "ours-odin") and arm.losses
+    ]
     steps = min(map(len, losses), default=0)
     return float(np.ptp(np.array([own[:steps] for own in losses]), axis=0).max()) if steps else None
 
@@ -250,7 +275,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch_pairs", type=int, default=64)
     parser.add_argument("--long_batch_pairs", type=int, default=16, help="of the long scenarios (64 take minutes)")
     parser.add_argument("--max_pairs_per_prompt", type=int, default=8)
-    parser.add_argument("--microbatch_tokens", type=int, default=4096)
+    parser.add_argument("--microbatch_tokens", type=int, default=2048)
     parser.add_argument("--trl_pairs", type=int, nargs="+", default=[1, 2, 4, 8], help="TRL's micro-batches to try")
     parser.add_argument("--tune_pairs", type=int, default=16, help="pairs on which they are tried")
     parser.add_argument("--warmup", type=int, default=1)
@@ -266,9 +291,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet()
     options = parse()
     found: dict[str, Any] = {"scenarios": {}}
     if options.output and options.output.exists():

@@ -1,19 +1,33 @@
-"""Arms of a benchmark that take turns step by step within one process, so that a busy minute hits all of them alike.
+"""Arms of a benchmark that take turns step by step, so that a busy minute hits all of them alike.
 
-Each arm runs in a thread of its own, and only one thread runs at a time: an arm hands the baton on after each of its
+Each arm runs in a thread of its own (:class:`Relay`: one accelerator for all) or in a process of its own
+(:func:`run_in_processes`: memory of its own), and only one runs at a time: an arm hands the baton on after each of its
 steps and sleeps until it comes round again. So the training loops stay those of their own libraries.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 
 class OutOfTime(Exception):
     """The time that the benchmark was given is over."""
+
+
+class Turns(Protocol):
+    """An arm's place among others that take turns."""
+
+    def wait(self) -> None:
+        """Sleep until it is this arm's turn."""
+
+    def hand_over(self) -> None:
+        """End this turn and sleep until the next one."""
 
 
 class Baton:
@@ -106,3 +120,68 @@ class Relay:
             if thread.is_alive():
                 errors.setdefault(name, "did not come back in time")
         return errors
+
+
+class PipeBaton:
+    """The place of an arm in a process of its own.
+
+    Args:
+        pipe: to the process that gives the turns.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    def wait(self) -> None:
+        """Sleep until it is this arm's turn."""
+        self._pipe.recv()
+
+    def hand_over(self) -> None:
+        """End this turn and sleep until the next one."""
+        self._pipe.send(None)
+        self.wait()
+
+
+def run_in_processes(jobs: Mapping[str, tuple[Callable[[Any, Turns], None], Any]]) -> dict[str, tuple[Any, str]]:
+    """Run all arms to their ends, each in a fresh process, in turns.
+
+    Args:
+        jobs: name -> what the arm does and what it fills in; both are sent there, and the latter back.
+
+    Returns:
+        What was filled in, and what went wrong, by name.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, {}
+    for name, (job, figures) in jobs.items():
+        pipes[name], there = context.Pipe()
+        processes[name] = context.Process(target=_live, args=(there, job, figures), daemon=True)
+        processes[name].start()
+        there.close()
+    found: dict[str, tuple[Any, str]] = {}
+    running = list(jobs)
+    while running:
+        for name in tuple(running):
+            try:
+                pipes[name].send(None)
+                answer = pipes[name].recv()
+            except (EOFError, BrokenPipeError):
+                processes[name].join()
+                answer = jobs[name][1], f"its process ended with {processes[name].exitcode}"
+            if answer is not None:
+                found[name] = answer
+                running.remove(name)
+    return found
+
+
+def _live(pipe: Any, job: Callable[[Any, Turns], None], figures: Any) -> None:
+    baton = PipeBaton(pipe)
+    baton.wait()
+    error = ""
+    try:
+        job(figures, baton)
+    except BaseException as reason:
+        error = f"{type(reason).__name__}: {reason}\n{traceback.format_exc(limit=-4)}"
+    pipe.send((figures, error))
+    pipe.close()
+    os._exit(0)  # whatever threads the libraries have left

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from benchmarks.shared.memory import memory_mib, reset_peak
-from benchmarks.shared.relay import Baton
+from benchmarks.shared.relay import Turns
 from benchmarks.shared.reward_setup import SHARED, our_model
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.reward.config import RewardConfig
@@ -35,8 +35,9 @@ class Arm:
         name: of the arm.
         settings: what it was given beyond what all are given.
         steps: per step ``seconds`` (wall clock), ``cpu_seconds`` (of the process), ``pairs``, ``peak_mib`` (how far the
-            peak of memory lay above that before the step; ``None`` where it cannot be read), ``positions`` run through
-            the model, ``differentiated`` (those of them with a graph) and ``padding`` among them.
+            peak of memory lay above that before the step, or with ``Work.alone`` before the first one; ``None`` where
+            it cannot be read), ``positions`` run through the model, ``differentiated`` (those of them with a graph) and
+            ``padding`` among them.
         losses: of every step.
         error: why there is no more.
     """
@@ -61,6 +62,7 @@ class Work:
         bf16: passes in bfloat16 by autocast.
         dtype: of the weights.
         threads: of torch on a CPU; 0 leaves them alone.
+        alone: each arm has a process of its own, so memory is counted from the beginning of training.
     """
 
     data: TokenisedPreferences
@@ -72,6 +74,7 @@ class Work:
     bf16: bool = False
     dtype: torch.dtype = torch.float32
     threads: int = 0
+    alone: bool = False
 
     def arguments(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Arguments that both trainers take."""
@@ -92,8 +95,9 @@ class StepClock(transformers.TrainerCallback):
         baton: the arm's turns.
     """
 
-    def __init__(self, arm: Arm, work: Work, baton: Baton) -> None:
+    def __init__(self, arm: Arm, work: Work, baton: Turns) -> None:
         self.arm, self.work, self.baton = arm, work, baton
+        self._before: float | None = None
         self._seen: list[tuple[int, torch.Tensor, bool]] = []
 
     def watch(self, classifier: Any) -> None:
@@ -108,6 +112,8 @@ class StepClock(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the first step."""
+        if self.work.alone:
+            self._before = reset_peak()
         self._start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -136,8 +142,8 @@ class StepClock(transformers.TrainerCallback):
         if self.work.device == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            self._before: float | None = torch.cuda.memory_allocated() / 2**20
-        else:
+            self._before = torch.cuda.memory_allocated() / 2**20
+        elif not self.work.alone:
             self._before = reset_peak()
         self._started = time.perf_counter(), time.process_time()
 
@@ -150,7 +156,7 @@ def memory_or_none() -> float | None:
         return None
 
 
-def train_ours(arm: Arm, work: Work, baton: Baton) -> None:
+def train_ours(arm: Arm, work: Work, baton: Turns) -> None:
     """Our trainer on the steps of the plan; ``arm.settings`` are those of ``odin-rm reward``.
 
     Raises:
@@ -169,8 +175,11 @@ def train_ours(arm: Arm, work: Work, baton: Baton) -> None:
     _train(trainer, model.classifier, clock, work)
 
 
-def train_trl(arm: Arm, work: Work, baton: Baton) -> None:
-    """TRL's trainer on the steps of the plan, ``arm.settings["pairs"]`` at a time, accumulated to whole steps."""
+def train_trl(arm: Arm, work: Work, baton: Turns) -> None:
+    """TRL's trainer on the steps of the plan, ``arm.settings["pairs"]`` at a time, accumulated to whole steps.
+
+    Its other settings are those of TRL.
+    """
     import datasets
     import trl
 
@@ -184,6 +193,7 @@ def train_trl(arm: Arm, work: Work, baton: Baton) -> None:
         "train_sampling_strategy": "sequential",
         "gradient_checkpointing": False,
         "max_length": None,  # the ids are cut already
+        **{name: value for name, value in arm.settings.items() if name != "pairs"},
     }
     arguments = trl.RewardConfig(output_dir=str(work.classifier.parent / "trl"), **work.arguments(given))
     clock = StepClock(arm, work, baton)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odin_rm.data.trees import build_trees
-from odin_rm.model.tree_kernels import KERNELS, SQUARE, _Gather, choose_kernel
+from odin_rm.model.tree_kernels import KERNELS, SQUARE, WHOLE, _Gather, choose_kernel
 from odin_rm.model.tree_layout import Chain, Link, TreeLayout, make_layout
 from tests.data.test_trees import path
 
@@ -76,7 +76,7 @@ def test_a_nested_forest_by_hand():
 def test_squares_and_links_hold_every_visible_pair_once(forest, square, window):
     batch, layout = layout_of(forest)
     count = np.zeros((layout.tokens, layout.tokens), dtype=int)
-    squares, links = layout.blocks(square)
+    squares, links = layout.blocks(square, 10**9)
     if square == 100:
         assert squares == [(chain.start, chain.stop) for chain in layout.chains]
         assert links == list(layout.links)
@@ -238,8 +238,8 @@ forests = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size
 @given(forest=forests, heads=st.sampled_from([(2, 2), (4, 2)]), square=st.integers(1, 4))
 def test_any_forest(forest, heads, square):
     batch, layout = layout_of(forest)
-    blocks = layout.blocks(square)
-    layout.once(("blocks", SQUARE), lambda: blocks)
+    blocks = layout.blocks(square, 10**9)
+    layout.once(("blocks", SQUARE, WHOLE), lambda: blocks)
     tensors = inputs(layout, *heads)
     found = with_gradients(lambda *x: KERNELS["segments"](*x, layout, 0.3, None), tensors)
     seen = seen_by_paths(batch, True, None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import torch
 import transformers
 from benchmarks.shared import reward_arms, reward_flops
-from benchmarks.shared.relay import Baton, Relay
+from benchmarks.shared.relay import Baton, Relay, Turns, run_in_processes
 from benchmarks.shared.reward_arms import Arm, StepClock, Unsupported, Work, grouped_by_length, train_ours, tune
 from benchmarks.shared.reward_data import generated, one_pair_per_prompt
 from benchmarks.shared.reward_flops import ModelSize, Need, distinct_tokens, matrix_peak, need_of
@@ -85,9 +88,15 @@ def test_need_of_a_step_by_hand():
 
 
 def test_matrix_peak_divides_by_the_best_time(monkeypatch):
+    monkeypatch.setattr(reward_flops, "faster_by", lambda: 0.0)
     ticks = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0])
     monkeypatch.setattr(reward_flops.time, "perf_counter", lambda: next(ticks))
     assert matrix_peak("cpu", torch.float32, 16, repeats=2) == 2 * 16**3 / 2.0
+    # Of two libraries the faster one, here the second at its second attempt.
+    monkeypatch.setattr(reward_flops, "faster_by", lambda: 2.0)
+    monkeypatch.setattr(reward_flops, "linear", lambda a, b: None)
+    ticks = iter([0.0, 4.0, 10.0, 13.0, 20.0, 24.0, 30.0, 31.0])
+    assert matrix_peak("cpu", torch.float32, 16, repeats=1) == 2 * 16**3 / 1.0
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -193,6 +202,34 @@ def test_an_arm_that_fails_does_not_disturb_the_others():
 def test_after_the_deadline_no_turn_begins():
     errors = Relay(deadline=time.monotonic() - 1).run({"late": lambda baton: None})
     assert errors == {"late": "out of time"}
+
+
+def take_steps(seen: list[str], baton: Turns, *, file: Path, name: str, steps: int, end: str = "") -> None:
+    for number in range(steps):
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{name}{number} ")
+        seen.append(f"{name}{number}")
+        baton.hand_over()
+    if end == "error":
+        raise ValueError("no such kernel")
+    if end == "exit":
+        os._exit(3)
+
+
+def test_processes_take_turns_and_one_that_fails_disturbs_no_other(tmp_path):
+    file = tmp_path / "order"
+    ends = {"a": (1, ""), "b": (3, ""), "c": (2, "error"), "d": (1, "exit")}
+    jobs = {n: (partial(take_steps, file=file, name=n, steps=steps, end=end), []) for n, (steps, end) in ends.items()}
+    found = run_in_processes(jobs)
+    assert file.read_text().split() == ["a0", "b0", "c0", "d0", "b1", "c1", "b2"]
+    assert {n: seen for n, (seen, _) in found.items()} == {
+        "a": ["a0"],
+        "b": ["b0", "b1", "b2"],
+        "c": ["c0", "c1"],
+        "d": [],
+    }
+    assert [found[n][1] for n in "abd"] == ["", "", "its process ended with 3"]
+    assert found["c"][1].startswith("ValueError: no such kernel\n")
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------

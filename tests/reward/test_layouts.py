@@ -238,3 +238,18 @@ def test_budgets_as_they_are_given(tmp_path: Path) -> None:
     changed = {"microbatch_tokens": 5, "single_pass_tokens": 5, "batch_layout": "packed", "tree_attention": "flex"}
     other = RewardConfig(output_dir=str(tmp_path), **changed)
     assert other.trajectory() == given["auto"].trajectory()
+
+
+def test_a_run_that_goes_on_keeps_torchs_products(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("odin_rm.model.products.faster_by", lambda: 2.0)
+    trainer = make(world)
+    assert trainer.set_products() == "onednn"
+    trainer.saved_budget = {"tokens": 64, "kept": 0, "products": "torch"}
+    assert trainer.set_products() == "torch"
+    trainer.saved_budget = {"tokens": 64, "kept": 0, "products": "onednn"}
+    assert trainer.set_products() == "onednn"
+    monkeypatch.setattr("odin_rm.model.products.faster_by", lambda: 0.0)
+    assert trainer.set_products() == "torch"
+    assert make(world, cpu_products="torch").set_products() == "torch"
+    with pytest.raises(ConfigError, match="--cpu_products"):
+        make(world, cpu_products="mkl")

@@ -35,7 +35,7 @@ def compile_layers(model: Any) -> int:
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The elements of the longest list of modules of one class."""
+    """The elements of the longest list of modules of one class (the last may be of one derived from it)."""
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
-    alike = [layers for layers in lists if len(layers) > 1 and len({type(layer) for layer in layers}) == 1]
+    alike = [layers for layers in lists if len(layers) > 1 and all(isinstance(x, type(layers[0])) for x in layers)]
     return max(alike, key=len, default=[])

@@ -34,6 +34,7 @@ from odin_rm.model.backbone import (
 from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
+from odin_rm.model.products import use_fast_products
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
 from odin_rm.model.tree_rows import score_row
 
@@ -67,6 +68,7 @@ class RewardModel(nn.Module):
         self._dropout = dict(dropout or {})
         self._decoder = hasattr(self.config, "use_cache")
         self.tree_kernel = "auto"
+        use_fast_products(backbone)
 
     # ---- construction ------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from odin_rm.model.backbone import (
 from odin_rm.model.device import is_out_of_memory, pick_device
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.layout import known_layout
+from odin_rm.model.products import use_fast_products
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.tree_check import TreeSupport
 from odin_rm.model.tree_rows import score_row
@@ -100,6 +101,7 @@ class ColumnClassifier(nn.Module):
         super().__init__()
         self.classifier, self.column = classifier, column
         self.tree_kernel = "auto"
+        use_fast_products(classifier)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **row: torch.Tensor

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from odin_rm.model.last_layer import attend_read, read_by
 from odin_rm.model.tree_kernels import KERNELS, choose_kernel
 from odin_rm.model.tree_layout import TreeLayout
 
@@ -83,7 +84,10 @@ def attend(
     kernel = choose_kernel(tree_layout.kernel, query, value)
     _arm(module, Asked(sliding_window, kernel))
     _CALLS[0] += 1
-    return KERNELS[kernel](query, key, value, tree_layout, scaling, tree_layout.window(sliding_window)), None
+    window = tree_layout.window(sliding_window)
+    if read_by(module, tree_layout) is not None:
+        return attend_read(query, key, value, tree_layout, scaling, window), None
+    return KERNELS[kernel](query, key, value, tree_layout, scaling, window), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attend)

@@ -8,6 +8,7 @@ fail, packed rows are tried, then there are padded batches, which need nothing; 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,12 @@ from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import collate
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.model.backbone import reads_left_to_right
+from odin_rm.model.compiled import repeated_layers
+from odin_rm.model.last_layer import read_only_ends
 from odin_rm.model.tree_attention import Asked, what_layers_asked
 from odin_rm.model.tree_rows import structural_reason
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference of scores, as a share of the largest score; a wrong mask changes scores by tenths of it."""
@@ -90,10 +95,30 @@ def tree_support(
         except Exception as error:  # whatever a foreign model does with a row, padded batches are still right
             reasons.append(str(error).strip().split("\n")[0][:200] or type(error).__name__)
             continue
+        if not _check_last_layer(model, row, layers, plain, device):
+            log.info("the last layer computes all tokens of a row: its parts are not those of the kinds known")
         checked = f"equal to {len(examples)} sequences one by one within {difference:.0e} of the largest score"
         why = f"no trees: {reasons[0]}" if reasons else checked
         return TreeSupport(layout, layers[0][1].kernel, why)
     return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
+
+
+def _check_last_layer(
+    model: Any, row: dict[str, Tensor], layers: Sequence[tuple[nn.Module, Asked]], plain: list[Tensor], device: Any
+) -> bool:
+    """Confine the last layer to what is read, if the row's scores and gradients then still are what they should be."""
+    base = model.classifier.base_model
+    undo = read_only_ends(repeated_layers(base), [module for module, _ in layers])
+    if undo is None:
+        return False
+    try:
+        _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(model.classifier))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        undo()
+        return False
+    return True
 
 
 def check_layers(layers: Sequence[tuple[nn.Module, Asked]], config: Any) -> None:

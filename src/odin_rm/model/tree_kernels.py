@@ -22,8 +22,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from odin_rm.model.tree_layout import TreeLayout
 
-SQUARE = 128
-"""Tokens of a causal square: the CPU's flash attention computes both halves of one, and small ones waste less."""
+SQUARE, WHOLE = 256, 768
+"""Tokens of a causal square: the CPU's flash attention computes both halves of one, and small ones waste less. From 768
+queries on it takes larger blocks of them, and leaves out most of the other half by itself."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, TreeLayout, float | None, int | None], Tensor]
 
@@ -114,7 +115,7 @@ class _ChainsAndLinks(torch.autograd.Function):
         """``(1, T, H, D)``."""
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         q, k, v = _grouped(query, key, value)
-        squares, links = layout.blocks(SQUARE)
+        squares, links = layout.blocks(SQUARE, WHOLE)
         # Sums of several parts are kept in float32 until they are complete.
         kept = query.dtype if not links else torch.promote_types(query.dtype, torch.float32)
         out_1THD = torch.empty(1, query.shape[2], query.shape[1], query.shape[3], dtype=kept)
@@ -147,7 +148,7 @@ class _ChainsAndLinks(torch.autograd.Function):
         layout: TreeLayout = ctx.layout
         q, k, v = _grouped(query, key, value)
         out, grad = _like(out_1THD, q), _like(grad_1THD.contiguous(), q)
-        squares, links = layout.blocks(SQUARE)
+        squares, links = layout.blocks(SQUARE, WHOLE)
         kept = query.dtype if not links else lse.dtype
         grads = [torch.empty(1, x.shape[2], x.shape[1], x.shape[3], dtype=kept) for x in (query, key, value)]
         grad_q, (grad_k, grad_v) = _like(grads[0], q), (x.transpose(1, 2) for x in grads[1:])

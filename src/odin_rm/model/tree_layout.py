@@ -60,6 +60,8 @@ class TreeLayout:
         position_T, end_T, root_T: int64 on the CPU: position in the sequence; where the descendants of the token's
             segment end; first index of the token's tree.
         longest: positions of the deepest path.
+        read: ``(R,)`` int64 tokens that a last layer may confine itself to (:mod:`odin_rm.model.last_layer`), or
+            ``None`` for all.
     """
 
     tokens: int
@@ -71,6 +73,7 @@ class TreeLayout:
     end_T: Tensor
     root_T: Tensor
     longest: int
+    read: Tensor | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:
@@ -88,14 +91,22 @@ class TreeLayout:
         return self.once(("dense", device, window), lambda: self._dense_mask(window).to(device))
 
     def _dense_mask(self, window: int | None) -> Tensor:
+        return self._seen_by(torch.arange(self.tokens), window)
+
+    def read_mask(self, window: int | None) -> Tensor:
+        """``(R, T)`` bool on the CPU: what the tokens that are read see."""
+        assert self.read is not None
+        return self._seen_by(self.read.cpu(), window)
+
+    def _seen_by(self, index_Q: Tensor, window: int | None) -> Tensor:
         index_T = torch.arange(self.tokens)
         if self.causal:
-            seen_TT = (index_T <= index_T[:, None]) & (index_T[:, None] < self.end_T)
+            seen_QT = (index_T <= index_Q[:, None]) & (index_Q[:, None] < self.end_T)
         else:
-            seen_TT = self.root_T == self.root_T[:, None]
+            seen_QT = self.root_T[index_Q][:, None] == self.root_T
         if window is not None:
-            seen_TT &= (self.position_T[:, None] - self.position_T).abs() < window
-        return seen_TT
+            seen_QT &= (self.position_T[index_Q][:, None] - self.position_T).abs() < window
+        return seen_QT
 
     def path_index(self, chain: Chain, device: torch.device) -> Tensor:
         """``(K,)`` row indices of the keys that a chain sees, root first."""
@@ -114,22 +125,24 @@ class TreeLayout:
 
         return self.once(("mask", chain.start, device, window), make)
 
-    def blocks(self, most: int) -> tuple[list[tuple[int, int]], list[Link]]:
+    def blocks(self, most: int, whole: int) -> tuple[list[tuple[int, int]], list[Link]]:
         """Squares and links of kernels that compute all of a causal square: chains cut into pieces of about ``most``.
 
         A piece is a square, and sees what precedes it in its chain by one more link, of which nothing is in vain.
+        Chains of ``whole`` tokens and more are not cut.
         """
 
         def make() -> tuple[list[tuple[int, int]], list[Link]]:
             squares, links = [], list(self.links)
             for chain in self.chains:
-                count = max(1, round((chain.stop - chain.start) / most)) if self.causal else 1
-                cuts = [chain.start + (chain.stop - chain.start) * i // count for i in range(count + 1)]
+                length = chain.stop - chain.start
+                count = max(1, round(length / most)) if self.causal and length < whole else 1
+                cuts = [chain.start + length * i // count for i in range(count + 1)]
                 squares += list(pairwise(cuts))
                 links += [Link(a, b, chain.start, a) for a, b in pairwise(cuts[1:])]
             return squares, links
 
-        return self.once(("blocks", most), make)
+        return self.once(("blocks", most, whole), make)
 
     def packed_paths(self, device: torch.device) -> PackedPaths:
         """All chains with their paths one after the other, for kernels of variable length."""

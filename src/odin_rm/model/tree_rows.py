@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from odin_rm.model.backbone import reads_left_to_right
+from odin_rm.model.last_layer import tokens_to_read
 from odin_rm.model.tree_attention import row_states
 from odin_rm.model.tree_layout import TreeLayout, make_layout
 
@@ -51,6 +53,8 @@ def score_row(
     layout = make_layout(
         row["segment_start"], row["segment_length"], row["segment_parent"], causal=causal, kernel=kernel
     )
+    if causal and not mean:
+        layout = replace(layout, read=tokens_to_read(row["response_end"], layout.tokens))
     options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") and causal else {}
     positions = row["position_ids"] if causal else row["position_ids"] + position_offset(base)
     states_TD = row_states(base, row["input_ids"], positions, layout, **options)

@@ -13,6 +13,7 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.settings import at_least, one_of, refuse_idle, trajectory
 from odin_rm.core.types import LENGTH, QUALITY
 from odin_rm.model.layout import BATCH_LAYOUTS, TREE_ATTENTION
+from odin_rm.model.products import CPU_PRODUCTS
 
 OBJECTIVES = ("odin", "bradley_terry")
 LENGTH_SCOPES = ("batch", "prompt")
@@ -57,6 +58,7 @@ MEMORY_FIELDS = (
     "single_pass_tokens",
     "batch_layout",
     "tree_attention",
+    "cpu_products",
     "compile_layers",
     "dry_run",
 )
@@ -159,6 +161,14 @@ class RewardConfig(TrainingArguments):
         metadata={
             "help": "How tree and packed rows are attended to: segments, varlen, flex, dense, or auto.",
             "choices": list(TREE_ATTENTION),
+        },
+    )
+    cpu_products: str = field(
+        default="auto",
+        metadata={
+            "help": "Library that multiplies large float32 matrices on a CPU: torch's usual one (torch), onednn, or "
+            "auto: the faster.",
+            "choices": list(CPU_PRODUCTS),
         },
     )
     compile_layers: bool = field(
@@ -270,6 +280,7 @@ class RewardConfig(TrainingArguments):
         one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         one_of("batch_layout", self.batch_layout, BATCH_LAYOUTS)
         one_of("tree_attention", self.tree_attention, TREE_ATTENTION)
+        one_of("cpu_products", self.cpu_products, CPU_PRODUCTS)
         if self.torch_compile:
             fix = "Use --compile_layers, which compiles the layers one by one."
             raise ConfigError("compiles the heads away", where="--torch_compile", fix=fix)

@@ -23,6 +23,7 @@ from odin_rm.data.planning import LAYOUTS, row_inputs, to_device
 from odin_rm.model.compiled import compile_layers
 from odin_rm.model.device import is_out_of_memory
 from odin_rm.model.layout import choose_layout, longest_and_first, some_sequences
+from odin_rm.model.products import set_products
 from odin_rm.model.tree_check import TreeSupport
 from odin_rm.reward import memory, processes
 from odin_rm.reward.config import RewardConfig
@@ -48,7 +49,8 @@ class StepMemory:
     batches: PlannedBatches
     budget: memory.Budget
     layout: TreeSupport
-    saved_budget: dict[str, int] | None
+    saved_budget: dict[str, Any] | None
+    products: str
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
 
@@ -81,6 +83,7 @@ class StepMemory:
             if _FROM_SIMPLE[rank] != self.layout.layout:
                 self.layout = TreeSupport(_FROM_SIMPLE[rank], self.layout.kernel, "another process cannot do more")
         self.batches.layout = self.layout.layout
+        self.products = self.set_products()
         self.set_budget(self.saved_budget)
 
     def _verified_layout(self) -> TreeSupport:
@@ -99,7 +102,12 @@ class StepMemory:
         self.model.zero_grad(set_to_none=True)  # an engine that shards the model may have kept some
         return layout
 
-    def set_budget(self, saved: dict[str, int] | None = None) -> None:
+    def set_products(self) -> str:
+        """Fix the library of a CPU's large products: a run that goes on keeps its own, for the same sums bit by bit."""
+        wish, saved = self.config.cpu_products, (self.saved_budget or {}).get("products")
+        return set_products(self.model, saved if wish == "auto" and saved == "torch" else wish)
+
+    def set_budget(self, saved: dict[str, Any] | None = None) -> None:
         """Choose the token budget; called when model and optimiser are in place, on every rank alike.
 
         Args:

@@ -81,7 +81,8 @@ class RewardTrainer(StepMemory, Trainer):
             cost=forward_cost(model),
         )
         self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
-        self.saved_budget: dict[str, int] | None = None
+        self.saved_budget: dict[str, Any] | None = None
+        self.products = "torch"
         self.meter = StepMeter()
         super().__init__(
             model=model,
@@ -351,7 +352,7 @@ class RewardTrainer(StepMemory, Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         self._reward_model().save_pretrained(folder, tokenizer=self.processing_class, state_dict=state_dict)
-        budget = {"tokens": self.budget.tokens, "kept": self.budget.kept}
+        budget = {"tokens": self.budget.tokens, "kept": self.budget.kept, "products": self.products}
         note = {"settings": self.config.trajectory(), "data": self.data_note(), "budget": budget}
         atomic_write_json(folder / SETTINGS_FILE, note)
 

@@ -121,7 +121,8 @@ class NotePlan(TrainerCallback):
         layout, budget = self.trainer.layout, self.trainer.budget
         row = {"batch_layout": layout.layout, "tree_attention": layout.kernel, "layout_why": layout.why}
         sizes = {"microbatch_tokens": budget.tokens, "single_pass_tokens": budget.kept, "microbatch_why": budget.why}
-        append_jsonl(self.path, {"step": state.global_step, **row, **sizes})
+        products = {"cpu_products": self.trainer.products} if args.device.type == "cpu" else {}
+        append_jsonl(self.path, {"step": state.global_step, **row, **sizes, **products})
         kernel = f", {layout.kernel} attention" if layout.kernel else ""
         log.info("batch layout: %s%s (%s)", layout.layout, kernel, layout.why)
         log.info("micro-batches: up to %s tokens (%s)", f"{budget.tokens:,}", budget.why)
