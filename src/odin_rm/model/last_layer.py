@@ -49,7 +49,7 @@ def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module])
     feed_forward = _children(layer, FEED_FORWARD) or _children(layer, TWO_LAYERS)
     if not feed_forward or any("experts" in name for part in feed_forward for name, _ in part.named_modules()):
         return None
-    parts = [*feed_forward, *_children(attention, PROJECTION)]
+    parts: list[Any] = [*feed_forward, *_children(attention, PROJECTION)]
     # Classes of their own rather than hooks: layers are compiled once for all that are alike, hooks or not.
     kind: Any = type(layer)
     changes = [(layer, _on_its_own(kind)), *((part, _on_rows(type(part))) for part in parts)]
