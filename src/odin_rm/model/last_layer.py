@@ -12,7 +12,6 @@ with the whole row by :mod:`odin_rm.model.tree_check`. The states of tokens that
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,8 +50,7 @@ def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module])
         return None
     parts: list[Any] = [*feed_forward, *_children(attention, PROJECTION)]
     # Classes of their own rather than hooks: layers are compiled once for all that are alike, hooks or not.
-    kind: Any = type(layer)
-    changes = [(layer, _on_its_own(kind)), *((part, _on_rows(type(part))) for part in parts)]
+    changes = [(layer, _on_its_own(type(layer))), *((part, _on_rows(type(part))) for part in parts)]
     before = [(module, type(module)) for module, _ in changes]
     for module, changed in changes:
         module.__class__ = changed
@@ -108,8 +106,7 @@ def _children(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     return [child for name, child in module.named_children() if name in names]
 
 
-@functools.cache
-def _on_its_own(kind: type) -> type:
+def _on_its_own(kind: Any) -> type:
     """A layer that begins without knowing what is read; its attention tells it."""
 
     class OnItsOwn(kind):  # type: ignore[misc,valid-type]
@@ -121,8 +118,7 @@ def _on_its_own(kind: type) -> type:
     return _named_like(OnItsOwn, kind)
 
 
-@functools.cache
-def _on_rows(kind: type) -> type:
+def _on_rows(kind: Any) -> type:
     """A module that computes the rows it was told of; the others of its output are 0."""
 
     class OnRows(kind):  # type: ignore[misc,valid-type]
