@@ -60,7 +60,8 @@ def summary_of(
 def ratio_of(fast: Arm, slow: Arm, warmup: int, clock: str = "seconds", seed: int = 0) -> dict[str, float] | None:
     """How many times as many pairs per second the first arm trains on, over steps that both measured.
 
-    The interval is the 95 % bootstrap over pairs of steps; with few steps it is little more than their range.
+    The interval is the 95 % bootstrap over pairs of steps of the seconds per computed position (steps grouped by length
+    are of very different sizes, which is no noise); with few steps it is little more than their range.
 
     Args:
         fast, slow: arms of one relay.
@@ -73,9 +74,10 @@ def ratio_of(fast: Arm, slow: Arm, warmup: int, clock: str = "seconds", seed: in
     if not count:
         return None
     times = np.array([own[:count], other[:count]])
+    sizes = np.array([[step["positions"] for step in arm.steps[warmup:][:count]] for arm in (fast, slow)])
     draws = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-    sums = times[:, draws].sum(-1)
-    low, high = np.quantile(sums[1] / sums[0], [0.025, 0.975])
+    totals = (times / sizes)[:, draws].mean(-1) * sizes.sum(1, keepdims=True)
+    low, high = np.quantile(totals[1] / totals[0], [0.025, 0.975])
     each = times[1] / times[0]
     return {
         "ratio": float(times[1].sum() / times[0].sum()),

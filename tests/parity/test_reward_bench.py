@@ -150,6 +150,11 @@ def test_ratio_and_its_interval_by_hand():
         "median": 2.0,
         "steps": 2,
     }
+    # Larger steps that take as much longer are no noise.
+    large = Arm("slow", steps=[step(9.0), step(3.0) | {"positions": 30}, step(12.0) | {"positions": 120}])
+    even = Arm("fast", steps=[step(9.0), step(2.0), step(2.0)])
+    found = ratio_of(even, large, 1)
+    assert (found["ratio"], found["low"], found["high"]) == pytest.approx((3.75, 3.75, 3.75))
     assert ratio_of(fast, Arm("none"), 1) is None
 
 
