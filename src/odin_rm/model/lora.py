@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from odin_rm.core.errors import MissingExtraError, ModelError
 
@@ -73,4 +74,4 @@ def with_adapter(
 
 def _is_linear(module: nn.Module) -> bool:
     # GPT-2's Conv1D is a linear layer by another name.
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return isinstance(module, (nn.Linear, Conv1D))
