@@ -104,6 +104,7 @@ class StepClock(transformers.TrainerCallback):
         """Count the positions of every forward pass of a classifier."""
         pad = self.work.tokenizer.pad_token_id
 
+        @torch.compiler.disable  # a compiled model would be compiled anew for each count
         def count(module: Any, args: Any, kwargs: Any) -> None:
             ids = args[0] if args else kwargs["input"]
             self._seen.append((ids.numel(), (ids == pad).sum(), torch.is_grad_enabled()))

@@ -143,7 +143,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for name, (where, values) in curves.items():
             axes.plot(where, values, color=colours.get(name), marker=markers.get(name, "o"), label=name)
         axes.set(title=title, xlabel=x, xscale="log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         if len(curves) > 1:
             axes.legend()
 

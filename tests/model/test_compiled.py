@@ -12,7 +12,9 @@ from torch import nn
 from odin_rm.core.errors import ConfigError
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.model.compiled import compile_layers, repeated_layers
+from odin_rm.model.products import _is_right, set_products
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.tree_check import tree_support
 from odin_rm.testbed.tiny import build_model, build_tokenizer
 
 
@@ -35,7 +37,9 @@ def test_a_model_without_layers_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_scores_and_gradients_of_rows_are_those_of_layers_that_are_not_compiled(tmp_path: Path) -> None:
+def test_scores_and_gradients_of_rows_are_those_of_layers_that_are_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = build_tokenizer(max_length=64)
     build_model(tokenizer, 0, hidden=32, layers=2, heads=2).save_pretrained(tmp_path)
     torch.manual_seed(0)
@@ -53,6 +57,13 @@ def test_scores_and_gradients_of_rows_are_those_of_layers_that_are_not_compiled(
         return found
 
     plain = figures()
+    monkeypatch.setattr("odin_rm.model.products.MIN_WORK", 1)
+    sequences = [torch.tensor([*prompt, 20, 21]).numpy(), torch.tensor([*prompt, 22]).numpy()]
+    assert tree_support(model, sequences, 0, device=torch.device("cpu")).layout == "tree"
+    set_products(model, "onednn" if _is_right() else "torch")
+    assert type(repeated_layers(model.classifier.base_model)[1]) is not type(
+        repeated_layers(model.classifier.base_model)[0]
+    )  # the last layer is confined to what is read
     assert compile_layers(model) == 2
     for mine, theirs in zip(figures(), plain, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
