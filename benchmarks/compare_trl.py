@@ -30,7 +30,6 @@ import json
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,7 +40,7 @@ import torch
 import transformers
 
 from benchmarks.shared.memory import memory_mib, reset_peak
-from benchmarks.shared.reward_setup import SHARED, make_tokenizer, our_model, save_models, without_sharing
+from benchmarks.shared.reward_setup import SHARED, make_tokenizer, our_model, quiet, save_models, without_sharing
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.batching import plan_epoch
 from odin_rm.data.load import load_preferences
@@ -307,9 +306,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet()
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         arms, data = run_all(options, Path(folder))

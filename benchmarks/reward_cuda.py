@@ -33,7 +33,6 @@ import tempfile
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -49,7 +48,7 @@ import transformers
 from benchmarks.shared.relay import Baton, Relay
 from benchmarks.shared.reward_arms import Arm, Work, grouped_by_length, train_ours, train_trl, tune
 from benchmarks.shared.reward_flops import ModelSize, matrix_peak, need_of
-from benchmarks.shared.reward_setup import make_tokenizer, save_models
+from benchmarks.shared.reward_setup import make_tokenizer, quiet, save_models
 from benchmarks.shared.reward_summary import ratio_of, summary_of, table
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.batching import plan_epoch
@@ -320,9 +319,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("reward_cuda: there is no CUDA GPU here; --device cpu with tiny sizes tries the script", file=sys.stderr)
         sys.exit(2)
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet()
     Path(options.output).mkdir(parents=True, exist_ok=True)
     # A call into a compiler or a kernel that hangs must not take the machine's time with it.
     alarm = threading.Timer(options.budget_seconds + 60, lambda: os._exit(3))

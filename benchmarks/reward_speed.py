@@ -30,7 +30,6 @@ import json
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -45,7 +44,7 @@ from benchmarks.shared.relay import Turns, run_in_processes
 from benchmarks.shared.reward_arms import Arm, Work, grouped_by_length, train_ours, train_trl, tune
 from benchmarks.shared.reward_data import generated, one_pair_per_prompt
 from benchmarks.shared.reward_flops import ModelSize, matrix_peak, need_of
-from benchmarks.shared.reward_setup import VOCABULARY, make_tokenizer, save_models
+from benchmarks.shared.reward_setup import VOCABULARY, make_tokenizer, quiet, save_models
 from benchmarks.shared.reward_summary import ratio_of, summary_of, table
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.data.batching import plan_epoch
@@ -62,7 +61,7 @@ FILES = {
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-kept": {"single_pass_tokens": 10**9},
-    "ours-some-kept": {"single_pass_tokens": 4096},
+    "ours-some-kept": {"single_pass_tokens": 2048},
     "ours-compiled": {"single_pass_tokens": 10**9, "compile_layers": True},
     "ours-torch-products": {"cpu_products": "torch"},
     "ours-auto": {"microbatch_tokens": "auto"},
@@ -154,13 +153,6 @@ def run_arm(train: Train, work: Work, arm: Arm, baton: Turns) -> None:
     quiet()
     os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"  # of a compiled TRL
     train(arm, work, baton)
-
-
-def quiet() -> None:
-    """No word from the libraries."""
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def run_scenario(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:

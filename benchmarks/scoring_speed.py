@@ -18,7 +18,6 @@ import json
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ import transformers
 from benchmarks.shared.memory import reset_peak
 from benchmarks.shared.reward_arms import memory_or_none
 from benchmarks.shared.reward_flops import ModelSize, Need, distinct_tokens, matrix_peak
-from benchmarks.shared.reward_setup import VOCABULARY, make_tokenizer, save_models
+from benchmarks.shared.reward_setup import VOCABULARY, make_tokenizer, quiet, save_models
 from odin_rm.core.files import atomic_write_json, environment_record, json_safe, read_rows
 from odin_rm.data.render import plain_prompt, plain_response
 from odin_rm.data.tokenise import EncodingSettings, encode_responses
@@ -260,9 +259,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet()
     options = parse()
     found: dict[str, Any] = {}
     if options.output and options.output.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,13 @@ SHARED: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+
+
+def quiet() -> None:
+    """No word from the libraries."""
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def make_tokenizer(source: Any, vocabulary: int = VOCABULARY) -> transformers.PreTrainedTokenizerFast:

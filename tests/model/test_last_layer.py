@@ -9,18 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from odin_rm.model import tree_check
 from odin_rm.model.compiled import repeated_layers
-from odin_rm.model.last_layer import attend_read, read_by, read_only_ends, tokens_to_read
+from odin_rm.model.last_layer import read_by, read_only_ends, tokens_to_read
 from odin_rm.model.tree_attention import what_layers_asked
 from odin_rm.model.tree_check import tree_support
-from odin_rm.model.tree_kernels import KERNELS
+from odin_rm.model.tree_kernels import KERNELS, attend_read
 from tests.model.test_tree_layout import FORESTS, inputs, layout_of, with_gradients
 from tests.model.tree_cases import CAUSAL, branching, model_of, outcome, padded, row
 
 CPU = torch.device("cpu")
-UNKNOWN = ()
-"""Causal families whose last layer has other parts."""
 
 
 def long_branches() -> list[np.ndarray]:
@@ -44,7 +41,7 @@ def test_scores_and_all_gradients_stay_the_same(name, tmp_path):
     model = model_of(name, tmp_path)
     whole = outcome(model, row(long_branches()))
     undo = confine(model)
-    assert (undo is None) == (name in UNKNOWN)
+    assert undo is not None
     scores, gradients = outcome(model, row(long_branches())).differences(whole)
     assert scores < 1e-5
     assert gradients < 1e-5
@@ -93,15 +90,15 @@ def test_the_check_at_the_start_confines_and_is_verified(tmp_path, monkeypatch):
 
     other = model_of("llama", tmp_path)
     monkeypatch.setattr("odin_rm.model.tree_attention.attend_read", wrong)
-    assert tree_check.tree_support(other, long_branches(), 0, device=CPU).layout == "tree"
+    assert tree_support(other, long_branches(), 0, device=CPU).layout == "tree"
     assert not hasattr(what_layers_asked(other.classifier.base_model)[-1][0], "_odin_rm_parts")
 
 
 def test_a_pass_that_was_broken_off_leaves_nothing_behind(tmp_path, monkeypatch):
     model = model_of("llama", tmp_path)
     confine(model)
-    sequences = [long_branches()[-1]]
-    expected = model(**padded(sequences, model)).quality
+    sequences, longer = [long_branches()[-1]], [np.concatenate(long_branches()[-2:])]
+    expected = model(**padded(longer, model)).quality
     last = repeated_layers(model.classifier.base_model)[-1]
 
     def full(*args):
@@ -111,7 +108,8 @@ def test_a_pass_that_was_broken_off_leaves_nothing_behind(tmp_path, monkeypatch)
         patch.setattr(last.self_attn.o_proj, "forward", full)
         with pytest.raises(torch.OutOfMemoryError):
             model(**row(sequences))
-    torch.testing.assert_close(model(**padded(sequences, model)).quality, expected)
+    # It reads another token than the row would have.
+    torch.testing.assert_close(model(**padded(longer, model)).quality, expected)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -123,6 +121,23 @@ def test_checkpoints_compute_it_anew(reentrant, tmp_path):
     model.classifier.base_model.get_input_embeddings().weight.requires_grad_(True)
     scores, gradients = outcome(model, row(long_branches())).differences(whole)
     assert max(scores, gradients) < 1e-5
+
+
+def test_means_need_every_state(tmp_path):
+    model = model_of("llama", tmp_path, pooling="mean")
+    whole = outcome(model, row(long_branches()))
+    assert confine(model) is not None
+    scores, gradients = outcome(model, row(long_branches())).differences(whole)
+    assert max(scores, gradients) == 0
+
+
+def test_encoders_are_not_tried_and_nothing_is_said(tmp_path, caplog):
+    model = model_of("bert", tmp_path)
+    kinds = [type(module) for module in model.modules()]
+    with caplog.at_level("INFO", logger="odin_rm"):
+        assert tree_support(model, long_branches(), 0, device=CPU).layout == "packed"
+    assert not caplog.records
+    assert [type(module) for module in model.modules()] == kinds
 
 
 def test_what_is_not_known_is_left_alone():
@@ -141,7 +156,7 @@ def test_tokens_that_are_read_by_hand():
     assert tokens_to_read(torch.tensor([9, 3, 9]), 10).tolist() == [3, 9]
     assert tokens_to_read(torch.tensor([9, 3, 5]), 12).tolist() == [3, 5, 9]
     assert tokens_to_read(torch.tensor([9, 3, 5]), 11) is None
-    assert read_by(nn.Linear(1, 1), layout_of(FORESTS[0])[1]) is None
+    assert read_by(nn.Linear(1, 1), layout_of(FORESTS[0])[1], CPU) is None
 
 
 @pytest.mark.parametrize("window", [None, 2])

@@ -72,6 +72,11 @@ def test_run_folder_holds_what_the_contract_names(train: Train, bed: dict[str, P
     for row in steps:
         total = row["ranking_loss"] + row["length_loss"] + row["orthogonality_loss"]
         assert row["loss"] == pytest.approx(total, abs=1e-5)
+    before = read_metrics(run)[0]
+    assert before.keys() >= {"batch_layout", "tree_attention", "microbatch_tokens", "single_pass_tokens"}
+    note = json.loads(next((run / "checkpoints").glob("checkpoint-*/odin_rm_run.json")).read_text(encoding="utf-8"))
+    assert note["budget"]["products"] == before["cpu_products"]
+    assert before["cpu_products"] in ("torch", "onednn")
     model = RewardModel.from_pretrained(run / "model")
     assert model.info.reward_std is not None
     assert model.info.reward_std > 0

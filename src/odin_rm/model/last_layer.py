@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from odin_rm.model.tree_layout import TreeLayout
 
@@ -43,8 +42,6 @@ def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module])
     if not layers or len(attentions) != len(layers) or attentions[-1] not in set(layers[-1].modules()):
         return None
     layer, attention = layers[-1], attentions[-1]
-    if hasattr(attention, _PARTS):
-        return lambda: None
     feed_forward = _children(layer, FEED_FORWARD) or _children(layer, TWO_LAYERS)
     if not feed_forward or any("experts" in name for part in feed_forward for name, _ in part.named_modules()):
         return None
@@ -68,32 +65,20 @@ def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module])
     return undo
 
 
-def read_by(attention: nn.Module, layout: TreeLayout) -> Tensor | None:
+def read_by(attention: nn.Module, layout: TreeLayout, device: torch.device) -> Tensor | None:
     """The tokens whose queries an attention layer computes, or ``None`` for all; what comes behind it is told."""
     parts = attention.__dict__.get(_PARTS)
     if parts is None:
         return None
+    read = layout.read_on(device)
     for part in parts:
-        setattr(part, _ROWS, layout.read)
-    return layout.read
+        setattr(part, _ROWS, read)
+    return read
 
 
-def attend_read(
-    query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scale: float | None, window: int | None
-) -> Tensor:
-    """Attention of the tokens that are read, ``(1, H, T, D)`` to ``(1, T, H, D)``; 0 for all others.
-
-    Few queries against all keys of the row, under a mask.
-    """
-    assert layout.read is not None
-    read = layout.read.to(query.device)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    mask = layout.once(("read", query.device, window), lambda: layout.read_mask(window).to(query.device))
-    found = scaled_dot_product_attention(query.index_select(2, read), key, value, mask, scale=scale)
-    whole = found.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
-    return whole.index_copy(1, read, found.transpose(1, 2))
+def is_confined(attention: nn.Module) -> bool:
+    """Whether the layer of this attention module computes what is read only."""
+    return hasattr(attention, _PARTS)
 
 
 def tokens_to_read(end_r: Tensor, tokens: int) -> Tensor | None:
@@ -127,7 +112,6 @@ def _on_rows(kind: Any) -> type:
             if rows is None:
                 return super().forward(states)
             setattr(self, _ROWS, None)
-            rows = rows.to(states.device)
             found = super().forward(states.index_select(-2, rows))
             whole = found.new_zeros(*states.shape[:-1], found.shape[-1])
             return whole.index_copy(-2, rows, found)

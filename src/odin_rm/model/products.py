@@ -187,9 +187,9 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
     ctx.save_for_backward(*inputs[:2])
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> Any:
+def _differentiate(ctx: Any, grad: Tensor, backward: Callable[..., Any] = _linear_backward) -> Any:
     for_input, for_weight, for_bias = ctx.needs_input_grad
-    grad_input, grad_weight = _linear_backward(grad, *ctx.saved_tensors, for_input, for_weight)
+    grad_input, grad_weight = backward(grad, *ctx.saved_tensors, for_input, for_weight)
     return (
         grad_input if for_input else None,
         grad_weight if for_weight else None,
@@ -205,16 +205,14 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(input, weight)
-        return _forward(input, weight, bias)
+        output = _forward(input, weight, bias)
+        _save(ctx, (input, weight, bias), output)
+        return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        input, weight = ctx.saved_tensors
-        for_input, for_weight, for_bias = ctx.needs_input_grad
-        grad_input, grad_weight = _backward(grad, input, weight, for_input, for_weight)
-        return grad_input, grad_weight, grad.flatten(0, -2).sum(0) if for_bias else None
+        return _differentiate(ctx, grad, _backward)
 
 
 def _fits(layer: Any, input: Tensor) -> bool:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from odin_rm.model.last_layer import attend_read, read_by
-from odin_rm.model.tree_kernels import KERNELS, choose_kernel
+from odin_rm.model.last_layer import read_by
+from odin_rm.model.tree_kernels import KERNELS, attend_read, choose_kernel
 from odin_rm.model.tree_layout import TreeLayout
 
 IMPLEMENTATION = "odin_rm_tree"
@@ -85,7 +85,7 @@ def attend(
     _arm(module, Asked(sliding_window, kernel))
     _CALLS[0] += 1
     window = tree_layout.window(sliding_window)
-    if read_by(module, tree_layout) is not None:
+    if read_by(module, tree_layout, query.device) is not None:
         return attend_read(query, key, value, tree_layout, scaling, window), None
     return KERNELS[kernel](query, key, value, tree_layout, scaling, window), None
 

@@ -23,7 +23,7 @@ from odin_rm.data.batching import collate
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.model.backbone import reads_left_to_right
 from odin_rm.model.compiled import repeated_layers
-from odin_rm.model.last_layer import read_only_ends
+from odin_rm.model.last_layer import is_confined, read_only_ends
 from odin_rm.model.tree_attention import Asked, what_layers_asked
 from odin_rm.model.tree_rows import structural_reason
 
@@ -84,7 +84,8 @@ def tree_support(
     examples = _examples(sequences, classifier.config)
     plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
     reasons = []
-    for layout in ("tree", "packed") if reads_left_to_right(classifier.base_model) else ("packed",):
+    causal = reads_left_to_right(classifier.base_model)
+    for layout in ("tree", "packed") if causal else ("packed",):
         row = tree_tensors(build_trees(examples, share=layout == "tree", min_shared=2))
         try:
             difference = _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(classifier))
@@ -95,30 +96,32 @@ def tree_support(
         except Exception as error:  # whatever a foreign model does with a row, padded batches are still right
             reasons.append(str(error).strip().split("\n")[0][:200] or type(error).__name__)
             continue
-        if not _check_last_layer(model, row, layers, plain, device):
-            log.info("the last layer computes all tokens of a row: its parts are not those of the kinds known")
+        if causal and (reason := _confine_last_layer(model, row, layers, plain, device)):
+            log.info("the last layer computes all tokens of a row: %s", reason)
         checked = f"equal to {len(examples)} sequences one by one within {difference:.0e} of the largest score"
         why = f"no trees: {reasons[0]}" if reasons else checked
         return TreeSupport(layout, layers[0][1].kernel, why)
     return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
 
 
-def _check_last_layer(
+def _confine_last_layer(
     model: Any, row: dict[str, Tensor], layers: Sequence[tuple[nn.Module, Asked]], plain: list[Tensor], device: Any
-) -> bool:
-    """Confine the last layer to what is read, if the row's scores and gradients then still are what they should be."""
+) -> str | None:
+    """Let the last layer compute what is read only, if a row then still is what it should be; else the reason."""
+    if is_confined(layers[-1][0]):  # and so was the row that has just been checked
+        return None
     base = model.classifier.base_model
     undo = read_only_ends(repeated_layers(base), [module for module, _ in layers])
     if undo is None:
-        return False
+        return "its parts are not those of the kinds known"
     try:
         _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(model.classifier))
     except torch.OutOfMemoryError:
         raise
-    except Exception:
+    except Exception as error:
         undo()
-        return False
-    return True
+        return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    return None
 
 
 def check_layers(layers: Sequence[tuple[nn.Module, Asked]], config: Any) -> None:

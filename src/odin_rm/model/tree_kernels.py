@@ -38,6 +38,19 @@ def dense(
     return scaled_dot_product_attention(query, key, value, mask, scale=scale).transpose(1, 2).contiguous()
 
 
+def attend_read(
+    query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scale: float | None, window: int | None
+) -> Tensor:
+    """The queries of the tokens that are read (``layout.read``) under a mask; 0 for all others. Not in ``KERNELS``."""
+    read = layout.read_on(query.device)
+    assert read is not None
+    key, value = _all_heads(key, query), _all_heads(value, query)
+    mask = layout.read_mask(query.device, window)
+    found = scaled_dot_product_attention(query.index_select(2, read), key, value, mask, scale=scale)
+    whole = found.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
+    return whole.index_copy(1, read, found.transpose(1, 2))
+
+
 def segments(
     query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scale: float | None, window: int | None
 ) -> Tensor:

@@ -60,8 +60,8 @@ class TreeLayout:
         position_T, end_T, root_T: int64 on the CPU: position in the sequence; where the descendants of the token's
             segment end; first index of the token's tree.
         longest: positions of the deepest path.
-        read: ``(R,)`` int64 tokens that a last layer may confine itself to (:mod:`odin_rm.model.last_layer`), or
-            ``None`` for all.
+        read: ``(R,)`` int64 on the CPU: tokens that a last layer may confine itself to
+            (:mod:`odin_rm.model.last_layer`), or ``None`` for all.
     """
 
     tokens: int
@@ -93,10 +93,16 @@ class TreeLayout:
     def _dense_mask(self, window: int | None) -> Tensor:
         return self._seen_by(torch.arange(self.tokens), window)
 
-    def read_mask(self, window: int | None) -> Tensor:
-        """``(R, T)`` bool on the CPU: what the tokens that are read see."""
-        assert self.read is not None
-        return self._seen_by(self.read.cpu(), window)
+    def read_on(self, device: torch.device) -> Tensor | None:
+        """``read`` on a device."""
+        read = self.read
+        return None if read is None else self.once(("read", device), lambda: read.to(device))
+
+    def read_mask(self, device: torch.device, window: int | None) -> Tensor:
+        """``(R, T)`` bool: what the tokens that are read see."""
+        read = self.read
+        assert read is not None
+        return self.once(("read mask", device, window), lambda: self._seen_by(read, window).to(device))
 
     def _seen_by(self, index_Q: Tensor, window: int | None) -> Tensor:
         index_T = torch.arange(self.tokens)
