@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from odin_rm.model.compiled import repeated_layers
-from odin_rm.model.last_layer import read_by, read_only_ends, tokens_to_read
+from odin_rm.model.last_layer import read_all, read_by, read_only_ends, tokens_to_read
 from odin_rm.model.tree_attention import what_layers_asked
 from odin_rm.model.tree_check import tree_support
 from odin_rm.model.tree_kernels import KERNELS, attend_read
@@ -40,8 +40,7 @@ def test_scores_and_all_gradients_stay_the_same(name, tmp_path):
     """Repeated sequences, one that begins another, windows and grouped heads among them."""
     model = model_of(name, tmp_path)
     whole = outcome(model, row(long_branches()))
-    undo = confine(model)
-    assert undo is not None
+    assert confine(model)
     scores, gradients = outcome(model, row(long_branches())).differences(whole)
     assert scores < 1e-5
     assert gradients < 1e-5
@@ -59,7 +58,7 @@ def test_only_rows_that_are_read_are_computed(name, tmp_path):
     ends = len(torch.unique(batch["response_end"]))
     seen: list[int] = []
     before = [type(m) for m in repeated_layers(model.classifier.base_model)[-1].modules()]
-    undo = confine(model)
+    assert confine(model)
     last = repeated_layers(model.classifier.base_model)[-1]
     inside = next(
         m for n, m in last.named_modules() if n.split(".")[-1] in ("gate_proj", "c_fc", "fc1", "dense_h_to_4h")
@@ -69,7 +68,7 @@ def test_only_rows_that_are_read_are_computed(name, tmp_path):
     assert [type(m) for m in last.modules()] != before
     if name != "opt":  # whose first layer is itself the part that is confined
         assert seen == [ends]
-    undo()
+    read_all(model)
     assert [type(m) for m in last.modules()] == before
     seen.clear()
     model(**batch)
@@ -126,7 +125,7 @@ def test_checkpoints_compute_it_anew(reentrant, tmp_path):
 def test_means_need_every_state(tmp_path):
     model = model_of("llama", tmp_path, pooling="mean")
     whole = outcome(model, row(long_branches()))
-    assert confine(model) is not None
+    assert confine(model)
     scores, gradients = outcome(model, row(long_branches())).differences(whole)
     assert max(scores, gradients) == 0
 
@@ -143,13 +142,13 @@ def test_encoders_are_not_tried_and_nothing_is_said(tmp_path, caplog):
 def test_what_is_not_known_is_left_alone():
     layer, attention = nn.Module(), nn.Module()
     layer.self_attn = attention
-    assert read_only_ends([], []) is None
-    assert read_only_ends([layer], []) is None
-    assert read_only_ends([layer], [nn.Module()]) is None
-    assert read_only_ends([layer], [attention]) is None  # no feed-forward part
+    assert read_only_ends([], []) is False
+    assert read_only_ends([layer], []) is False
+    assert read_only_ends([layer], [nn.Module()]) is False
+    assert read_only_ends([layer], [attention]) is False  # no feed-forward part
     layer.mlp = nn.Module()
     layer.mlp.experts = nn.ModuleList([nn.Linear(2, 2)])
-    assert read_only_ends([layer], [attention]) is None
+    assert read_only_ends([layer], [attention]) is False
 
 
 def test_tokens_that_are_read_by_hand():

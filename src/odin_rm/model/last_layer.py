@@ -12,7 +12,7 @@ with the whole row by :mod:`odin_rm.model.tree_check`. The states of tokens that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ FEWEST = 4
 
 _PARTS = "_odin_rm_parts"
 _ROWS = "_odin_rm_rows"
+_CONFINED = "_odin_rm_confined"
 
 
-def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Callable[[], None] | None:
+def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> bool:
     """Let the last layer compute what is read of a row only, from now on.
 
     Args:
@@ -37,32 +38,32 @@ def read_only_ends(layers: Sequence[nn.Module], attentions: Sequence[nn.Module])
         attentions: their attention modules, one each.
 
     Returns:
-        What undoes it; ``None`` where the last layer is not of a known kind, and nothing has been done.
+        Whether the last layer is of a known kind; otherwise nothing has been done. :func:`read_all` undoes it.
     """
     if not layers or len(attentions) != len(layers) or attentions[-1] not in set(layers[-1].modules()):
-        return None
+        return False
     layer, attention = layers[-1], attentions[-1]
     feed_forward = _children(layer, FEED_FORWARD) or _children(layer, TWO_LAYERS)
     if not feed_forward or any("experts" in name for part in feed_forward for name, _ in part.named_modules()):
-        return None
+        return False
     parts: list[Any] = [*feed_forward, *_children(attention, PROJECTION)]
     # Classes of their own rather than hooks: layers are compiled once for all that are alike, hooks or not.
     changes = [(layer, _on_its_own(type(layer))), *((part, _on_rows(type(part))) for part in parts)]
-    before = [(module, type(module)) for module, _ in changes]
     for module, changed in changes:
         module.__class__ = changed
     for module in (layer, attention):
         module.__dict__[_PARTS] = tuple(parts)
     for part in parts:
         part.__dict__[_ROWS] = None
+    return True
 
-    def undo() -> None:
-        for module, own in before:
-            module.__class__ = own
-        for module in (*parts, layer, attention):
-            module.__dict__.pop(_ROWS, None), module.__dict__.pop(_PARTS, None)
 
-    return undo
+def read_all(model: nn.Module) -> None:
+    """Let a model's last layer compute all tokens again."""
+    for module in model.modules():
+        if _CONFINED in type(module).__dict__:
+            module.__class__ = type(module).__bases__[0]
+        module.__dict__.pop(_ROWS, None), module.__dict__.pop(_PARTS, None)
 
 
 def read_by(attention: nn.Module, layout: TreeLayout, device: torch.device) -> Tensor | None:
@@ -74,11 +75,6 @@ def read_by(attention: nn.Module, layout: TreeLayout, device: torch.device) -> T
     for part in parts:
         setattr(part, _ROWS, read)
     return read
-
-
-def is_confined(attention: nn.Module) -> bool:
-    """Whether the layer of this attention module computes what is read only."""
-    return hasattr(attention, _PARTS)
 
 
 def tokens_to_read(end_r: Tensor, tokens: int) -> Tensor | None:
@@ -120,6 +116,7 @@ def _on_rows(kind: Any) -> type:
 
 
 def _named_like(changed: type, kind: type) -> type:
+    setattr(changed, _CONFINED, True)
     # Engines that split models know their layers by name.
     changed.__name__, changed.__qualname__, changed.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     return changed

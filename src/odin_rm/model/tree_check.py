@@ -23,7 +23,7 @@ from odin_rm.data.batching import collate
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.model.backbone import reads_left_to_right
 from odin_rm.model.compiled import repeated_layers
-from odin_rm.model.last_layer import is_confined, read_only_ends
+from odin_rm.model.last_layer import read_all, read_only_ends
 from odin_rm.model.tree_attention import Asked, what_layers_asked
 from odin_rm.model.tree_rows import structural_reason
 
@@ -84,6 +84,7 @@ def tree_support(
     examples = _examples(sequences, classifier.config)
     plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
     reasons = []
+    read_all(classifier.base_model)  # of an earlier check in another state
     causal = reads_left_to_right(classifier.base_model)
     for layout in ("tree", "packed") if causal else ("packed",):
         row = tree_tensors(build_trees(examples, share=layout == "tree", min_shared=2))
@@ -108,18 +109,15 @@ def _confine_last_layer(
     model: Any, row: dict[str, Tensor], layers: Sequence[tuple[nn.Module, Asked]], plain: list[Tensor], device: Any
 ) -> str | None:
     """Let the last layer compute what is read only, if a row then still is what it should be; else the reason."""
-    if is_confined(layers[-1][0]):  # and so was the row that has just been checked
-        return None
     base = model.classifier.base_model
-    undo = read_only_ends(repeated_layers(base), [module for module, _ in layers])
-    if undo is None:
+    if not read_only_ends(repeated_layers(base), [module for module, _ in layers]):
         return "its parts are not those of the kinds known"
     try:
         _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(model.classifier))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        undo()
+        read_all(base)
         return str(error).strip().split("\n")[0][:200] or type(error).__name__
     return None
 
