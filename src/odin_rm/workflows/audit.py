@@ -71,15 +71,19 @@ class AuditConfig:
     overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = field(
         default=None, metadata={"help": "What to do with longer ones; default the model's own setting, or drop."}
     )
+    read_at: str | None = field(
+        default=None,
+        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
+    )
     on_bad_row: Literal["error", "skip"] = field(
         default="error", metadata={"help": "Stop at an unusable row, or leave it out and count it."}
     )
     microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
-    batch_layout: Literal["auto", "tree", "packed", "padded"] = field(
+    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = field(
         default="auto",
         metadata={
-            "help": "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, or "
-            "auto: the first of them that gives the model's own scores."
+            "help": "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, "
+            "single (one at a time), or auto: the first of them that gives the model's own scores."
         },
     )
     tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
@@ -108,7 +112,7 @@ class AuditConfig:
             raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
         if self.microbatch_tokens < 1:
             raise ConfigError(f"is {self.microbatch_tokens}", where="--microbatch_tokens", fix="Give at least 1.")
-        if self.batch_layout == "padded" and self.tree_attention != "auto":
+        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             what = "has no effect on padded batches"
             raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
@@ -163,6 +167,7 @@ def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audit
         device=config.device,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
+        read_at=config.read_at if ours or place == config.model else None,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)

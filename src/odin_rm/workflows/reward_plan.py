@@ -20,12 +20,12 @@ from transformers import AutoModelForSequenceClassification
 from odin_rm.data.batching import build_optimiser_batch, plan_epoch
 from odin_rm.data.planning import BatchPlan, plan_batch
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.model.backbone import ensure_pad_token, load_config, reads_left_to_right
+from odin_rm.model.backbone import load_config, reads_left_to_right
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
 from odin_rm.model.layout import forward_cost
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.model.storage import local_folder
-from odin_rm.model.tree_check import structural_reason
+from odin_rm.model.tree_check import neighbour_reason, structural_reason
 from odin_rm.reward import memory
 from odin_rm.reward.config import RewardConfig
 
@@ -108,7 +108,9 @@ class RewardPlan:
     devices: int
 
 
-def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, window: Any) -> RewardPlan:
+def plan_reward_run(
+    config: RewardConfig, model_path: str, load_data: Any, window: Any, prepare_texts: Any
+) -> RewardPlan:
     """The plan of the run that a config describes.
 
     Args:
@@ -116,13 +118,14 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
         model_path: folder or hub id of the model; its weights are not read.
         load_data: ``(config, tokenizer, file for skipped rows) -> (training data, held-out data)``.
         window: ``(max_length, classifier) -> longest sequence``.
+        prepare_texts: ``(config, model's config, tokenizer, path)``: settles where texts end and are padded.
 
     Raises:
         OdinError: bad input, as the run itself would refuse it.
     """
     classifier = _without_weights(model_path, config)
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
-    ensure_pad_token(tokenizer, classifier.config)
+    prepare_texts(config, classifier.config, tokenizer, model_path)
     config.max_length = window(config.max_length, classifier)
     with tempfile.TemporaryDirectory() as scratch:
         data, _ = load_data(config, tokenizer, Path(scratch) / "skipped_rows.jsonl")
@@ -203,8 +206,9 @@ def _without_weights(model_path: str, config: RewardConfig) -> Any:
 def _expected_layout(config: RewardConfig, classifier: Any) -> tuple[str, str]:
     if config.batch_layout != "auto":
         return config.batch_layout, "as asked; verified when the run starts"
-    reason = structural_reason(classifier)
-    if reason is not None:
+    if (reason := neighbour_reason(classifier)) is not None:
+        return "single", reason
+    if (reason := structural_reason(classifier)) is not None:
         return "padded", reason
     layout = "tree" if reads_left_to_right(classifier.base_model) else "packed"
     return layout, "by the model's structure; verified when the run starts"

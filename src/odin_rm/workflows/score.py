@@ -61,16 +61,20 @@ class ScoreConfig:
             "With drop the row is written with quality null."
         },
     )
+    read_at: str | None = field(
+        default=None,
+        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
+    )
     on_bad_row: Literal["error", "skip"] = field(
         default="error",
         metadata={"help": "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."},
     )
     microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
-    batch_layout: Literal["auto", "tree", "packed", "padded"] = field(
+    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = field(
         default="auto",
         metadata={
-            "help": "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, or auto: "
-            "the first of them that gives this model's own scores."
+            "help": "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, "
+            "single (one at a time), or auto: the first of them that gives this model's own scores."
         },
     )
     tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
@@ -95,7 +99,7 @@ class ScoreConfig:
         for name in ("microbatch_tokens", "chunk_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix="Give at least 1.")
-        if self.batch_layout == "padded" and self.tree_attention != "auto":
+        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             what = "has no effect on padded batches"
             raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
@@ -161,6 +165,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
         device=config.device,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
+        read_at=config.read_at,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)

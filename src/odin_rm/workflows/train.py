@@ -29,9 +29,11 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
-from odin_rm.model.backbone import check_model_folder, ensure_pad_token, position_table
-from odin_rm.model.info import is_reward_model_folder
+from odin_rm.model.backbone import check_model_folder, position_table
+from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
+from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.config import REFUSED, RewardConfig
@@ -52,6 +54,8 @@ from odin_rm.workflows.run_folder import (
 log = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 1024
 """Tokens, as in the paper."""
+DEFAULT_READ_AT = "end_of_turn"
+"""Where a policy stops, and so the last token that every tool of reinforcement learning sends."""
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
 BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
@@ -138,9 +142,26 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     # The seed decides the heads' first weights; nothing may draw from it in between.
     set_seed(config.seed)
     model = build_model(config, model_path)
-    ensure_pad_token(tokenizer, model.config)
+    _prepare_texts(config, model.config, tokenizer, model_path)
+    model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
     config.max_length = _window(config.max_length, model.classifier)
     return model, tokenizer, checkpoint
+
+
+def choose_reading(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> str:
+    """Where the run reads: as asked, else where a saved reward model was read, else at the end of the turn.
+
+    Raises:
+        ModelError: the saved model does not say where it was read.
+        ConfigError: it was read before its pad token, which no new model is.
+    """
+    if not is_reward_model_folder(path):
+        return config.read_at or DEFAULT_READ_AT
+    saved = saved_settings(RewardModelInfo.load(path), tokenizer, model_config, path).read_at
+    if saved == "before_pad":
+        fix = "Train from the backbone."
+        raise ConfigError("training does not go on from a model that is read before its pad token", where=path, fix=fix)
+    return config.read_at or saved
 
 
 def plan_run(config: RewardConfig) -> RewardPlan:
@@ -151,7 +172,13 @@ def plan_run(config: RewardConfig) -> RewardPlan:
     """
     model_path = _check_required(config)
     with together(), config.main_process_first(desc="tokenising"):
-        return plan_reward_run(config, model_path, load_data, _window)
+        return plan_reward_run(config, model_path, load_data, _window, _prepare_texts)
+
+
+def _prepare_texts(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> None:
+    """Settle where the run reads, and with it the pad token."""
+    config.read_at = choose_reading(config, model_config, tokenizer, path)
+    ensure_sound_pad_token(tokenizer, model_config, encoding_settings(config))
 
 
 def _window(max_length: int | None, classifier: Any) -> int:
@@ -248,7 +275,8 @@ def load_data(
 def encoding_settings(config: RewardConfig) -> EncodingSettings:
     """How the run renders and cuts texts; stored with the model."""
     max_length = config.max_length or DEFAULT_MAX_LENGTH
-    return EncodingSettings(max_length=max_length, overlong=config.overlong)  # type: ignore[arg-type]
+    read_at = config.read_at or DEFAULT_READ_AT
+    return EncodingSettings(max_length=max_length, overlong=config.overlong, read_at=read_at)  # type: ignore[arg-type]
 
 
 def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
@@ -324,7 +352,8 @@ def _check_required(config: RewardConfig) -> str:
 
 def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
     theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
-    check_same_settings(checkpoint, config.trajectory(), theirs)
+    # A checkpoint from before there was a choice was read at the template's own end.
+    check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", **theirs})
     if their_data != data_note(data):
         raise CheckpointError(
             f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",
