@@ -7,6 +7,7 @@ computed one at a time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from odin_rm.data.planning import LAYOUTS, Cost
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.tree_check import TreeSupport, padded_reason, tree_support
 from odin_rm.model.tree_kernels import KERNELS
+
+log = logging.getLogger(__name__)
 
 BATCH_LAYOUTS = ("auto", *LAYOUTS)
 TREE_ATTENTION = ("auto", *KERNELS)
@@ -86,6 +89,8 @@ def known_layout(
             found = choose_layout(
                 model, representative(sequences), pad_token_id, wish=wish, kernel=kernel, device=device
             )
+        if found.layout == "single" and wish == "auto":
+            log.warning("%s", found.why)
         # Some models change with the length of what they read, so much longer ones are verified again.
         known = (place, found, max(2 * longest, _LENGTHS_ALIKE))
         _KNOWN[model] = known

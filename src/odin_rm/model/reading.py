@@ -70,9 +70,12 @@ def padded_logits(
     """
     forget_lengths(classifier.base_model)
     options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") else {}
-    decided = stock and stock_skip_id(classifier.config) is not None
-    if decided or not reads_left_to_right(classifier.base_model):
+    if not reads_left_to_right(classifier.base_model):
         return backbone(input_ids=input_ids, attention_mask=attention_mask, **options).logits
+    skip = stock_skip_id(classifier.config)
+    if stock and skip is not None:
+        filled = input_ids.masked_fill(attention_mask == 0, skip)
+        return backbone(input_ids=filled, attention_mask=attention_mask, **options).logits
     with last_token_read(classifier.config, input_ids, attention_mask) as filled:
         return backbone(input_ids=filled, attention_mask=attention_mask, **options).logits
 
