@@ -28,6 +28,7 @@ from odin_rm.model.storage import local_folder
 from odin_rm.model.tree_check import structural_reason
 from odin_rm.reward import memory
 from odin_rm.reward.config import RewardConfig
+from odin_rm.workflows.data_record import data_lines
 
 MOST_STEPS = 200
 """So many steps of an epoch are planned at most, spread over it; the figures of tokens are theirs."""
@@ -86,6 +87,7 @@ class RewardPlan:
         parameters, trained: weights of the model.
         memory: bytes by name: weights, gradients, optimiser, activations.
         devices: processes of the run.
+        data: a line on each data set: what of it is used and what is left out for which reason.
     """
 
     prompts: int
@@ -106,9 +108,12 @@ class RewardPlan:
     trained: int
     memory: dict[str, int]
     devices: int
+    data: list[str]
 
 
-def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, window: Any) -> RewardPlan:
+def plan_reward_run(
+    config: RewardConfig, model_path: str, load_data: Any, window: Any, data_records: Any
+) -> RewardPlan:
     """The plan of the run that a config describes.
 
     Args:
@@ -116,6 +121,7 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
         model_path: folder or hub id of the model; its weights are not read.
         load_data: ``(config, tokenizer, file for skipped rows) -> (training data, held-out data)``.
         window: ``(max_length, classifier) -> longest sequence``.
+        data_records: ``(training data, held-out data) -> what of the rows is used``.
 
     Raises:
         OdinError: bad input, as the run itself would refuse it.
@@ -125,7 +131,7 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
     ensure_pad_token(tokenizer, classifier.config)
     config.max_length = window(config.max_length, classifier)
     with tempfile.TemporaryDirectory() as scratch:
-        data, _ = load_data(config, tokenizer, Path(scratch) / "skipped_rows.jsonl")
+        data, held_out = load_data(config, tokenizer, Path(scratch) / "skipped_rows.jsonl")
     layout, why = _expected_layout(config, classifier)
     parameters = sum(p.numel() for p in classifier.parameters())
     trained = _trained(config, classifier, parameters)
@@ -173,6 +179,7 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
         trained=trained,
         memory={**held, "activations": at_once * per_token},
         devices=config.world_size,
+        data=data_lines(data_records(data, held_out)),
     )
 
 
