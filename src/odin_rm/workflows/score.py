@@ -112,7 +112,10 @@ class ScoreReport:
         rows: rows written.
         scored: rows with a quality reward.
         overlong: rows longer than ``max_length``, written with quality null.
+        overlong_prompts: those of them of which the prompt alone is longer.
+        max_length: the most tokens of a sequence.
         truncated: scored rows of which something was cut away.
+        truncated_responses: those of them that lost a part of the response.
         bad_rows: unusable rows, written with nulls.
         seconds: wall-clock time of reading, scoring and writing, without loading the model.
     """
@@ -120,7 +123,10 @@ class ScoreReport:
     rows: int = 0
     scored: int = 0
     overlong: int = 0
+    overlong_prompts: int = 0
+    max_length: int = 0
     truncated: int = 0
+    truncated_responses: int = 0
     bad_rows: int = 0
     seconds: float = 0.0
 
@@ -169,7 +175,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
-    report, start = ScoreReport(), time.perf_counter()
+    report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
     with interruptible(), ExitStack() as stack:
         advance = stack.enter_context(_progress(config))
         writer = stack.enter_context(RowWriter(config.output))
@@ -345,7 +351,9 @@ def _count(report: ScoreReport, item: _Item) -> None:
     report.bad_rows += item.error is not None
     if item.encoded is not None:
         report.overlong += item.encoded.dropped
+        report.overlong_prompts += item.encoded.dropped and item.encoded.prompt_tokens > report.max_length
         report.truncated += item.encoded.truncated
+        report.truncated_responses += item.encoded.response_cut > 0
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Training a reward model from a config to a run folder: the body of ``odin-rm reward``.
 
 Everything that can be refused is refused before the run folder is touched. The folder then holds ``config.yaml``
-(resolved), ``environment.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end ``model/``.
+(resolved), ``environment.json``, ``data_report.json`` (what of the rows was used), ``metrics.jsonl``,
+``checkpoints/`` and at the end ``model/``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from odin_rm.core.files import (
     append_jsonl,
     atomic_folder,
     atomic_write_bytes,
+    atomic_write_json,
     check_run_folder,
     claim_run_folder,
 )
@@ -39,6 +41,7 @@ from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.workflows.callbacks import MetricsFile, StopOnSignal
+from odin_rm.workflows.data_record import DATA_FILE, Records, data_record, say_data
 from odin_rm.workflows.reward_plan import RewardPlan, plan_reward_run
 from odin_rm.workflows.run_folder import (
     as_config_errors,
@@ -82,6 +85,8 @@ def train_reward_model(config: RewardConfig) -> Path:
     # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
     with together(), config.main_process_first(desc="tokenising"):
         train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
+    records = data_records(train_data, eval_data)
+    say_data(records)
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with together():
@@ -96,6 +101,7 @@ def train_reward_model(config: RewardConfig) -> Path:
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
             (run / "checkpoints").mkdir(exist_ok=True)
             write_settings(run, config, REFUSED, checkpoint)
+            atomic_write_json(run / DATA_FILE, records)
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
@@ -142,9 +148,8 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     # The seed decides the heads' first weights; nothing may draw from it in between.
     set_seed(config.seed)
     model = build_model(config, model_path)
-    _prepare_texts(config, model.config, tokenizer, model_path)
+    _prepare_texts(config, model.classifier, tokenizer, model_path)
     model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
-    config.max_length = _window(config.max_length, model.classifier)
     return model, tokenizer, checkpoint
 
 
@@ -172,13 +177,14 @@ def plan_run(config: RewardConfig) -> RewardPlan:
     """
     model_path = _check_required(config)
     with together(), config.main_process_first(desc="tokenising"):
-        return plan_reward_run(config, model_path, load_data, _window, _prepare_texts)
+        return plan_reward_run(config, model_path, load_data, _prepare_texts, data_records)
 
 
-def _prepare_texts(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> None:
-    """Settle where the run reads, and with it the pad token."""
-    config.read_at = choose_reading(config, model_config, tokenizer, path)
-    ensure_sound_pad_token(tokenizer, model_config, encoding_settings(config))
+def _prepare_texts(config: RewardConfig, classifier: Any, tokenizer: Any, path: str) -> None:
+    """Settle where the run reads, with it the pad token, and the window."""
+    config.read_at = choose_reading(config, classifier.config, tokenizer, path)
+    ensure_sound_pad_token(tokenizer, classifier.config, encoding_settings(config))
+    config.max_length = _window(config.max_length, classifier)
 
 
 def _window(max_length: int | None, classifier: Any) -> int:
@@ -270,6 +276,14 @@ def load_data(
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
         raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
     return data, eval_data
+
+
+def data_records(train_data: TokenisedPreferences, eval_data: TokenisedPreferences | None) -> Records:
+    """What of the rows is used, by use; held-out prompts of the training rows are within their counts."""
+    records = {"train": data_record(train_data.report, train_data.source)}
+    if eval_data is not None and eval_data.report is not train_data.report:
+        records["eval"] = data_record(eval_data.report, eval_data.source)
+    return records
 
 
 def encoding_settings(config: RewardConfig) -> EncodingSettings:
