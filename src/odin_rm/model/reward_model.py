@@ -22,6 +22,7 @@ from odin_rm.core.errors import ModelError
 from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.model.backbone import (
     check_model_folder,
+    embedding_rows,
     find_output_layer,
     freeze_unread,
     load_classifier,
@@ -35,7 +36,7 @@ from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.products import use_fast_products
-from odin_rm.model.reading import forget_lengths, padded_logits
+from odin_rm.model.reading import forget_earlier, padded_logits
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
 from odin_rm.model.tree_rows import score_row
 
@@ -215,7 +216,7 @@ class RewardModel(nn.Module):
         if self.info.pooling == "mean":
             kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
             base = self.classifier.base_model
-            forget_lengths(base)
+            forget_earlier(base)
             hidden_RTD = base(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
             rewards_RH = self.heads(mean_pool(hidden_RTD, attention_mask))
         else:
@@ -251,10 +252,9 @@ class RewardModel(nn.Module):
         Args:
             rows: size of the tokenizer's vocabulary with what was added to it.
         """
-        classifier = self.classifier
-        if classifier.get_input_embeddings().num_embeddings >= rows:
+        classifier, old = self.classifier, embedding_rows(self.classifier)
+        if old is None or old >= rows:
             return
-        old = classifier.get_input_embeddings().num_embeddings
         with torch.random.fork_rng(), quiet_loading():
             classifier.resize_token_embeddings(rows, mean_resizing=False)
         with torch.no_grad():

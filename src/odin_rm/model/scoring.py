@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
 from odin_rm.core.hub import check_hub
@@ -24,6 +24,7 @@ from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.model.backbone import (
     check_model_folder,
+    embedding_rows,
     find_output_layer,
     load_classifier,
     load_config,
@@ -41,7 +42,7 @@ from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.tree_check import TreeSupport
-from odin_rm.model.tree_rows import score_row
+from odin_rm.model.tree_rows import neighbour_reason, score_row
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Scorer:
     def pad_token_id(self) -> int:
         """What stands on padding: the config's pad id, else the tokenizer's, else any; the mask marks padding."""
         classifier = getattr(self.model, "classifier", None)
-        rows = classifier.get_input_embeddings().num_embeddings if classifier is not None else None
+        rows = embedding_rows(classifier) if classifier is not None else None
         known = [] if classifier is None else [stock_skip_id(classifier.config)]
         known.append(self.tokenizer.pad_token_id)
         return next((int(i) for i in known if i is not None and (rows is None or i < rows)), 0)
@@ -115,6 +116,9 @@ class ColumnClassifier(nn.Module):
         self.classifier, self.column = classifier, column
         self.tree_kernel = "auto"
         self.reads_left_to_right = reads_left_to_right(getattr(classifier, "base_model", classifier))
+        # Where the length of a sequence decides its positions, what is not read counts too.
+        counts_all = isinstance(classifier, PreTrainedModel) and neighbour_reason(classifier) is not None
+        self._may_be_cut = self.reads_left_to_right and not counts_all
         use_fast_products(classifier)
 
     def forward(
@@ -132,7 +136,7 @@ class ColumnClassifier(nn.Module):
 
     def read_part(self, ids: np.ndarray) -> np.ndarray:
         """What of a sequence its score depends on: a causal model reads nothing behind the token that stock reads."""
-        return up_to_reading(ids, stock_skip_id(self.classifier.config)) if self.reads_left_to_right else ids
+        return up_to_reading(ids, stock_skip_id(self.classifier.config)) if self._may_be_cut else ids
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
