@@ -14,6 +14,7 @@ from odin_rm.core.types import LENGTH, QUALITY
 from odin_rm.data.tokenise import EncodingSettings, encode_responses
 from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.model.export import export_quality_head
+from odin_rm.model.parity_texts import PARITY_TEXTS
 from odin_rm.model.reward_model import RewardModel
 from tests.families import FAMILIES, random_sequences
 from tests.model.test_reward_model import batch, scores
@@ -45,7 +46,7 @@ def exported(request, tmp_path):
 
 def test_export_is_a_stock_classifier_with_equal_scores(exported):
     name, model, tokenizer, folder, report = exported
-    assert report.sequences == 8
+    assert report.sequences == 8 + len(PARITY_TEXTS)
     assert report.max_difference <= 1e-5
     assert report.chat_template
     files = {path.name for path in folder.iterdir()}

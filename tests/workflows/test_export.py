@@ -13,7 +13,7 @@ from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.model.heads import RewardHeads
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.workflows.export import PARITY_TEXTS, parity_sequences
+from odin_rm.model.parity_texts import PARITY_TEXTS, parity_sequences
 from tests.families import save_base
 from tests.model.words import TEXTS, build_tokenizer, reward_model
 
