@@ -88,6 +88,9 @@ def prove(
     """
     stock.eval()
     decoder = reads_left_to_right(stock.base_model)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if decoder and pad_token_id is not None:
+        _check_token_read(content, sequences, int(pad_token_id))
     one_by_one, last = _one_by_one(stock, sequences, decoder)
     differences = {ONE_BY_ONE: _apart(one_by_one, expected, ONE_BY_ONE, tolerance)}
     left_out: list[str] = []
@@ -95,7 +98,6 @@ def prove(
         differences[LAST] = _apart(last, expected, LAST, tolerance)
     elif decoder:
         left_out.append("Not at the last token: the classifier pools before its last layer.")
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     sides = {RIGHT: True, LEFT: decoder}
     if decoder and pad_token_id is None:
         left_out.append("There is no pad token: one text at a time.")
@@ -111,8 +113,6 @@ def prove(
     for side in (side for side, wanted in sides.items() if wanted):
         found = _padded(stock, sequences, pad_token_id or 0, left=side == LEFT)
         differences[side] = _apart(found, expected, side, tolerance)
-    if decoder and pad_token_id is not None:
-        _check_four_reads(content, sequences, int(pad_token_id))
     rotary = _rotary(stock, content, left_out)
     return Proof(differences, rotary, tuple(left_out))
 
@@ -121,7 +121,7 @@ def _rotary(stock: PreTrainedModel, content: dict[str, Any], left_out: list[str]
     try:
         difference = rotary_difference(stock, content)
     except NotInFourError as error:
-        left_out.append(f"Not for transformers 4: {error}.")
+        left_out.append(f"Rotary positions in transformers 4: {error}.")
         return None
     if difference is not None and not difference <= _ROTARY_TOLERANCE:
         raise ExportError(
@@ -131,8 +131,8 @@ def _rotary(stock: PreTrainedModel, content: dict[str, Any], left_out: list[str]
     return difference
 
 
-def _check_four_reads(content: dict[str, Any], sequences: Sequence[Sequence[int]], pad_token_id: int) -> None:
-    """transformers 4 reads a padded row at the last id that is not its config's pad id."""
+def _check_token_read(content: dict[str, Any], sequences: Sequence[Sequence[int]], pad_token_id: int) -> None:
+    """Refuse where transformers, 4 or 5, would not read the last token: it skips the config's pad id, by its number."""
     configured = content.get("pad_token_id")
     if configured != pad_token_id:
         raise ExportError(

@@ -17,6 +17,9 @@ from torch import nn
 LOCAL_AND_GLOBAL = ("modernbert", "modernbert-decoder")
 NEOX = ("gpt_neox", "gpt_neox_japanese")
 
+# They hold two sets of positions, and transformers 4 takes the base of one for all layers.
+_ONE_BASE = ("olmo3", "modernbert-decoder")
+
 Frequencies = tuple[np.ndarray, float]
 
 
@@ -44,7 +47,7 @@ def frequencies_in_four(config: dict[str, Any], layer_type: str | None = None) -
     if kind in NEOX:
         base, part = float(config.get("rotary_emb_base", 10_000.0)), float(config.get("rotary_pct", 0.25))
     elif kind in LOCAL_AND_GLOBAL:
-        whole = layer_type == "full_attention"
+        whole = layer_type == "full_attention" or kind == "modernbert-decoder"
         base = float(config.get("global_rope_theta", 160_000.0) if whole else config.get("local_rope_theta", 10_000.0))
         scaling = {}
     elif layer_type == "sliding_attention":
@@ -52,7 +55,7 @@ def frequencies_in_four(config: dict[str, Any], layer_type: str | None = None) -
         base = base if kind == "olmo3" else float(config.get("rope_local_base_freq", 10_000.0))
     name = str(scaling.get("rope_type", scaling.get("type", "default")))
     if name not in _KINDS:
-        raise NotInFourError(f"transformers 4 has no rotary positions of the kind {name}")
+        raise NotInFourError(f"the kind {name} is unknown there")
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     size = int(head * part)
     return _KINDS[name](base, size, scaling, config)
@@ -75,8 +78,8 @@ def rotary_difference(model: nn.Module, content: dict[str, Any]) -> float | None
     rotary = [c for c in configs.values() if "rope_parameters" in c]
     if not rotary:
         return None
-    for config in rotary:
-        _check_words(config)
+    for content_of_one in rotary:
+        _check_words(content_of_one)
     worst: list[float] = []
     for module in model.modules():
         config = getattr(module, "config", None)
@@ -96,7 +99,7 @@ def rotary_difference(model: nn.Module, content: dict[str, Any]) -> float | None
             scale = getattr(module, name.replace("inv_freq", "attention_scaling"), 1.0)
             worst.append(max(float(np.abs(found / wanted - 1).max()), abs(float(scale) / factor - 1)))
     if not worst:
-        raise NotInFourError("the model keeps its rotary positions where they cannot be compared")
+        raise NotInFourError("not compared, the model keeps its own elsewhere")
     return max(worst)
 
 
@@ -105,15 +108,16 @@ def _check_words(config: dict[str, Any]) -> None:
     parameters = config["rope_parameters"]
     if not isinstance(parameters, dict) or "rope_theta" in parameters:
         return
-    kind, local = config.get("model_type"), parameters.get("sliding_attention")
+    kind = config.get("model_type")
+    local: Any = parameters.get("sliding_attention")
     plain = all(p.get("rope_type", "default") == "default" for p in parameters.values() if isinstance(p, dict))
     known = set(parameters) == {"full_attention", "sliding_attention"} and isinstance(local, dict)
     if not known or not isinstance(parameters["full_attention"], dict):
-        raise NotInFourError(f"transformers 4 has no words for rotary positions of {', '.join(parameters)}")
+        raise NotInFourError(f"no words for sets by {', '.join(parameters)}")
     if local.get("rope_type", "default") != "default" or (kind in LOCAL_AND_GLOBAL and not plain):
-        raise NotInFourError("transformers 4 does not scale the rotary positions of local layers")
-    if kind == "olmo3" and local["rope_theta"] != parameters["full_attention"]["rope_theta"]:
-        raise NotInFourError("transformers 4 has one rotary base for all layers of this model")
+        raise NotInFourError("those of local layers cannot be scaled")
+    if kind in _ONE_BASE and local["rope_theta"] != parameters["full_attention"]["rope_theta"]:
+        raise NotInFourError("one base for all layers of this kind of model")
 
 
 def _configs(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,7 +147,7 @@ def _llama3(base: float, size: int, scaling: dict[str, Any], config: dict[str, A
 
 
 def _yarn(base: float, size: int, scaling: dict[str, Any], config: dict[str, Any]) -> Frequencies:
-    """Interpolated below ``beta_slow`` turns per window, as they are above ``beta_fast``, a ramp over dimensions between."""
+    """Stretched below ``beta_slow`` turns per window, kept above ``beta_fast``, a ramp over dimensions between."""
     factor = scaling["factor"]
     window = scaling.get("original_max_position_embeddings") or config["max_position_embeddings"]
 

@@ -113,7 +113,7 @@ def _flat_fields(config: dict[str, Any], parameters: dict[str, Any]) -> dict[str
         fields |= {"rotary_emb_base": parameters["rope_theta"]} | ({} if part is None else {"rotary_pct": part})
     scaling = {k: v for k, v in parameters.items() if k not in ("rope_theta", "partial_rotary_factor")}
     if scaling.get("rope_type", "default") == "longrope":
-        window = scaling.get("original_max_position_embeddings", config.get("max_position_embeddings"))
+        window: Any = scaling.get("original_max_position_embeddings", config.get("max_position_embeddings"))
         fields["original_max_position_embeddings"] = window
         if config.get("model_type") == "phi3":  # which takes these three names and no others
             scaling = {"type": "longrope"} | {k: scaling[k] for k in ("short_factor", "long_factor")}

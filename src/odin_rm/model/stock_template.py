@@ -35,7 +35,9 @@ _ROLES = """\
 {%- if part is mapping and part['text'] is string -%}{%- set odin_joined.text = odin_joined.text + part['text'] -%}
 {%- else -%}{%- set odin_joined.whole = false -%}{%- endif -%}
 {%- endfor -%}
-{%- if odin_joined.whole -%}{%- set odin_said.text = odin_joined.text -%}{%- set odin_said.changed = true -%}{%- endif -%}
+{%- if odin_joined.whole -%}
+{%- set odin_said.text = odin_joined.text -%}{%- set odin_said.changed = true -%}
+{%- endif -%}
 {%- endif -%}
 {%- set odin.messages = odin.messages +
  [dict(message, role=odin_role, content=odin_said.text) if odin_said.changed else message] -%}

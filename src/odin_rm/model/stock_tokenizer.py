@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 from odin_rm.core.errors import DataError, ExportError
 from odin_rm.data.render import (
-    PLAIN,
     beyond_turn,
     prompt_messages,
     response_messages,
