@@ -169,6 +169,20 @@ def test_the_files_say_what_other_tools_read(exported):
         assert {key: value.tolist() for key, value in load_file(bias).items()} == {"score.bias": [0.0]}
 
 
+def test_special_tokens_have_the_name_that_both_releases_know(tmp_path):
+    """transformers 4 stops at a list of extra_special_tokens."""
+    model, tokenizer = reward_model("llama", tmp_path / "base"), build_tokenizer("llama")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    model.grow_vocabulary(len(tokenizer))
+    export_quality_head(model, tmp_path / "out", tokenizer=tokenizer)
+    reader = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert reader["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"]
+    assert "extra_special_tokens" not in reader
+    again = tf.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert {"<|im_start|>", "<|im_end|>"} <= set(again.all_special_tokens)
+    assert again("yes<|im_end|>")["input_ids"] == tokenizer("yes<|im_end|>")["input_ids"]
+
+
 def test_mean_and_deviation_are_there_for_openrlhf_and_leave_with_the_next_training(tmp_path):
     model = reward_model("llama", tmp_path / "base")
     model.info = model.info.with_(reward_mean=0.5, reward_std=2.0)

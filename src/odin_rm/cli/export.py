@@ -21,10 +21,10 @@ def run(argv: Sequence[str]) -> int:
         f"Exported to {config.output}: {parity.sequences} sequences score equally "
         f"(largest difference {parity.max_difference:.1e}, {parity.tolerance:.1e} allowed)"
     )
-    ways = [f"{how} {difference:.1e}" for how, difference in parity.differences.items()]
+    for how, difference in parity.differences.items():
+        print(f"  {how}: {difference:.1e}")
     if parity.rotary is not None:
-        ways.append(f"rotary positions in transformers 4 {parity.rotary:.1e} (relative)")
-    print(f"By way of reading: {', '.join(ways)}")
+        print(f"  rotary positions in transformers 4: {parity.rotary:.1e} (relative)")
     for sentence in (*parity.left_out, *_template_limits(parity)):
         print(sentence)
     print(f"{config.output}/README.md has the call of each tool")

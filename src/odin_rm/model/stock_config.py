@@ -139,6 +139,8 @@ def complete_tokenizer(folder: Path, classifier: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("tokenizer_class") in _ONLY_IN_FIVE and (folder / "tokenizer.json").is_file():
         content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(content.get("extra_special_tokens"), list):  # transformers 4 has a dictionary by that name
+        content["additional_special_tokens"] = content.pop("extra_special_tokens")
     taken = inspect.signature(classifier.forward).parameters
     given = content.get("model_input_names") or ["input_ids", "attention_mask"]
     content["model_input_names"] = [name for name in _INPUTS if name in taken and name in given]
