@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from odin_rm.core.errors import ExportError
+from odin_rm.core.errors import ExportError, OdinError
 from odin_rm.model.backbone import find_output_layer, position_table, reads_left_to_right
 from odin_rm.model.reading import forget_earlier
 from odin_rm.model.reward_model import RewardModel
@@ -163,8 +163,13 @@ def _alone_only(
     """Why the original itself gives other scores in batches, or ``None`` where it does not."""
     if (reason := neighbour_reason(model.classifier)) is not None:
         return reason
-    device = expected.device
-    found = torch.cat([model(*_pad(chunk, pad, device)).quality for chunk in _chunks(sequences)]).float()
+    try:
+        rows = [model(*_pad(chunk, pad, expected.device)).quality for chunk in _chunks(sequences)]
+    except (torch.OutOfMemoryError, OdinError):
+        raise
+    except Exception as error:  # some architectures take certain lengths only
+        return f"this architecture cannot compute a padded batch ({type(error).__name__})"
+    found = torch.cat(rows).float()
     difference = float((found - expected).abs().max())
     return None if difference <= tolerance else f"padding moves a score of this architecture by {difference:.1e}"
 
