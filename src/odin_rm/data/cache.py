@@ -37,7 +37,18 @@ _RECORD = "record.json"
 _EXTRA = "extra-"
 # Files up to this size are checked whole, larger ones by size and both ends.
 _CHECKED_WHOLE = 64 * 2**20
-_CODE = ("rows.py", "render.py", "tokenise.py", "collect.py", "encode.py", "load.py", "cache.py", "sources.py")
+_CODE = (
+    "rows.py",
+    "render.py",
+    "rendered.py",
+    "template_form.py",
+    "tokenise.py",
+    "collect.py",
+    "encode.py",
+    "load.py",
+    "cache.py",
+    "sources.py",
+)
 
 _log = logging.getLogger(__name__)
 
