@@ -323,16 +323,24 @@ def score_texts(
         NumericalError: a score is not finite.
     """
     encoded = encode_responses(scorer.tokenizer, prompts, responses, scorer.settings)
+    quality_R, length_R = score_whole(scorer, encoded, "response", microbatch_tokens)
+    return quality_R, length_R, np.array([e.response_tokens for e in encoded])
+
+
+def score_whole(
+    scorer: Scorer, encoded: Sequence[EncodedResponse], name: str, microbatch_tokens: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """:func:`score_encoded`, but each must fit and be finite; errors call the first that does not by ``name``."""
     for number, one in enumerate(encoded):
         if one.dropped:
             raise DataError(
                 f"the text has {one.sequence_tokens:,} tokens, the window is {scorer.settings.max_length:,}",
-                where=f"response {number}",
+                where=f"{name} {number}",
                 fix="Leave it out, or load the scorer with settings that cut (overlong='truncate_prompt_left').",
             )
     quality_R, length_R = score_encoded(scorer, encoded, microbatch_tokens=microbatch_tokens)
     check_finite(quality_R, scorer.name)
-    return quality_R, length_R, np.array([e.response_tokens for e in encoded])
+    return quality_R, length_R
 
 
 def score_encoded(
