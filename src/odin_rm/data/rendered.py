@@ -150,14 +150,8 @@ def split_end(form: TemplateForm, response: str) -> tuple[str, bool]:
     text, ended = response, False
     while form.pad and text.rstrip().endswith(form.pad):
         text = text.rstrip().removesuffix(form.pad)
-    while True:
-        shorter = text.rstrip()
-        token = next((token for token in form.end_tokens if shorter.endswith(token)), None)
-        if token is None:
-            break
-        text, ended = shorter.removesuffix(token), True
-        if token == form.end_tokens[0]:
-            text = text.removesuffix(form.before_end)
+    while (before := _before_end(form, text)) is not None:
+        text, ended = before, True
     if form.ending and not form.ends_with_token and text.endswith(form.ending):
         text, ended = text.removesuffix(form.ending), True
     return text, ended or not form.may_be_cut
@@ -254,6 +248,15 @@ def _behind(
     )
 
 
+def _before_end(form: TemplateForm, text: str) -> str | None:
+    """What stands before the last end token, where nothing but white space or a part of the ending is behind it."""
+    for token in form.end_tokens:
+        before, found, behind = text.rpartition(token)
+        own = token == form.end_tokens[0]
+        if found and (not behind.strip() or (own and form.beyond_end.startswith(behind))):
+            return before.removesuffix(form.before_end) if own else before
+    return None
+
+
 def _has_end(form: TemplateForm, text: str) -> bool:
-    tail = text.rstrip()
-    return any(tail.endswith(token) for token in (*form.end_tokens, *([form.pad] if form.pad else ())))
+    return any(token in text for token in (*form.end_tokens, *([form.pad] if form.pad else ())))
