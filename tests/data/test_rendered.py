@@ -260,6 +260,29 @@ def test_another_header_before_a_response_that_is_there():
     assert encoded(tok, "<|im_start|>Hi<|im_end|>BOT, say Yes<|im_end|>").input_ids == expected
 
 
+@pytest.mark.parametrize("start", ["<|im_start|>", ""])
+def test_a_start_token_that_also_begins_every_turn(start):
+    tok = tokenizer(CHATML, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    expected = encode_response(tok, "Hi", "Yes", EncodingSettings()).input_ids
+    assert expected == ids_of(f"{ASKED}Yes<|im_end|>\n")
+    asked = start + ASKED.removeprefix("<|im_start|>")
+    assert encoded(tok, f"{asked}Yes<|im_end|>").input_ids == expected
+    assert encode_response(tok, asked, "Yes", EncodingSettings()).input_ids == expected
+
+
+def test_a_template_with_todays_date_takes_yesterdays_text():
+    days = ["Monday"]
+    head = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nIt is {{ today }}.<|im_end|>\n{% endif %}"
+    tok = tokenizer(head + CHATML)
+    apply = tok.apply_chat_template
+    tok.apply_chat_template = lambda *args, **kwargs: apply(*args, today=days[0], **kwargs)
+    text = f"<|im_start|>system\nIt is Monday.<|im_end|>\n{ASKED}Yes"
+    for day in ("Monday", "Tuesday"):
+        days[0] = day
+        assert encoded(tok, f"{text}<|im_end|>").input_ids == ids_of(f"{text}<|im_end|>\n")
+        assert encoded(tok, f"{text}<|im_end|>", text.removesuffix("Yes")).input_ids == ids_of(f"{text}<|im_end|>\n")
+
+
 def test_a_template_that_wants_another_kind_of_conversation_still_renders_it():
     template = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     tok = tokenizer(template)

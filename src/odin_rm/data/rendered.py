@@ -235,13 +235,17 @@ def _find(form: TemplateForm, body: str) -> str:
 def _behind(
     tokenizer: Any, form: TemplateForm, prompt: RenderedPrompt, response: Reply, chat_template: str | None
 ) -> str:
-    """A rendered prompt with a response behind it as the template writes one."""
+    """A rendered prompt with a response behind it as the template writes one.
+
+    What the template writes before the message is left aside: it may hold today's date.
+    """
     text = render_chat(tokenizer, PROBES[0], response, chat_template)
-    asked, bare = form.probe
-    if text.startswith(asked):
-        return prompt + text.removeprefix(asked)
-    if text.startswith(bare):  # the header of a response that is there is another one, and part of the rest
-        return prompt.removesuffix(form.asking) + text.removeprefix(bare)
+    _, found, behind = text.partition(PROBES[0])
+    bare = form.header.removesuffix(form.asking)
+    if found and behind.startswith(form.header):
+        return prompt + behind.removeprefix(form.header)
+    if found and behind.startswith(bare):  # a response that is there has another header, which is part of the rest
+        return prompt.removesuffix(form.asking) + behind.removeprefix(bare)
     raise DataError(
         "the chat template writes a prompt otherwise when a response follows it",
         fix="Give prompt and response as chat messages.",

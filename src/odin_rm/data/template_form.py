@@ -24,8 +24,8 @@ from odin_rm.data.render import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBES = ("Apple", "Seven pears")
-"""Two messages that have no letter in common at either end."""
+PROBES = ("Quince", "Two medlars")
+"""Two messages that have no letter in common at either end, and that stand in no template."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class TemplateForm:
         end_tokens: tokens that end a response, the template's own first.
         may_be_cut: a response without an end token was cut.
         pad: the pad token, where it ends nothing.
-        probe: a prompt as rendered with, and without, ``asking``.
     """
 
     chat: bool
@@ -63,7 +62,6 @@ class TemplateForm:
     end_tokens: tuple[str, ...]
     may_be_cut: bool
     pad: str | None
-    probe: tuple[str, str] = ("", "")
 
     def without_start_tokens(self, text: str) -> str:
         """A text without the start tokens that stand before it."""
@@ -138,7 +136,6 @@ def _chat_form(tokenizer: Any, chat_template: str | None) -> TemplateForm:
         end_tokens=(),
         may_be_cut=False,
         pad=None,
-        probe=(asked[0], bare[0]),
     )
     return _with_end(tokenizer, _with_starts(tokenizer, form, asked, chat_template))
 
