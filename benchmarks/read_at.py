@@ -5,8 +5,9 @@
 Small Qwen3 decoders from scratch (a byte-level BPE of the texts at hand, a ChatML template) on pairs of AlpacaEval and
 OpenAssistant, the same weights, pairs and order for both values of ``--read_at``. A third of the prompts is held out.
 Printed: accuracy, length-balanced accuracy and correlation with length on the held-out pairs, the differences of the
-two with intervals by a bootstrap over prompts that keeps all seeds of a prompt together, and how far the rewards of a
-model move when it is given texts with the other ending.
+two with intervals by a bootstrap over prompts that keeps all seeds of a prompt together, how far the rewards of a model
+move when it is given texts with the other ending, and what the first half of a response earns, as cut and with an
+ending.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from scipy import stats
 from benchmarks.shared.reward_setup import make_tokenizer, model_config, quiet
 from odin_rm.core.files import RowWriter, atomic_write_json, environment_record, json_safe, read_rows
 from odin_rm.data.load import load_preferences
+from odin_rm.data.tokenise import encode_responses
 from odin_rm.evaluation.audit import audit_preferences, point_figures
 from odin_rm.evaluation.records import ScoredPreferences
-from odin_rm.model.scoring import Scorer, load_scorer
+from odin_rm.model.scoring import Scorer, load_scorer, score_encoded
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import score_preferences
 from odin_rm.workflows.train import train_reward_model
@@ -46,6 +48,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 RESAMPLES = 1000
+HALVED = 300
+"""How many held-out responses are halved."""
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> dict[str, Path]:
@@ -142,6 +146,29 @@ def moved(own: ScoredPreferences, other: ScoredPreferences) -> dict[str, float]:
     }
 
 
+def cut_figures(scorer: Scorer, files: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """Rewards of half responses less those of the whole ones, in deviations: means, standard errors, shares above 0."""
+    rows = [row for name in FILES for _, row in read_rows(files[name])]
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:HALVED]]
+    prompts = [row["prompt"] for row in rows]
+    whole = [row["chosen" if number % 2 else "rejected"] for number, row in enumerate(rows)]
+    half = [text[: len(text) // 2] for text in whole]
+
+    def quality(responses: list[str], *, ended: bool) -> np.ndarray:
+        every = [ended] * len(responses)
+        encoded = encode_responses(scorer.tokenizer, prompts, responses, scorer.settings, ended=every)
+        return score_encoded(scorer, encoded, microbatch_tokens=4096)[0]
+
+    full_R, closed_R, cut_R = quality(whole, ended=True), quality(half, ended=True), quality(half, ended=False)
+    pairs = {"closed - whole": (closed_R, full_R), "cut - whole": (cut_R, full_R), "cut - closed": (cut_R, closed_R)}
+    found = {}
+    for name, (one_R, other_R) in pairs.items():
+        change = (one_R - other_R) / full_R.std()
+        error = float(change.std(ddof=1) / np.sqrt(len(change)))
+        found[name] = {"mean": float(change.mean()), "standard_error": error, "above": float((change > 0).mean())}
+    return found
+
+
 def resampled(scored: ScoredPreferences, prompts: np.ndarray) -> ScoredPreferences:
     """The set made of these prompts, each as often as it is named."""
     responses = [np.flatnonzero(scored.prompt == p) for p in prompts]
@@ -230,6 +257,7 @@ def main() -> None:
                     audit = audit_preferences(own)
                     run[name] = {f: audit[f].to_json() for f in FIGURES} | {"pairs": audit.pairs}
                     run[name]["other_ending"] = moved(own, next(s for r, s in sides.items() if r != read_at))
+                run["half_responses"] = cut_figures(scorer, files)
                 runs.append(run)
                 print(run, flush=True)
     found = {name: differences(own, options.seeds) for name, own in scored.items()}
