@@ -310,7 +310,8 @@ def test_shaping_by_hand() -> None:
     assert (request.prompts, request.columns, request.step) == (["q", "p"], {"c": [6, 5]}, 4)
     assert request.response_tokens.tolist() == [2, 3]
     assert logged["mean_quality_reward"] == -2.5
-    assert logged["ended_share"] == 0.5
+    assert request.ended.tolist() == [True, False]
+    assert (logged["ended_share"], logged["cut_responses"]) == (0.5, 1.0)
     assert logged["standardised_reward"] == 1.0
     assert logged["mean_length_reward"] == 100.0
     assert logged["source_letters"] == 4.0

@@ -55,6 +55,12 @@ def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Pa
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert all(math.isfinite(row[name]) for row in steps for name in CONTRACT)
     assert [row["samples_seen"] for row in steps] == [4, 8, 12, 16]
+    # Two minibatches a collection, in whose rows it is counted; all its responses are usable.
+    cut = [row["cut_responses"] for row in steps if "cut_responses" in row]
+    missing = [4 * (1 - row["ended_share"]) for row in steps]
+    collections = [sum(missing[i : i + len(steps) // len(cut)]) for i in range(0, 4, len(steps) // len(cut))]
+    assert cut == pytest.approx(collections)
+    assert sum(cut) > 0
     assert not same(weights(run), load_file(bench / "policy" / "model.safetensors"))
     assert [row["step"] for row in metrics(run) if "watch_kl" in row] == [0, 2, 4]
 
