@@ -12,7 +12,8 @@ import pytest
 
 from odin_rm.cli.main import main
 from tests.judging.conftest import write_outputs
-from tests.judging.server import KEY, PATIENCE, FakeEndpoint, biased, honest
+from tests.judging.server import KEY, FakeEndpoint, biased, honest
+from tests.waiting import PATIENCE
 
 
 def row(k: int, **fields) -> dict:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from odin_rm.judging.pacing import Clock
-from tests.judging.server import PATIENCE
+from tests.waiting import PATIENCE
 
 
 class ManualClock(Clock):

@@ -17,9 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from odin_rm.judging import pacing
+from tests.waiting import PATIENCE
 
-PATIENCE = 120.0
-"""Seconds after which a test that waits in vain fails."""
 KEY = "sk-secret-of-the-tests"
 _ANSWERS = re.compile(r"<answer_[1a]>\n(.*?)\n</answer_[1a]>.*<answer_[2b]>\n(.*?)\n</answer_[2b]>", re.DOTALL)
 _WORTH = re.compile(r"worth (-?\d+)")

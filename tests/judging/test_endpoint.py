@@ -19,7 +19,8 @@ from odin_rm.judging.chat import Call, ChatClient, ChatSettings, Reply
 from odin_rm.workflows.judge import estimate_run, run_judge
 from tests.judging.clock import beside
 from tests.judging.conftest import annotations, write_outputs
-from tests.judging.server import KEY, PATIENCE, FakeEndpoint, biased
+from tests.judging.server import KEY, FakeEndpoint, biased
+from tests.waiting import PATIENCE
 
 PREFERENCES = [2.0, 2.0, 1.0, 1.5, 2.0]
 

@@ -20,6 +20,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError, Ou
 from odin_rm.rl.config import RLConfig
 from odin_rm.workflows.rl import train_policy
 from tests.rl.conftest import MakeConfig
+from tests.waiting import wait_until
 
 CONTRACT = (
     *("step", "samples_seen", "mean_response_tokens", "mean_quality_reward", "mean_length_reward"),
@@ -160,10 +161,8 @@ def test_killed_at_a_random_point_and_resumed_is_the_same_policy(make_config: Ma
         elif run.exists():
             values["overwrite_output_dir"] = True
         process = subprocess.Popen([sys.executable, "-c", KILLED, json.dumps(values)], stdout=subprocess.PIPE)
-        while step is not None and f'"step": {step},' not in written(run):
-            assert process.poll() is None
-            time.sleep(0.002)
         if step is not None:
+            wait_until(lambda: f'"step": {step},' in written(run), alive=[process])  # noqa: B023
             time.sleep(float(rng.uniform(0.0, 0.1)))
             process.kill()
         assert process.wait() == (0 if step is None else -signal.SIGKILL)

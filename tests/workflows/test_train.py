@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from odin_rm.model.scoring import load_tokenizer
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.workflows import callbacks
 from odin_rm.workflows import train as workflow
+from tests.waiting import PATIENCE, wait_until
 from tests.workflows.conftest import read_metrics, write_rows
 
 Train = Callable[..., Path]
@@ -362,11 +362,9 @@ def test_command_line_sigterm_ends_with_130_and_one_line(bed: dict[str, Path], t
     command += ["--num_train_epochs", "500", "--batch_pairs", "16", "--cache_dir", str(tmp_path / "cache")]
     log = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not log.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(log.exists, alive=[process])
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors[-2000:]
     assert "Traceback" not in errors
     assert "odin-rm reward" in errors.strip().splitlines()[-1]
