@@ -208,14 +208,14 @@ def test_nan_stops_with_step_rows_and_a_saved_batch(
     calls = {"n": 0}
 
     def poisoned(self: RewardModel, **inputs: Any) -> Any:
-        calls["n"] += 1
         scores = original(self, **inputs)
+        calls["n"] += self.training  # not where the layout is verified
         if calls["n"] < 4:
             return scores
         return type(scores)(scores.quality * float("nan"), scores.length)
 
     monkeypatch.setattr(RewardModel, "forward", poisoned)
-    # One forward pass a step: no layout is verified, no memory measured, and the batch is one micro-batch.
+    # One forward pass a step: no memory is measured, and the batch is one micro-batch.
     with pytest.raises(NumericalError, match=r"step 4.*rows \d+") as caught:
         train("nan", batch_layout="padded", microbatch_tokens=10**6)
     assert caught.value.exit_code == 2

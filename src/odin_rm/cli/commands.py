@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "score": Command(
-        summary="Score rows of prompt and response; same rows, same order, scores added.",
+        summary="Score rows of prompt and response, or of rendered text; same rows, same order, scores added.",
         usage="--model M --input F --output G [options]",
         example="odin-rm score --model runs/odin/model --input responses.jsonl --output scored.jsonl",
     ),
