@@ -52,7 +52,7 @@ def family(name: str, folder: Path, device: torch.device) -> dict[str, Any]:
     sequences = branching()
     support = tree_support(model, sequences, int(model.config.pad_token_id), device=device)
     found: dict[str, Any] = {"layout": support.layout, "kernel": support.kernel, "why": support.why}
-    if support.layout == "padded":
+    if support.layout in ("padded", "single"):
         return found
     plain = outcome(model, to(padded(sequences, model), device))
     rows = {"packed": to(row(sequences, share=False), device)}
@@ -158,7 +158,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     )
     lines = [head, "|---" * 9 + "|"]
     for name, found in results.items():
-        if found["layout"] == "padded":
+        if found["layout"] in ("padded", "single"):
             lines.append(f"| {name} | {found['why']} |" + " |" * 7)
             continue
         cells = [name, found["layout"]]

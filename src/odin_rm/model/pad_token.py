@@ -42,9 +42,9 @@ def closing_ids(tokenizer: Any, settings: EncodingSettings) -> set[int]:
 def ensure_sound_pad_token(tokenizer: Any, config: Any, settings: EncodingSettings) -> int:
     """Give tokenizer and config one pad token that no text ends with.
 
-    Taken is, in this order: the tokenizer's own, the config's, one that the vocabulary has for the purpose or keeps in
-    reserve, the unknown token where no text gives it, a new token :data:`OWN_PAD`. A new one may need another row of
-    the embedding (``RewardModel.grow_vocabulary``).
+    Taken is, in this order: the config's (an encoder of RoBERTa's kind counts its positions from it), the tokenizer's,
+    one that the vocabulary has for the purpose or keeps in reserve, the unknown token where no text gives it, a new
+    token :data:`OWN_PAD`. A new one may need another row of the embedding (``RewardModel.grow_vocabulary``).
 
     Returns:
         The pad token id.
@@ -68,11 +68,13 @@ def ensure_sound_pad_token(tokenizer: Any, config: Any, settings: EncodingSettin
 def _candidates(tokenizer: Any, config: Any) -> list[str]:
     added = tokenizer.get_added_vocab()
     vocabulary = tokenizer.get_vocab()
-    names = [tokenizer.pad_token]
+    names: list[str | None] = []
     configured = stock_skip_id(config)
     if configured is not None:
         token = tokenizer.convert_ids_to_tokens(configured) if configured < len(tokenizer) else None
-        names.append(token if token in added or token in tokenizer.all_special_tokens else None)
+        meant = token in added or token in tokenizer.all_special_tokens or token in _NAMES
+        names.append(token if meant else None)  # many configs say 0 without meaning it
+    names.append(tokenizer.pad_token)
     names += _NAMES
     names += sorted(name for name in added if name.startswith(_RESERVED))
     if tokenizer.unk_token is not None and tokenizer.unk_token_id not in tokenizer(_SAMPLES[-1])["input_ids"]:
