@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from odin_rm.cli.config import parse_config
+if TYPE_CHECKING:
+    from odin_rm.workflows.export import ExportConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, export, print the parity."""
-    from odin_rm.workflows.export import ExportConfig, run_export
+def run(config: ExportConfig) -> None:
+    """Export, print the parity."""
+    from odin_rm.workflows.export import run_export
 
-    config = parse_config(ExportConfig, list(argv), "export")
     parity = run_export(config)
     print(
         f"Exported to {config.output}: {parity.sequences} sequences score equally "
@@ -19,4 +19,3 @@ def run(argv: Sequence[str]) -> int:
     )
     if not parity.chat_template:
         print("The tokenizer cannot express how the model was trained to read texts; README.md there says what to do")
-    return 0

@@ -1,0 +1,33 @@
+"""The settings of ``odin-rm report``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import option
+
+
+@dataclass
+class ReportConfig:
+    """Everything that ``odin-rm report`` takes."""
+
+    runs: list[str] = option(help="Run folders, audits, win rates, fronts, judgements, sweeps, files of responses.")
+    output: str = option(help="Page to write (.html); figures and tables go into a folder of its name.")
+    names: list[str] = option([], "What to call them, one name for each path; default their own names.")
+    title: str = option("", "Title of the page.")
+    samples: int = option(8, "Prompts whose answers are shown side by side; 0 for none.")
+    overwrite_output: bool = option(False, "Replace an existing page and its folder.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is read."""
+        if not self.runs:
+            raise ConfigError("names nothing", where="--runs", fix="Give run folders or results.")
+        if self.names and len(self.names) != len(self.runs):
+            what = f"gives {len(self.names)} names for {len(self.runs)} paths"
+            raise ConfigError(what, where="--names", fix="Give one name for each path of --runs.")
+        if self.samples < 0:
+            raise ConfigError(f"is {self.samples}", where="--samples", fix="Give 0 or more.")
+        if Path(self.output).suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"'{self.output}' is no page", where="--output", fix="Give a name that ends in .html.")
