@@ -26,7 +26,7 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python -m benchmarks.compare_trl $(ARGS)
+
+bench-read-at: $(INSTALLED_TEST)  ## Reward read at the end of the turn or of the template; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.read_at $(ARGS)
 
 bench-reward-speed: $(INSTALLED_TEST)  ## Reward training beside TRL's at its best settings; ARGS="--data DIR"
 	$(BIN)/python -m benchmarks.reward_speed $(ARGS)

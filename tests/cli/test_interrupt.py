@@ -21,7 +21,7 @@ STAGES = [
     ("audit", "odin_rm.model.scoring", "row_inputs"),
     ("audit", "odin_rm.workflows.audit", "audit_preferences"),
     ("audit", "odin_rm.reports.audit_report", "write_audit_report"),
-    ("export", "odin_rm.model.export", "_score_stock"),
+    ("export", "odin_rm.model.export_proof", "_padded"),
 ]
 
 

@@ -63,7 +63,7 @@ COMMANDS: dict[str, Command] = {
         described="odin_rm.reward.options:RewardOptions",
     ),
     "score": Command(
-        summary="Score rows of prompt and response; same rows, same order, scores added.",
+        summary="Score rows of prompt and response, or of rendered text; same rows, same order, scores added.",
         usage="--model M --input F --output G [options]",
         example="odin-rm score --model runs/odin/model --input responses.jsonl --output scored.jsonl",
         config="odin_rm.workflows.score:ScoreConfig",

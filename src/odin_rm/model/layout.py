@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import LAYOUTS
 from odin_rm.data.planning import Cost
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.tree_check import TreeSupport, padded_reason, tree_support
@@ -50,15 +49,17 @@ def choose_layout(
     """
     if wish == "single":
         return TreeSupport("single", None, "as asked")
+    if wish == "padded":
+        if reason := padded_reason(model, sequences, pad_token_id, device=device):
+            raise ConfigError(f"is not possible: {reason}", where="--batch_layout padded", fix="Use auto.")
+        return TreeSupport("padded", None, "as asked")
     support = tree_support(model, sequences, pad_token_id, kernel=kernel, device=device)
     if wish in ("auto", support.layout):
         if kernel != "auto" and support.kernel != kernel:
             raise ConfigError(f"is not possible: {support.why}", where=f"--tree_attention {kernel}", fix="Use auto.")
         return support
-    if LAYOUTS.index(wish) > LAYOUTS.index(support.layout):  # it can do more than is asked
-        if wish == "padded" and (reason := padded_reason(model, sequences, pad_token_id, device=device)):
-            raise ConfigError(f"is not possible: {reason}", where="--batch_layout padded", fix="Use auto.")
-        return replace(support, layout=wish, kernel=None if wish == "padded" else support.kernel, why="as asked")
+    if wish == "packed" and support.layout == "tree":
+        return replace(support, layout="packed")
     raise ConfigError(f"is not possible: {support.why}", where=f"--batch_layout {wish}", fix="Use auto.")
 
 

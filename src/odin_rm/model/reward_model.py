@@ -37,6 +37,7 @@ from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.products import use_fast_products
 from odin_rm.model.reading import forget_earlier, padded_logits
+from odin_rm.model.stock_config import complete_config, complete_tokenizer, one_label_config
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
 from odin_rm.model.tree_rows import score_row
 
@@ -333,6 +334,7 @@ class RewardModel(nn.Module):
             self._save_stock(folder, self.quality_state_dict(state))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+            complete_tokenizer(folder, self.classifier)
         self.info.save(folder)
         write_model_card(folder, self.info)
 
@@ -395,17 +397,7 @@ class RewardModel(nn.Module):
 
     def stock_config(self) -> Any:
         """A copy of the backbone's config as a one-label classifier, with its original dropout rates."""
-        import copy
-
-        config = copy.deepcopy(self.config)
-        config.num_labels = 1
-        config.id2label, config.label2id = {0: QUALITY}, {QUALITY: 0}
-        # transformers' pipeline and vLLM then give the raw score; for one label they squash it by default.
-        config.problem_type = "regression"
-        config.architectures = [type(self.classifier).__name__]
-        for name, value in self._dropout.items():
-            setattr(config, name, value)
-        return config
+        return one_label_config(self.config, type(self.classifier).__name__, self._dropout)
 
     def _save_stock(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         classifier = self.classifier
@@ -416,6 +408,7 @@ class RewardModel(nn.Module):
                 classifier.save_pretrained(folder, state_dict=tensors)
         finally:
             classifier.config = live
+        complete_config(folder, self.info)
 
 
 def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -96,6 +96,8 @@ def tree_support(
         raise
     except Exception as error:  # some models take certain lengths only
         return TreeSupport("single", None, f"one sequence at a time: it cannot compute an example ({_one_line(error)})")
+    if not bool(torch.isfinite(plain[0]).all()):  # whoever takes the scores says so
+        return TreeSupport("padded", None, "padded batches: the model's scores are not finite")
     read = [model.read_part(e) if hasattr(model, "read_part") else e for e in examples]
     for layout in () if reasons else ("tree", "packed") if causal else ("packed",):
         row = tree_tensors(build_trees(read, share=layout == "tree", min_shared=2))
@@ -129,6 +131,8 @@ def padded_reason(
         return reason
     examples = _examples(sequences, classifier.config, reads_left_to_right(classifier.base_model))
     plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
+    if not bool(torch.isfinite(plain[0]).all()):
+        return None
     read = [model.read_part(e) if hasattr(model, "read_part") else e for e in examples]
     return _apart_when_padded(model, read, plain, pad_token_id, device)
 
