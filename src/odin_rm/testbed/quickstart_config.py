@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 from odin_rm.testbed.annotator import Annotator, AnnotatorSettings
 from odin_rm.testbed.sweep import SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
@@ -20,15 +19,17 @@ Knobs = TypeVar("Knobs", WorldSettings, AnnotatorSettings, SweepSettings)
 @dataclass(frozen=True)
 class _RunSettings:
     output: str = option("", "folder for data, both reward models, summary.json, figures and report.html")
-    seed: int = option(0, "decides data, first weights and order of the batches")
-    pairs: int = option(4000, "preference pairs to train on")
-    held_out_pairs: int = option(2500, "preference pairs to audit on, on prompts that training never sees")
-    epochs: float = option(3.0, "passes over the training pairs")
-    batch_pairs: int = option(64, "pairs per optimiser step")
-    learning_rate: float = option(1e-3, "peak learning rate")
-    hidden: int = option(96, "width of the tiny Llama")
-    layers: int = option(2, "depth of the tiny Llama")
-    bootstrap_samples: int = option(1000, "resamples behind each 95 % interval of the audits")
+    seed: int = option(0, "decides data, first weights and order of the batches", at_least=0)
+    pairs: int = option(4000, "preference pairs to train on", at_least=1)
+    held_out_pairs: int = option(
+        2500, "preference pairs to audit on, on prompts that training never sees", at_least=SMALLEST_HELD_OUT
+    )
+    epochs: float = option(3.0, "passes over the training pairs", above=0)
+    batch_pairs: int = option(64, "pairs per optimiser step", at_least=1)
+    learning_rate: float = option(1e-3, "peak learning rate", above=0)
+    hidden: int = option(96, "width of the tiny Llama", at_least=8)
+    layers: int = option(2, "depth of the tiny Llama", at_least=1)
+    bootstrap_samples: int = option(1000, "resamples behind each 95 % interval of the audits", at_least=10)
     overwrite_output_dir: bool = option(False, "replace another run in --output instead of refusing")
 
 
@@ -41,13 +42,7 @@ class QuickstartConfig(SweepSettings, AnnotatorSettings, WorldSettings, _RunSett
             knobs.__post_init__(self)
         if not self.output:
             raise ConfigError("is required", where="--output", fix="Name a folder, for example: --output quickstart")
-        least = {"seed": 0, "pairs": 1, "held_out_pairs": SMALLEST_HELD_OUT, "batch_pairs": 1, "layers": 1}
-        for name, low in (least | {"bootstrap_samples": 10, "hidden": 8}).items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"must be at least {low}, it is {getattr(self, name)}", where=f"--{name}")
-        for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"must be positive, it is {getattr(self, name)}", where=f"--{name}")
+        check_options(self)
         if self.hidden % 8:
             raise ConfigError(f"must be a multiple of 8, it is {self.hidden}", where="--hidden")
 

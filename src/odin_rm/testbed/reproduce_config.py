@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,9 @@ class ReproduceConfig:
         "testbed: every figure of the paper in kind, about 35 minutes on 2 cores. miniature: the same with hardly any "
         "training, to see that it runs. paper: configs and a script of the full-size study, for a cluster.",
     )
-    seed: int = option(0, "Decides data, weights and sampling.")
-    workers: int = option(2, "Policies trained at the same time (testbed: each on one core).")
+    seed: int = option(0, "Decides data, weights and sampling.", at_least=0)
+    workers: int = option(2, "Policies trained at the same time (testbed: each on one core).", at_least=1)
     overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.")
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"must be at least {least}, it is {getattr(self, name)}", where=f"--{name}")
+        check_options(self)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 
 @dataclass
@@ -35,7 +35,7 @@ class AuditConfig:
         None, "end or before_pad: where a model of an earlier odin-rm that does not say it was read."
     )
     on_bad_row: Literal["error", "skip"] = option("error", "Stop at an unusable row, or leave it out and count it.")
-    microbatch_tokens: int = option(16384, "Computed tokens per forward pass (memory).")
+    microbatch_tokens: int = option(16384, "Computed tokens per forward pass (memory).", at_least=1)
     batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = option(
         "auto",
         "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, "
@@ -44,7 +44,7 @@ class AuditConfig:
     tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = option(
         "auto", "Attention of tree and packed rows."
     )
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.")
+    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
     seed: int = option(0, "Of the resamples and of the cross-validation folds.")
     torch_dtype: Literal["float32", "bfloat16", "float16"] | None = option(
         None, "Precision of the model; default float32."
@@ -61,10 +61,7 @@ class AuditConfig:
         scored = [self.model, *self.compare] if self.model else list(self.compare)
         if self.dataset is None and any(earlier_audit(str(place)) is None for place in scored):
             raise ConfigError("is missing", where="--dataset", fix="Give a file, dataset folder or hub id.")
-        if self.bootstrap_samples < 2:
-            raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
-        if self.microbatch_tokens < 1:
-            raise ConfigError(f"is {self.microbatch_tokens}", where="--microbatch_tokens", fix="Give at least 1.")
+        check_options(self)
         if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             what = "has no effect on padded batches"
             raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")

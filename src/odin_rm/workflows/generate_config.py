@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 ENDPOINT = "openai:"
 SEEDS = 2**32
@@ -26,17 +25,17 @@ class GenerateConfig:
     prompts: str = option(help="Rows with a prompt (or AlpacaEval's instruction): file, folder or hub id.")
     output: str = option(help="The .json file to write.")
     generator: str | None = option(None, "The model's name in the file. Default: the name of its folder.")
-    limit: int | None = option(None, "Only the first so many prompts.")
+    limit: int | None = option(None, "Only the first so many prompts.", at_least=1)
     overwrite: bool = option(False, "Replace --output instead of refusing.")
 
-    max_new_tokens: int = option(512, "Longest response.")
-    temperature: float = option(1.0, "Sampling temperature; 0 takes the most likely token each time.")
-    top_p: float = option(1.0, "Sample from the smallest set of tokens with this much probability.")
-    top_k: int = option(0, "Model: sample from so many tokens; 0 from all.")
-    seed: int = option(0, "Decides what is drawn.")
+    max_new_tokens: int = option(512, "Longest response.", at_least=1)
+    temperature: float = option(1.0, "Sampling temperature; 0 takes the most likely token each time.", at_least=0)
+    top_p: float = option(1.0, "Sample from the smallest set of tokens with this much probability.", above=0, at_most=1)
+    top_k: int = option(0, "Model: sample from so many tokens; 0 from all.", at_least=0)
+    seed: int = option(0, "Decides what is drawn.", at_least=0, below=SEEDS)
 
     chat_template: str | None = option(None, "Model: Jinja template, or 'plain'; default the tokenizer's own.")
-    rollout_tokens: int = option(65536, "Model: padded tokens (prompt and response) per batch (memory).")
+    rollout_tokens: int = option(65536, "Model: padded tokens (prompt and response) per batch (memory).", at_least=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Model: precision; default float32.")
     device: str | None = option(None, "Model: cpu, cuda, ...; default CUDA if there is one.")
     attn_implementation: str | None = option(None, "Model: attention of transformers: sdpa, eager, ...")
@@ -44,10 +43,12 @@ class GenerateConfig:
 
     base_url: str | None = option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
     api_key_env: str = option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
-    concurrency: int = option(8, "Endpoint: calls under way at a time.")
-    requests_per_minute: float | None = option(None, "Endpoint: at most so many calls a minute.")
-    timeout: float = option(120.0, "Endpoint: seconds for a whole call.")
-    retries: int = option(8, "Endpoint: how often a call that failed is made again, after growing pauses.")
+    concurrency: int = option(8, "Endpoint: calls under way at a time.", at_least=1)
+    requests_per_minute: float | None = option(
+        None, "Endpoint: at most so many calls a minute.", above=0, infinite=True
+    )
+    timeout: float = option(120.0, "Endpoint: seconds for a whole call.", above=0, infinite=True)
+    retries: int = option(8, "Endpoint: how often a call that failed is made again, after growing pauses.", at_least=0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""
@@ -55,22 +56,10 @@ class GenerateConfig:
             raise ConfigError(f"is {self.output}", where="--output", fix="Give the name of a .json file.")
         if self.model in ("", ENDPOINT):
             raise ConfigError("names no model", where="--model", fix=f"Give a folder, a hub id or {ENDPOINT}NAME.")
-        least = {"max_new_tokens": 1, "rollout_tokens": 1, "concurrency": 1, "retries": 0, "temperature": 0, "top_k": 0}
-        for name, bound in (least | {"limit": 1}).items():
-            value = getattr(self, name)
-            if value is not None and not bound <= value < math.inf:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give a number of at least {bound}.")
-        for name in ("timeout", "requests_per_minute"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix="Give more than 0.")
+        check_options(self)
         if self.chat_template not in (None, "plain") and "{" not in self.chat_template:
             fix = "Give a Jinja template itself (not a file of one), or 'plain'."
             raise ConfigError("never uses the messages", where="--chat_template", fix=fix)
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"is {self.seed}", where="--seed", fix=f"Give a number from 0 to {SEEDS - 1}.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"is {self.top_p}", where="--top_p", fix="Give more than 0 and at most 1.")
         if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
             where = "--top_p" if self.top_p < 1 else "--top_k"
             raise ConfigError("has no effect at temperature 0", where=where, fix="Leave it out.")

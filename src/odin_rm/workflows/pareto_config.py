@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 HEADS, MAIN = "heads", "main"
 RECIPE_NAMES = (MAIN, "kl", "epsilon", "experience_size", "clip", "length_penalty", HEADS)
@@ -35,7 +35,7 @@ class ParetoConfig:
     panel: str | None = option(None, "What a recipe's panel is for: arm, algorithm or a setting. Default arm.")
     scored: list[str] = option([], "For --recipe heads: outputs of odin-rm score, or audit folders.")
     matched_length: list[float] = option([], "Lengths at which scores are compared; default three common ones.")
-    grid: int = option(50, "Lengths of the bands and of the dominance.")
+    grid: int = option(50, "Lengths of the bands and of the dominance.", at_least=2)
     reference_length: float | None = option(
         None, "Of the hypervolume's reference point. Default: a tenth of the range beyond all runs."
     )
@@ -53,8 +53,8 @@ class ParetoConfig:
     )
     tokenizer: str | None = option(None, "Tokenizer (path or hub id) for texts; default words are counted.")
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
-    bootstrap_samples: int = option(2000, "Resamples of the intervals, at least 2.")
-    seed: int = option(0, "Of the resamples.")
+    bootstrap_samples: int = option(2000, "Resamples of the intervals, at least 2.", at_least=2)
+    seed: int = option(0, "Of the resamples.", at_least=0)
     overwrite_output_dir: bool = option(False, "Replace earlier fronts in the folder.")
 
     def __post_init__(self) -> None:
@@ -76,8 +76,6 @@ class ParetoConfig:
         except re.error as error:
             fix = "Escape what is no pattern."
             raise ConfigError(f"is no regular expression ({error})", where="--arm_pattern", fix=fix) from error
-        for name, least in (("bootstrap_samples", 2), ("grid", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix=f"Give at least {least}.")
+        check_options(self)
         if any(not length > 0 for length in [*self.matched_length, self.reference_length or 1]):
             raise ConfigError("a length is not above 0", where="--matched_length, --reference_length")

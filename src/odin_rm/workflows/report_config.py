@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 
 @dataclass
@@ -17,7 +17,7 @@ class ReportConfig:
     output: str = option(help="Page to write (.html); figures and tables go into a folder of its name.")
     names: list[str] = option([], "What to call them, one name for each path; default their own names.")
     title: str = option("", "Title of the page.")
-    samples: int = option(8, "Prompts whose answers are shown side by side; 0 for none.")
+    samples: int = option(8, "Prompts whose answers are shown side by side; 0 for none.", at_least=0)
     overwrite_output: bool = option(False, "Replace an existing page and its folder.")
 
     def __post_init__(self) -> None:
@@ -27,7 +27,6 @@ class ReportConfig:
         if self.names and len(self.names) != len(self.runs):
             what = f"gives {len(self.names)} names for {len(self.runs)} paths"
             raise ConfigError(what, where="--names", fix="Give one name for each path of --runs.")
-        if self.samples < 0:
-            raise ConfigError(f"is {self.samples}", where="--samples", fix="Give 0 or more.")
+        check_options(self)
         if Path(self.output).suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"'{self.output}' is no page", where="--output", fix="Give a name that ends in .html.")

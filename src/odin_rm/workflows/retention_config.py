@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 SEEDS = 2**32
 
@@ -27,12 +27,12 @@ class RetentionConfig:
         "Tasks or groups of lm-eval, with spaces or commas between; * stands for any text.",
     )
     include_path: str | None = option(None, "Folder with task files (YAML) of your own.")
-    num_fewshot: int | None = option(None, "Examples in the prompt; default each task's own number.")
-    limit: int | None = option(None, "Only the first so many questions of each task, for a trial.")
+    num_fewshot: int | None = option(None, "Examples in the prompt; default each task's own number.", at_least=0)
+    limit: int | None = option(None, "Only the first so many questions of each task, for a trial.", at_least=1)
     apply_chat_template: bool = option(False, "Put the questions into the tokenizer's chat template.")
-    batch_size: int = option(8, "Questions per forward pass (memory).")
-    max_length: int | None = option(None, "Most tokens of a sequence; default the model's window.")
-    seed: int = option(0, "Of the choice of examples and of what tasks draw.")
+    batch_size: int = option(8, "Questions per forward pass (memory).", at_least=1)
+    max_length: int | None = option(None, "Most tokens of a sequence; default the model's window.", at_least=2)
+    seed: int = option(0, "Of the choice of examples and of what tasks draw.", at_least=0, below=SEEDS)
     dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Precision; default float32.")
     device: str | None = option(None, "cpu, cuda, ...; default CUDA if there is one.")
     attn_implementation: str | None = option(None, "Attention of transformers: sdpa, eager, ...")
@@ -49,12 +49,7 @@ class RetentionConfig:
         self.tasks = [name for words in self.tasks for name in re.split(r"[\s,]+", words) if name]
         if not self.tasks:
             raise ConfigError("names no task", where="--tasks", fix="Leave it out for mmlu, bbh, drop, truthfulqa_mc2.")
-        for name, least in (("num_fewshot", 0), ("limit", 1), ("batch_size", 1), ("max_length", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give at least {least}.")
-        if self.seed >= SEEDS:
-            raise ConfigError(f"is {self.seed}", where="--seed", fix=f"Give a number below {SEEDS}.")
+        check_options(self)
         if self.include_path is not None and not Path(self.include_path).is_dir():
             fix = "Give a folder of task files."
             raise ConfigError(f"there is no folder {self.include_path}", where="--include_path", fix=fix)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import option
+from odin_rm.core.options import check_options, option
 
 
 @dataclass
@@ -33,8 +33,8 @@ class WinRateConfig:
     per_prompt: bool = option(
         False, "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."
     )
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.")
-    seed: int = option(0, "Of the resamples and of the permutation tests.")
+    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
+    seed: int = option(0, "Of the resamples and of the permutation tests.", at_least=0)
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
     overwrite_output: bool = option(False, "Replace an existing output file.")
 
@@ -42,7 +42,4 @@ class WinRateConfig:
         """Refuse what cannot work, before anything is read."""
         if not self.annotations:
             raise ConfigError("names no file", where="--annotations", fix="Give files or folders of annotations.")
-        if self.bootstrap_samples < 2:
-            raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
-        if self.seed < 0:
-            raise ConfigError(f"is {self.seed}", where="--seed", fix="Give 0 or more.")
+        check_options(self)
