@@ -11,7 +11,8 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from odin_rm.cli.config import convert, parse_config
+from odin_rm.cli.config import parse_config
+from odin_rm.cli.config_file import convert
 from odin_rm.core.errors import ConfigError, ModelError
 
 made: list[object] = []
@@ -206,7 +207,7 @@ def test_help_lists_every_field_with_its_text_and_default(capsys):
 
 def test_help_lists_all_training_arguments_after_our_own(capsys):
     with pytest.raises(SystemExit):
-        parse_config(Training, ["--help"], "reward")
+        parse_config(Training, ["--help", "all"], "reward")
     text = capsys.readouterr().out
     for item in dataclasses.fields(Training):
         assert f"\n  --{item.name}" in text, item.name

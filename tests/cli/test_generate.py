@@ -79,11 +79,11 @@ def base_of(shop: Path) -> dict[str, str]:
         ({"model": "adapter"}, "adapter: cannot read adapter_config.json ("),
         ({"model": "cut_adapter"}, "cut_adapter: cannot load the adapter ("),
         ({"chat_template": "template.jinja"}, "--chat_template: never uses the messages"),
-        ({"seed": -1}, "--seed: is -1. Give a number from 0 to 4294967295."),
-        ({"seed": 10**20}, "--seed: is 100000000000000000000. Give a number from 0"),
-        ({"temperature": "inf"}, "--temperature: is inf."),
+        ({"seed": -1}, "--seed: must be at least 0 and below 4294967296, it is -1"),
+        ({"seed": 10**20}, "--seed: must be at least 0 and below 4294967296, it is 100000000000000000000"),
+        ({"temperature": "inf"}, "--temperature: must be at least 0, it is inf"),
         ({"output": "stopped.json"}, "stopped.json.partial.jsonl: holds something else"),
-        ({"temperature": -1}, "--temperature: is -1.0. Give a number of at least 0."),
+        ({"temperature": -1}, "--temperature: must be at least 0, it is -1.0"),
     ],
 )
 def test_what_is_refused(line, room: Path, shop: Path, refuse, changes, said) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import subprocess
 import sys
 import types
@@ -10,10 +10,11 @@ import types
 import pytest
 
 import odin_rm
-from odin_rm.cli import main as main_module
-from odin_rm.cli.commands import COMMANDS
+from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError, DataError, RunInterrupted
+
+SCORE = ["score", "--model", "m", "--input", "i", "--output", "o"]
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def fake_command(monkeypatch):
     """Replace ``odin-rm score`` by a function."""
 
     def install(run):
-        monkeypatch.setattr(main_module.importlib, "import_module", lambda name: types.SimpleNamespace(run=run))
+        monkeypatch.setitem(sys.modules, "fake", types.SimpleNamespace(run=run))
+        monkeypatch.setitem(COMMANDS, "score", dataclasses.replace(COMMANDS["score"], run="fake:run"))
 
     return install
 
@@ -72,10 +74,15 @@ def test_help_and_version_are_instant(flag):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_a_module_whose_first_line_is_its_summary(name):
-    module = importlib.import_module(f"odin_rm.cli.{name.replace('-', '_')}")
-    assert callable(module.run)
-    assert module.__doc__.splitlines()[0] == COMMANDS[name].summary
+def test_each_command_has_a_config_and_a_function_that_takes_it(name):
+    about = COMMANDS[name]
+    config, run = load(about.config), load(about.run)
+    assert dataclasses.is_dataclass(config)
+    assert issubclass(config, load(about.options))
+    assert f"``odin-rm {name}``" in config.__doc__
+    assert run.__annotations__["config"] == config.__name__
+    assert about.summary.endswith(".")
+    assert "\n" not in about.summary
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -99,15 +106,15 @@ def test_each_command_refuses_an_unknown_flag_in_one_line(name, capsys):
 
 def test_arguments_reach_the_command_and_its_code_comes_back(fake_command):
     seen = []
-    fake_command(lambda argv: seen.append(argv) or 0)
-    assert main(["score", "--model", "m"]) == 0
-    assert seen == [["--model", "m"]]
-    fake_command(lambda argv: 7)
-    assert main(["score"]) == 7
+    fake_command(lambda config: seen.append((config.model, config.input, config.output)))
+    assert main(SCORE) == 0
+    assert seen == [("m", "i", "o")]
+    fake_command(lambda config: 7)
+    assert main(SCORE) == 7
 
 
 def raiser(error):
-    def run(argv):
+    def run(config):
         raise error
 
     return run
@@ -128,7 +135,7 @@ def raiser(error):
 )
 def test_the_users_errors_are_one_line_and_a_code(fake_command, capsys, error, code, line):
     fake_command(raiser(error))
-    assert main(["score"]) == code
+    assert main(SCORE) == code
     shown = capsys.readouterr().err
     assert shown.startswith(f"odin-rm score: {line}")
     assert shown.count("\n") == 1
@@ -136,7 +143,7 @@ def test_the_users_errors_are_one_line_and_a_code(fake_command, capsys, error, c
 
 def test_our_own_errors_show_a_traceback_and_code_1(fake_command, capsys):
     fake_command(raiser(RuntimeError("oops")))
-    assert main(["score"]) == 1
+    assert main(SCORE) == 1
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert "oops" in shown
@@ -145,8 +152,8 @@ def test_our_own_errors_show_a_traceback_and_code_1(fake_command, capsys):
 TALKS = """
 import odin_rm.cli.score
 from odin_rm.cli.main import main
-odin_rm.cli.score.run = lambda arguments: print("word")
-raise SystemExit(main(["score"]))
+odin_rm.cli.score.run = lambda config: print("word")
+raise SystemExit(main("score --model m --input i --output o".split()))
 """
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from odin_rm.cli.commands import COMMANDS
 from odin_rm.cli.main import main
-from odin_rm.cli.sweep import CONFIGS, known_fields
+from odin_rm.cli.sweep import known_fields
 from odin_rm.workflows.sweep import OUTPUT_DIR
 from tests.cli.conftest import lines
 
@@ -56,6 +57,6 @@ def test_without_ray_the_extra_is_named(room: Path, refuse, monkeypatch) -> None
     refuse(line, "pip install 'odin-rm[ray]'")
 
 
-@pytest.mark.parametrize("command", CONFIGS)
+@pytest.mark.parametrize("command", [name for name, about in COMMANDS.items() if about.swept])
 def test_each_command_has_the_output_field_that_the_sweep_gives_it(command: str) -> None:
     assert ("output_dir" if command in OUTPUT_DIR else "output") in known_fields(command)

@@ -262,10 +262,10 @@ def test_folder_names() -> None:
 
 
 def test_the_command_prints_every_figure_and_the_finding(models, rows, tmp_path, capsys) -> None:
-    from odin_rm.cli.audit import run
+    from odin_rm.cli.main import main
 
-    argv = ["--model", "pay-1", "--compare", "pay-0", "--dataset", str(rows), "--output", str(tmp_path / "o")]
-    assert run([*argv, "--bootstrap_samples", "9"]) == 0
+    argv = ["audit", "--model", "pay-1", "--compare", "pay-0", "--dataset", str(rows), "--output", str(tmp_path / "o")]
+    assert main([*argv, "--bootstrap_samples", "9"]) == 0
     out = capsys.readouterr().out
     for words in ("Accuracy", "Spearman", "Information", "pay-1 pays 0.", str(tmp_path / "o" / "report.html")):
         assert words in out

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from odin_rm.cli.audit import run as audit_command
+from odin_rm.cli.main import main
 from odin_rm.core.errors import DataError
 from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings, encode_response
@@ -97,7 +97,7 @@ def test_the_order_of_the_models_changes_nothing(models, rows, tmp_path, windows
 def test_console_and_page_say_what_is_left_out(models, rows, tmp_path, windows, capsys) -> None:  # noqa: F811
     short = windows[0]
     argv = ["--compare", "pay-1", f"pay-0@{short}", "--dataset", str(rows), "--output", str(tmp_path / "o")]
-    assert audit_command([*argv, "--bootstrap_samples", "9"]) == 0
+    assert main(["audit", *argv, "--bootstrap_samples", "9"]) == 0
     out = capsys.readouterr().out
     assert "pay-1: pairs.jsonl: 4 of 10 pairs are used. Left out: 6 that another model cannot read." in out
     sides = f"6 longer than max_length {short} (chosen 2, rejected 2, both 2)"
@@ -123,7 +123,7 @@ def test_one_model_says_it_too(models, rows, tmp_path, windows, capsys) -> None:
     content[8] = {"prompt": "q", "responses": ["good a", "good b", "fine"], "ranks": [1, 2, 2]}
     rows.write_text("".join(json.dumps(line) + "\n" for line in content) + '{"prompt": "p"}\n')
     argv = ["--model", f"pay-0@{windows[0]}", "--dataset", str(rows), "--output", str(tmp_path / "o")]
-    assert audit_command([*argv, "--bootstrap_samples", "9", "--on_bad_row", "skip"]) == 0
+    assert main(["audit", *argv, "--bootstrap_samples", "9", "--on_bad_row", "skip"]) == 0
     line = (
         f"pairs.jsonl: 5 of 11 pairs are used. Left out: 6 longer than max_length {windows[0]} "
         "(chosen 2, rejected 2, both 2). 1 unusable row skipped. 1 tie of equal rank made no pair."
@@ -199,7 +199,7 @@ def test_audits_of_other_data_say_so(models, rows, tmp_path, capsys) -> None:  #
     (tmp_path / "others.jsonl").write_text("\n".join(lines[:4]) + "\n")
     audit(tmp_path / "others.jsonl", tmp_path / "others", model="pay-1")
     argv = ["--model", "pay-0", "--compare", str(tmp_path / "others"), "--dataset", str(rows)]
-    assert audit_command([*argv, "--output", str(tmp_path / "o"), "--bootstrap_samples", "9"]) == 0
+    assert main(["audit", *argv, "--output", str(tmp_path / "o"), "--bootstrap_samples", "9"]) == 0
     note = (
         "The audits are not known to be of the same pairs (pay-0: 10 of pairs.jsonl, pay-1: 4 of others.jsonl); "
         "differences may be those of the data."
@@ -223,7 +223,7 @@ def test_twins_too(models, rows, tmp_path, windows, capsys) -> None:  # noqa: F8
     assert [r["verbosity_twins_longer_wins"].value for r in results] == [1.0, 1.0]
     assert results[0].data_report["twins_digest"] == results[1].data_report["twins_digest"]
     argv = ["--compare", "pay-5", short, "--dataset", str(rows), "--output", str(tmp_path / "p"), "--twins", str(twins)]
-    assert audit_command([*argv, "--on_bad_row", "skip", "--bootstrap_samples", "9"]) == 0
+    assert main(["audit", *argv, "--on_bad_row", "skip", "--bootstrap_samples", "9"]) == 0
     out = capsys.readouterr().out
     assert "pay-5: 2 twins; 3 left out: 1 with the same tokens, 1 that another model cannot read, 1 unusable." in out
     twins.write_text(json.dumps(lines[3]) + "\n")

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from odin_rm.cli.config import parse_config
-
 if TYPE_CHECKING:
     from odin_rm.evaluation.audit import AuditResult
+    from odin_rm.workflows.audit_config import AuditConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, audit, print the table."""
-    from odin_rm.workflows.audit import AuditConfig, run_audit
+def run(config: AuditConfig) -> None:
+    """Audit, print the table."""
+    from odin_rm.workflows.audit import run_audit
 
-    config = parse_config(AuditConfig, list(argv), "audit")
     results = run_audit(config)
     print_table(results, Path(config.output))
-    return 0
 
 
 def print_table(results: Sequence[AuditResult], folder: Path) -> None:

@@ -1,23 +1,45 @@
-"""The table of commands: what ``odin-rm --help`` lists. Imports nothing, so that help is instant."""
+"""The table of commands. It names classes and functions and imports none of them, so that help is instant."""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of ``odin-rm``.
+    """One command of ``odin-rm``. Places are written ``module:name``, see :func:`load`.
 
     Attributes:
-        summary: one line; the first line of the command module's docstring, word for word.
+        summary: one line.
         usage: what follows ``odin-rm <command>`` in the usage line.
         example: command lines to copy, shown at the end of its help.
+        config: the place of the dataclass of its settings.
+        run: the place of the function that takes such a config, does the work and prints what came out; it returns an
+            exit code, or ``None`` for 0.
+        described: the place of the dataclass that help is made of, where importing ``config`` would take long.
+        swept: whether ``odin-rm sweep`` can run it many times.
     """
 
     summary: str
     usage: str
     example: str
+    config: str
+    run: str
+    described: str = ""
+    swept: bool = True
+
+    @property
+    def options(self) -> str:
+        """The place of the dataclass that help is made of."""
+        return self.described or self.config
+
+
+def load(place: str) -> Any:
+    """What stands at a place: ``odin_rm.rl.config:RLConfig`` is the class of this name in that module."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 COMMANDS: dict[str, Command] = {
@@ -25,6 +47,8 @@ COMMANDS: dict[str, Command] = {
         summary="The whole story on the embedded testbed: train, audit and compare, in minutes on a CPU.",
         usage="--output DIR [--seed N] [options]",
         example="odin-rm quickstart --output quickstart --seed 0",
+        config="odin_rm.testbed.quickstart_config:QuickstartConfig",
+        run="odin_rm.cli.quickstart:run",
     ),
     "reward": Command(
         summary="Train a reward model that does not pay for length.",
@@ -34,11 +58,16 @@ COMMANDS: dict[str, Command] = {
             "    --output_dir runs/odin --learning_rate 1e-5 --num_train_epochs 3\n"
             "odin-rm reward --config odin.yaml --objective bradley_terry --output_dir runs/vanilla"
         ),
+        config="odin_rm.reward.config:RewardConfig",
+        run="odin_rm.cli.training:run_reward",
+        described="odin_rm.reward.options:RewardOptions",
     ),
     "score": Command(
         summary="Score rows of prompt and response, or of rendered text; same rows, same order, scores added.",
         usage="--model M --input F --output G [options]",
         example="odin-rm score --model runs/odin/model --input responses.jsonl --output scored.jsonl",
+        config="odin_rm.workflows.score:ScoreConfig",
+        run="odin_rm.cli.score:run",
     ),
     "audit": Command(
         summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
@@ -47,21 +76,31 @@ COMMANDS: dict[str, Command] = {
             "odin-rm audit --model runs/odin/model --dataset val.jsonl.gz --output audits/odin\n"
             "odin-rm audit --compare runs/vanilla/model runs/odin/model --dataset val.jsonl.gz --output audits/both"
         ),
+        config="odin_rm.workflows.audit_config:AuditConfig",
+        run="odin_rm.cli.audit:run",
     ),
     "export": Command(
         summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",
         usage="--model M --output DIR [options]",
         example="odin-rm export --model runs/odin/model --output exported",
+        config="odin_rm.workflows.export:ExportConfig",
+        run="odin_rm.cli.export:run",
     ),
     "sft": Command(
         summary="Fine-tune a policy on demonstrations: prompts and the responses it should give.",
         usage="--model M --dataset F --output_dir DIR [options]",
         example="odin-rm sft --model Qwen/Qwen3-0.6B-Base --dataset demonstrations.jsonl --output_dir runs/sft",
+        config="odin_rm.workflows.sft:SFTRunConfig",
+        run="odin_rm.cli.training:run_sft",
+        described="odin_rm.workflows.policy_options:SFTOptions",
     ),
     "dpo": Command(
         summary="Train a policy on preferences without a reward model (direct preference optimisation).",
         usage="--model M --dataset F --output_dir DIR [options]",
         example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output_dir runs/dpo",
+        config="odin_rm.workflows.dpo:DPORunConfig",
+        run="odin_rm.cli.training:run_dpo",
+        described="odin_rm.workflows.policy_options:DPOOptions",
     ),
     "rl": Command(
         summary="Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking.",
@@ -71,6 +110,8 @@ COMMANDS: dict[str, Command] = {
             "odin-rm rl --algorithm remax --model runs/sft/policy --reward https://judge.example/reward \\\n"
             "    --prompts train.jsonl --kl_coef 0.02 --output_dir runs/remax"
         ),
+        config="odin_rm.rl.config:RLConfig",
+        run="odin_rm.cli.training:run_rl",
     ),
     "generate": Command(
         summary="Write a model's responses to a prompt file, in AlpacaEval's output format; resumable.",
@@ -79,6 +120,8 @@ COMMANDS: dict[str, Command] = {
             "odin-rm generate --model runs/ppo --prompts prompts.jsonl --output ppo.json\n"
             "odin-rm generate --model openai:gpt-4.1 --prompts prompts.jsonl --temperature 0 --output gpt.json"
         ),
+        config="odin_rm.workflows.generate_config:GenerateConfig",
+        run="odin_rm.cli.generate:run",
     ),
     "judge": Command(
         summary="Judge a candidate's outputs against a baseline's in both orders; cached and resumable.",
@@ -87,11 +130,15 @@ COMMANDS: dict[str, Command] = {
             "odin-rm judge --candidate odin.json --baseline sft.json --judge openai:gpt-4o --output judged --dry_run\n"
             "odin-rm judge --candidate odin.json --baseline sft.json --judge runs/odin/model --output judged_by_model"
         ),
+        config="odin_rm.workflows.judge:JudgeConfig",
+        run="odin_rm.cli.judge:run",
     ),
     "win-rate": Command(
         summary="Win rate, win score and length-controlled win rates from annotation files.",
         usage="--annotations F [F ...] --output G [options]",
         example="odin-rm win-rate --annotations results/*/annotations.json --output win_rates.json",
+        config="odin_rm.workflows.win_rate_config:WinRateConfig",
+        run="odin_rm.cli.win_rate:run",
     ),
     "retention": Command(
         summary="What training has cost: MMLU, BBH, DROP, TruthfulQA or other benchmarks before and after, paired.",
@@ -100,11 +147,16 @@ COMMANDS: dict[str, Command] = {
             "odin-rm retention --models runs/sft runs/ppo --output retention\n"
             "odin-rm retention --models runs/sft runs/ppo --tasks mmlu,truthfulqa_mc2 --limit 100 --output trial"
         ),
+        config="odin_rm.workflows.retention_config:RetentionConfig",
+        run="odin_rm.cli.retention:run",
     ),
     "sweep": Command(
         summary="Run a command over a grid or random draws of its settings; resumable, failed runs isolated.",
         usage="--config F --output DIR [options]",
         example="odin-rm sweep --config sweep.yaml --output runs/sweep --workers 2 --max_hours 12",
+        config="odin_rm.workflows.sweep:SweepConfig",
+        run="odin_rm.cli.sweep:run",
+        swept=False,
     ),
     "pareto": Command(
         summary="Fronts of score against length over many runs: intervals, matched lengths, the paper's figures.",
@@ -113,6 +165,9 @@ COMMANDS: dict[str, Command] = {
             "odin-rm pareto --runs judged/* runs/sweep --arm reward --output fronts --recipe main kl\n"
             "odin-rm pareto --runs runs.csv --y win_score --output fronts"
         ),
+        config="odin_rm.workflows.pareto_config:ParetoConfig",
+        run="odin_rm.cli.pareto:run",
+        swept=False,
     ),
     "reproduce": Command(
         summary="The paper's figures: on the testbed in one go, or the configs of the full-size study.",
@@ -121,6 +176,9 @@ COMMANDS: dict[str, Command] = {
             "odin-rm reproduce --preset testbed --output reproduced\n"
             "odin-rm reproduce --preset paper --output paper_study"
         ),
+        config="odin_rm.testbed.reproduce_config:ReproduceConfig",
+        run="odin_rm.cli.reproduce:run",
+        swept=False,
     ),
     "report": Command(
         summary="One HTML page on a run or several: tables, zoomable figures, texts side by side, settings.",
@@ -129,6 +187,9 @@ COMMANDS: dict[str, Command] = {
             "odin-rm report --runs runs/ppo runs/remax --output comparison.html\n"
             "odin-rm report --runs runs/odin audits/both win_rates.json ppo.json --output study.html --samples 12"
         ),
+        config="odin_rm.workflows.report_config:ReportConfig",
+        run="odin_rm.cli.report:run",
+        swept=False,
     ),
     "study": Command(
         summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
@@ -137,5 +198,8 @@ COMMANDS: dict[str, Command] = {
             "odin-rm study --a odin.json --b vanilla.json --output study --sample_size 60\n"
             "odin-rm study --results study"
         ),
+        config="odin_rm.serve.study.config:StudyConfig",
+        run="odin_rm.cli.study:run",
+        swept=False,
     ),
 }

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from odin_rm.cli.config import parse_config
 
 if TYPE_CHECKING:
     from odin_rm.model.export import ParityReport
+    from odin_rm.workflows.export import ExportConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, export, print the parity."""
-    from odin_rm.workflows.export import ExportConfig, run_export
+def run(config: ExportConfig) -> None:
+    """Export, print the parity."""
+    from odin_rm.workflows.export import run_export
 
-    config = parse_config(ExportConfig, list(argv), "export")
     parity = run_export(config)
     print(
         f"Exported to {config.output}: {parity.sequences} sequences score equally "
@@ -28,7 +25,6 @@ def run(argv: Sequence[str]) -> int:
     for sentence in (*parity.left_out, *_template_limits(parity)):
         print(sentence)
     print(f"{config.output}/README.md has the call of each tool")
-    return 0
 
 
 def _template_limits(parity: ParityReport) -> list[str]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.core.hub import quiet_transformers
+
+if TYPE_CHECKING:
+    from odin_rm.workflows.generate_config import GenerateConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, write, say what came out."""
+def run(config: GenerateConfig) -> None:
+    """Write, say what came out."""
     quiet_transformers()
-    from odin_rm.workflows.generate import GenerateConfig, run_generate
+    from odin_rm.workflows.generate import run_generate
 
-    config = parse_config(GenerateConfig, list(argv), "generate")
     print_note(run_generate(config), config.output)
-    return 0
 
 
 def print_note(note: dict[str, Any], output: str) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config
+if TYPE_CHECKING:
+    from odin_rm.workflows.judge import JudgeConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, judge (or estimate), say what came out."""
-    from odin_rm.workflows.judge import JudgeConfig, estimate_run, run_judge
+def run(config: JudgeConfig) -> None:
+    """Judge (or estimate), say what came out."""
+    from odin_rm.workflows.judge import estimate_run, run_judge
 
-    config = parse_config(JudgeConfig, list(argv), "judge")
     if config.dry_run:
         print_estimate(estimate_run(config))
-        return 0
-    print_report(run_judge(config), Path(config.output))
-    return 0
+    else:
+        print_report(run_judge(config), Path(config.output))
 
 
 def print_estimate(estimate: Any) -> None:

@@ -1,4 +1,4 @@
-"""The ``odin-rm`` command: finds the command's module, runs it, and turns errors into exit codes.
+"""The ``odin-rm`` command: finds the command in the table, runs it, and turns errors into exit codes.
 
 0 done; 2 the user's input or flags are wrong (one line, no traceback); 130 interrupted, state saved; 1 our fault.
 """
@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import select
 import sys
 import traceback
 import warnings
 
-from odin_rm.cli.commands import COMMANDS
+from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
 from odin_rm.core.ranks import end_processes, is_main_process
@@ -37,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         print(overview(), file=sys.stderr)
         return ConfigError.exit_code
     command, rest = arguments[0], arguments[1:]
+    if command == "help" and rest:  # "help reward" is "reward --help"
+        command, rest = rest[0], ["--help", *rest[1:]]
     if command in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -57,9 +58,8 @@ def _run(command: str, arguments: list[str]) -> int:
             if not sys.warnoptions:
                 # Old names that the libraries use among themselves; no user can change them.
                 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
-            module = importlib.import_module(f"odin_rm.cli.{command.replace('-', '_')}")
             quiet_hub()
-            code = int(module.run(arguments) or 0)
+            code = _parse_and_run(command, arguments)
             sys.stdout.flush()
             return code
     except OdinError as error:
@@ -80,6 +80,18 @@ def _run(command: str, arguments: list[str]) -> int:
         traceback.print_exc()
         print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
         return 1
+
+
+def _parse_and_run(command: str, arguments: list[str]) -> int:
+    from odin_rm.cli.config import parse_config, print_help, wants_all, wants_help
+
+    about = COMMANDS[command]
+    if wants_help(arguments):
+        inherited = wants_all(arguments)
+        print_help(load(about.config if inherited else about.options), command, inherited=inherited)
+        raise SystemExit(0)
+    config = parse_config(load(about.config), arguments, command)
+    return int(load(about.run)(config) or 0)
 
 
 def _nobody_reads() -> bool:
@@ -110,7 +122,7 @@ def overview() -> str:
             *lines,
             "",
             "options:",
-            "  -h, --help     show this help; 'odin-rm <command> --help' lists every option of a command",
+            "  -h, --help     show this help; 'odin-rm help <command>' and 'odin-rm <command> --help' list its options",
             "  -V, --version  show the version",
         ]
     )

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config
+if TYPE_CHECKING:
+    from odin_rm.workflows.pareto_config import ParetoConfig
 
 MOST_COMPARISONS = 10
 WIDTH_OF_A_FILE = 150
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, compute, print the tables."""
-    from odin_rm.workflows.pareto import ParetoConfig, run_pareto
+def run(config: ParetoConfig) -> None:
+    """Compute, print the tables."""
+    from odin_rm.workflows.pareto import run_pareto
 
-    config = parse_config(ParetoConfig, list(argv), "pareto")
     content = run_pareto(config)
     if content:
         print_fronts(content)
     print(f"Written to {config.output}")
-    return 0
 
 
 def print_fronts(content: dict[str, Any]) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
     from odin_rm.evaluation.records import Figure
     from odin_rm.testbed.experiment import Arm
+    from odin_rm.testbed.quickstart_config import QuickstartConfig
     from odin_rm.testbed.rl_figures import ArmFigures
 
 _ROWS = {
@@ -25,19 +25,17 @@ _ROWS = {
 }
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, run, print the tables."""
+def run(config: QuickstartConfig) -> None:
+    """Run, print the tables."""
     quiet_transformers()
-    from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
+    from odin_rm.testbed.experiment import run_quickstart
 
-    config = parse_config(QuickstartConfig, list(argv), "quickstart")
     story = run_quickstart(config, say=lambda line: print(line, flush=True))
     print_audits(story.arms)
     if story.figures:
         print_policies(story.figures)
     folder = Path(config.output)
     print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
-    return 0
 
 
 def print_policies(figures: dict[str, ArmFigures]) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from odin_rm.cli.config import parse_config
+if TYPE_CHECKING:
+    from odin_rm.workflows.report_config import ReportConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, read, write, say where it is."""
-    from odin_rm.workflows.report import ReportConfig, run_report
+def run(config: ReportConfig) -> None:
+    """Read, write, say where it is."""
+    from odin_rm.workflows.report import run_report
 
-    written = run_report(parse_config(ReportConfig, list(argv), "report"))
+    written = run_report(config)
     for note in written.notes:
         print(f"odin-rm report: note: {note}", file=sys.stderr)
     kinds = {suffix: sum(name.endswith(suffix) for name in written.files) for suffix in (".svg", ".tex")}
     print(f"{written.page}: {kinds['.svg']} figures, {kinds['.tex']} tables; as files in {written.folder}")
-    return 0

@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from transformers import TrainingArguments
 
-from odin_rm.cli.config import parse_config, quiet_transformers
-from odin_rm.cli.sweep import CONFIGS
-from odin_rm.core.errors import ConfigError, OutputError
+from odin_rm.cli.commands import COMMANDS, load
+from odin_rm.cli.config import parse_config
+from odin_rm.cli.parser import stock_base
+from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_text
-
-# Commands that no sweep runs.
-_OTHERS = {
-    "pareto": "odin_rm.workflows.pareto:ParetoConfig",
-    "report": "odin_rm.workflows.report:ReportConfig",
-    "retention": "odin_rm.workflows.retention:RetentionConfig",
-}
+from odin_rm.core.hub import quiet_transformers
+from odin_rm.testbed.reproduce_config import ReproduceConfig
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class ReproduceConfig:
-    """Everything that ``odin-rm reproduce`` takes."""
-
-    output: str = field(metadata={"help": "Folder for everything; the same command goes on in it."})
-    preset: Literal["testbed", "miniature", "paper"] = _option(
-        "testbed",
-        "testbed: every figure of the paper in kind, about 35 minutes on 2 cores. miniature: the same with hardly any "
-        "training, to see that it runs. paper: configs and a script of the full-size study, for a cluster.",
-    )
-    seed: int = _option(0, "Decides data, weights and sampling.")
-    workers: int = _option(2, "Policies trained at the same time (testbed: each on one core).")
-    overwrite_output_dir: bool = _option(False, "Replace another run in --output instead of refusing.")
-
-    def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"must be at least {least}, it is {getattr(self, name)}", where=f"--{name}")
-
-
-def run(argv: Sequence[str]) -> int:
-    """Parse, run, print the verdicts."""
+def run(config: ReproduceConfig) -> None:
+    """Run, print the verdicts."""
     quiet_transformers()
-    config = parse_config(ReproduceConfig, list(argv), "reproduce")
     if config.preset == "paper":
-        return write_paper(config)
+        write_paper(config)
+        return
     from odin_rm.testbed.reproduce import run_reproduce
 
     content = run_reproduce(
@@ -68,10 +36,9 @@ def run(argv: Sequence[str]) -> int:
     print_conclusions(content)
     folder = Path(config.output)
     print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
-    return 0
 
 
-def write_paper(config: ReproduceConfig) -> int:
+def write_paper(config: ReproduceConfig) -> None:
     """The full-size study's files, once every config has been read by the command that it is for."""
     from odin_rm.testbed.reproduce_paper import paper_files
 
@@ -94,7 +61,6 @@ def write_paper(config: ReproduceConfig) -> int:
     configs = sum(file.command is not None for file in files)
     print(f"{configs} configs written and read by their commands, with {points} settings in all; nothing was run.")
     print(f"What it needs and what to do: {folder / 'README.md'}")
-    return 0
 
 
 def check_config(command: str, text: str, room: Path) -> int:
@@ -114,10 +80,9 @@ def check_config(command: str, text: str, room: Path) -> int:
     file = room / f"{command}.yaml"
     file.write_text(text, encoding="utf-8")
     if command != "sweep":
-        module, name = (CONFIGS | _OTHERS)[command].split(":")
-        config_class = getattr(importlib.import_module(module), name)
+        config_class = load(COMMANDS[command].config)
         # What a GPU alone can do is no fault of the config: transformers would refuse bf16 on a machine without one.
-        cpu = ["--use_cpu", "true"] if issubclass(config_class, TrainingArguments) else []
+        cpu = ["--use_cpu", "true"] if stock_base(config_class) else []
         parse_config(config_class, ["--config", str(file), *cpu], command)
         return 1
     from odin_rm.workflows.sweep import SweepConfig, plan_runs

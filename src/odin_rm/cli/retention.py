@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.core.hub import quiet_transformers
+
+if TYPE_CHECKING:
+    from odin_rm.workflows.retention_config import RetentionConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, measure, print the table."""
+def run(config: RetentionConfig) -> None:
+    """Measure, print the table."""
     quiet_transformers()
-    from odin_rm.workflows.retention import RetentionConfig, run_retention
+    from odin_rm.workflows.retention import run_retention
 
-    config = parse_config(RetentionConfig, list(argv), "retention")
     print_table(run_retention(config, lambda text: print(text, file=sys.stderr, flush=True)))
     print(f"Written to {config.output}")
-    return 0
 
 
 def print_table(content: dict[str, Any]) -> None:

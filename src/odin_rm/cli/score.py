@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from odin_rm.cli.config import parse_config
+if TYPE_CHECKING:
+    from odin_rm.workflows.score import ScoreConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, score, say what was done."""
-    from odin_rm.workflows.score import ScoreConfig, run_score, skipped_file
+def run(config: ScoreConfig) -> None:
+    """Score, say what was done."""
+    from odin_rm.workflows.score import run_score, skipped_file
 
-    config = parse_config(ScoreConfig, list(argv), "score")
     report = run_score(config)
     speed = report.rows / max(report.seconds, 1e-9)
     print(f"Scored {report.scored:,} of {report.rows:,} rows ({speed:,.0f} rows/s), written to {config.output}")
@@ -32,4 +32,3 @@ def run(argv: Sequence[str]) -> int:
         print(f"{report.cut:,} texts have no end token and were scored as cut")
     if report.bad_rows:
         print(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")
-    return 0

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config
-
-
-def run(argv: Sequence[str]) -> int:
-    """Parse, serve until stopped, write and print the results."""
+if TYPE_CHECKING:
     from odin_rm.serve.study.config import StudyConfig
 
-    config = parse_config(StudyConfig, list(argv), "study")
+
+def run(config: StudyConfig) -> None:
+    """Serve until stopped, write and print the results."""
     from odin_rm.serve.study.run import serve, write_results
     from odin_rm.serve.study.store import StudyStore
 
@@ -23,10 +20,9 @@ def run(argv: Sequence[str]) -> int:
         store = serve(config, lambda store, address: announce(store, address + token))
         if not store.ratings():
             print(f"No rating yet. The same command goes on with the study in {config.output}.")
-            return 0
+            return
     print_results(write_results(store, samples=config.bootstrap_samples))
     print(f"Written to {store.path.parent}; odin-rm win-rate reads its annotations.json")
-    return 0
 
 
 def announce(store: Any, address: str) -> None:

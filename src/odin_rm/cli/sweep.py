@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config
+from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.core.errors import ConfigError
 
-CONFIGS = {
-    "quickstart": "odin_rm.testbed.experiment:QuickstartConfig",
-    "reward": "odin_rm.reward.config:RewardConfig",
-    "score": "odin_rm.workflows.score:ScoreConfig",
-    "audit": "odin_rm.workflows.audit:AuditConfig",
-    "export": "odin_rm.workflows.export:ExportConfig",
-    "sft": "odin_rm.workflows.sft:SFTRunConfig",
-    "dpo": "odin_rm.workflows.dpo:DPORunConfig",
-    "rl": "odin_rm.rl.config:RLConfig",
-    "generate": "odin_rm.workflows.generate:GenerateConfig",
-    "judge": "odin_rm.workflows.judge:JudgeConfig",
-    "win-rate": "odin_rm.workflows.win_rate:WinRateConfig",
-    "retention": "odin_rm.workflows.retention:RetentionConfig",
-}
+if TYPE_CHECKING:
+    from odin_rm.workflows.sweep import SweepConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, run all, list what failed."""
-    from odin_rm.workflows.sweep import SweepConfig, run_sweep
+def run(config: SweepConfig) -> None:
+    """Run all, list what failed."""
+    from odin_rm.workflows.sweep import run_sweep
 
-    config = parse_config(SweepConfig, list(argv), "sweep")
     table = run_sweep(config, known_fields(config.command))
     print_table(table)
     print(f"Written to {config.output}")
-    return 0
 
 
 def known_fields(command: str) -> set[str]:
@@ -43,10 +27,10 @@ def known_fields(command: str) -> set[str]:
     Raises:
         ConfigError: there is no such command, or none that can be swept.
     """
-    if command not in CONFIGS:
-        raise ConfigError(f"is '{command}'", where="--command", fix=f"Use one of: {', '.join(CONFIGS)}.")
-    module, name = CONFIGS[command].split(":")
-    config_class = getattr(importlib.import_module(module), name)
+    swept = {name: about for name, about in COMMANDS.items() if about.swept}
+    if command not in swept:
+        raise ConfigError(f"is '{command}'", where="--command", fix=f"Use one of: {', '.join(swept)}.")
+    config_class = load(swept[command].config)
     return {field.name for field in dataclasses.fields(config_class) if field.init}
 
 

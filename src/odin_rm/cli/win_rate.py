@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config
+if TYPE_CHECKING:
+    from odin_rm.workflows.win_rate_config import WinRateConfig
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse, compute, print the table."""
-    from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+def run(config: WinRateConfig) -> None:
+    """Compute, print the table."""
+    from odin_rm.workflows.win_rate import run_win_rate
 
-    config = parse_config(WinRateConfig, list(argv), "win-rate")
     content = run_win_rate(config)
     print_table(content)
     print(f"Written to {config.output}")
-    return 0
 
 
 def print_table(content: dict[str, Any]) -> None:

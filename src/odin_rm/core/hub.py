@@ -1,7 +1,10 @@
-"""One short question to the hub before a library asks it at length."""
+"""One short question to the hub before a library asks it at length; and the libraries' remarks left out."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,12 +41,21 @@ def check_hub(name: str | Path, error: type[OdinError], kind: str, *, file: str 
 
 def quiet_hub() -> None:
     """Leave out the hub library's remarks on calls that it makes again; HF_HUB_VERBOSITY brings them."""
-    import os
+    _quiet("huggingface_hub", "HF_HUB_VERBOSITY")
 
-    from huggingface_hub.utils import logging
 
-    if "HF_HUB_VERBOSITY" not in os.environ:
-        logging.set_verbosity_error()
+def quiet_transformers() -> None:
+    """Leave transformers' remarks on its own inner workings out; --log_level and TRANSFORMERS_VERBOSITY bring them."""
+    _quiet("transformers", "TRANSFORMERS_VERBOSITY")
+
+
+def _quiet(library: str, variable: str) -> None:
+    """A library that nobody has imported yet is told by its variable: a command need not import it to silence it."""
+    if variable not in os.environ:
+        if library in sys.modules:
+            importlib.import_module(f"{library}.utils.logging").set_verbosity_error()
+        else:
+            os.environ[variable] = "error"
 
 
 @cache

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import LAYOUTS
 from odin_rm.data.batching import collate, plan_microbatches
 from odin_rm.data.trees import MIN_SHARED, build_trees, common_prefixes, prefix_order, tree_tensors, tree_tokens
 
 if TYPE_CHECKING:
     import torch
 
-LAYOUTS = ("tree", "packed", "padded", "single")
 _ON_DEVICE = ("input_ids", "position_ids", "attention_mask")
 # Searching for equal shares tries row sizes of this many times the mean; more than this many pieces need no search.
 _SLACKS = (1.02, 1.15, 1.4)

@@ -18,15 +18,11 @@ import torch
 from torch import nn
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.data.planning import LAYOUTS, Cost
+from odin_rm.data.planning import Cost
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.tree_check import TreeSupport, padded_reason, tree_support
-from odin_rm.model.tree_kernels import KERNELS
 
 log = logging.getLogger(__name__)
-
-BATCH_LAYOUTS = ("auto", *LAYOUTS)
-TREE_ATTENTION = ("auto", *KERNELS)
 
 
 def choose_layout(

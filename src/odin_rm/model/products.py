@@ -22,7 +22,6 @@ from transformers.pytorch_utils import Conv1D
 
 from odin_rm.core.errors import ConfigError
 
-CPU_PRODUCTS = ("auto", "torch", "onednn")
 MIN_WORK = 2**26
 """Multiplications from which on oneDNN is asked: setting up a product of a new shape takes it up to a millisecond."""
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import LAYOUTS
 from odin_rm.core.types import RewardScores
-from odin_rm.data.planning import LAYOUTS, row_inputs, to_device
+from odin_rm.data.planning import row_inputs, to_device
 from odin_rm.model.compiled import compile_layers
 from odin_rm.model.device import is_out_of_memory
 from odin_rm.model.layout import choose_layout, longest_and_first, some_sequences

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import DTYPES, check_options, option, options_of
+from odin_rm.core.shared_options import LoraOptions
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -17,138 +19,153 @@ WATCH_ACTIONS = ("warn", "stop", "rollback")
 CRITIC_INITS = ("policy", "reward")
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with its help text."""
-    metadata: dict[str, Any] = {"help": help}
-    if choices is not None:
-        metadata["choices"] = list(choices)
-    return field(default=default, metadata=metadata)
+_of_size = options_of("length of the run and batches")
+_of_optimiser = options_of("optimiser")
+_of_reward = options_of("sequence reward, in the order of its steps")
+_of_kl = options_of("KL to the reference policy")
+_of_ppo = options_of("PPO")
+_of_groups = options_of("RLOO and GRPO")
+_of_text = options_of("text and sampling")
+_of_model = options_of("policy, device and precision")
+_of_watch = options_of("hacking watch")
+_of_logs = options_of("logs and checkpoints")
 
 
 @dataclass
-class RLConfig:
+class RLConfig(LoraOptions):
     """Everything that ``odin-rm rl`` takes."""
 
-    algorithm: str = setting("ppo", "ppo and remax are ours; rloo and grpo run TRL's trainers.", ALGORITHMS)
-    model: str | None = setting(None, "The policy to start from, also the reference: hub id or local causal model.")
-    reward: str | None = setting(
+    algorithm: str = option("ppo", "ppo and remax are ours; rloo and grpo run TRL's trainers.", choices=ALGORITHMS)
+    model: str | None = option(None, "The policy to start from, also the reference: hub id or local causal model.")
+    reward: str | None = option(
         None,
         "A reward model (ours or any one-label classifier), an http(s) address, module:function or file.py:function "
         "in TRL's reward_funcs signature, length_only, or gold (the testbed's truth).",
     )
-    prompts: str | None = setting(
-        None, "Rows with a prompt: file, dataset folder or hub id; preference data serve too."
+    prompts: str | None = option(None, "Rows with a prompt: file, dataset folder or hub id; preference data serve too.")
+    output_dir: str | None = option(None, "The run folder.")
+    overwrite_output_dir: bool = option(False, "Replace another run in --output_dir instead of refusing.")
+    resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
+
+    max_steps: int = _of_size(200, "Optimiser steps (minibatches) of the policy.", at_least=1)
+    experience_size: int | None = _of_size(
+        None,
+        "N: responses collected with one policy, over all ranks; N > b is stale. Default: 2 b for ppo, else b.",
+        at_least=1,
     )
-    output_dir: str | None = setting(None, "The run folder.")
-    overwrite_output_dir: bool = setting(False, "Replace another run in --output_dir instead of refusing.")
-    resume_from_checkpoint: str | None = setting(None, "'true' for the newest checkpoint of the run, or a path.")
-
-    # How much.
-    max_steps: int = setting(200, "Optimiser steps (minibatches) of the policy.")
-    experience_size: int | None = setting(
-        None, "N: responses collected with one policy, over all ranks; N > b is stale. Default: 2 b for ppo, else b."
+    minibatch_size: int = _of_size(32, "b: responses per optimiser step, over all ranks; must divide N.", at_least=1)
+    microbatch_tokens: int = _of_size(
+        16384, "Padded tokens per forward pass and rank; changes no gradient.", at_least=1
     )
-    minibatch_size: int = setting(32, "b: responses per optimiser step, over all ranks; must divide N.")
-    microbatch_tokens: int = setting(16384, "Padded tokens per forward pass and rank; changes no gradient.")
-    rollout_tokens: int = setting(65536, "Padded tokens (prompt and response) per generation batch and rank.")
+    rollout_tokens: int = _of_size(
+        65536, "Padded tokens (prompt and response) per generation batch and rank.", at_least=1
+    )
 
-    # Optimisation.
-    learning_rate: float = setting(1e-6, "Peak learning rate of the policy.")
-    critic_learning_rate: float | None = setting(None, "Learning rate of the critic. Default: --learning_rate. (ppo)")
-    lr_scheduler_type: str = setting("constant", "Schedule: constant, linear, cosine, ...")
-    warmup_steps: int = setting(0, "Steps over which the learning rate rises from 0.")
-    weight_decay: float = setting(0.0, "AdamW weight decay.")
-    adam_beta1: float = setting(0.9, "AdamW beta 1.")
-    adam_beta2: float = setting(0.95, "AdamW beta 2.")
-    adam_epsilon: float = setting(1e-8, "AdamW epsilon.")
-    max_grad_norm: float = setting(1.0, "Clip the gradient's norm; 0 turns it off.")
-    seed: int = setting(0, "Decides order of prompts, sampling and new weights.")
+    learning_rate: float = _of_optimiser(1e-6, "Peak learning rate of the policy.", at_least=0)
+    critic_learning_rate: float | None = _of_optimiser(
+        None, "Learning rate of the critic. Default: --learning_rate. (ppo)", at_least=0
+    )
+    lr_scheduler_type: str = _of_optimiser("constant", "Schedule: constant, linear, cosine, ...")
+    warmup_steps: int = _of_optimiser(0, "Steps over which the learning rate rises from 0.", at_least=0)
+    weight_decay: float = _of_optimiser(0.0, "AdamW weight decay.", at_least=0)
+    adam_beta1: float = _of_optimiser(0.9, "AdamW beta 1.", at_least=0)
+    adam_beta2: float = _of_optimiser(0.95, "AdamW beta 2.", at_least=0)
+    adam_epsilon: float = _of_optimiser(1e-8, "AdamW epsilon.", at_least=0)
+    max_grad_norm: float = _of_optimiser(1.0, "Clip the gradient's norm; 0 turns it off.", at_least=0, infinite=True)
+    seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0)
 
-    # The sequence reward, in the order of its steps.
-    standardise: str | None = setting(
+    standardise: str | None = _of_reward(
         None,
         "Mean and deviation that the quality reward is standardised with: those stored with the reward model (the "
         "default where there are some), those of the reference policy's responses (else), or none.",
-        STANDARDISE,
+        choices=STANDARDISE,
     )
-    standardise_responses: int = setting(256, "Responses of the reference policy for --standardise reference.")
-    reward_clip: float = setting(math.inf, "c: the standardised reward is clipped to [-c, c].")
-    length_penalty: float = setting(0.0, "alpha: taken off per response token, in standardised reward units.")
-    missing_end_penalty: float = setting(0.0, "Taken off a response that did not end, in standardised reward units.")
-    on_bad_reward: str = setting(
+    standardise_responses: int = _of_reward(
+        256, "Responses of the reference policy for --standardise reference.", at_least=2
+    )
+    reward_clip: float = _of_reward(
+        math.inf, "c: the standardised reward is clipped to [-c, c].", above=0, infinite=True
+    )
+    length_penalty: float = _of_reward(
+        0.0, "alpha: taken off per response token, in standardised reward units.", at_least=0
+    )
+    missing_end_penalty: float = _of_reward(
+        0.0, "Taken off a response that did not end, in standardised reward units.", at_least=0
+    )
+    on_bad_reward: str = _of_reward(
         "error",
         "A reward that is not finite ends the run (error) or its response is left out (skip).",
-        ("error", "skip"),
+        choices=("error", "skip"),
     )
 
-    # The KL to the reference policy.
-    kl_coef: float = setting(0.05, "beta: weight of the KL to the reference policy.")
-    kl_estimator: str = setting("k1", "k1, k2 or k3 (Schulman's names).", KL_ESTIMATORS)
-    kl_place: str = setting("reward", "KL as a cost per token in the reward, or as a term of the loss.", KL_PLACES)
-    kl_target: float | None = setting(None, "Adapt beta towards this KL per response, in nats.")
-    kl_horizon: int = setting(10000, "Responses over which an adaptive beta moves.")
-
-    # PPO.
-    clip_epsilon: float = setting(0.2, "epsilon of the ratio clipping. (ppo)")
-    value_clip: float = setting(0.2, "Clip of the value's move; 0 turns it off. (ppo)")
-    value_coef: float = setting(1.0, "Weight of the critic's loss. (ppo)")
-    gamma: float = setting(1.0, "Discount per token.")
-    gae_lambda: float = setting(0.95, "lambda of GAE. (ppo)")
-    ppo_epochs: int = setting(1, "Passes over the N responses before new ones are collected. (ppo)")
-    whiten_advantages: bool = setting(True, "Advantages with mean 0 and deviation 1 over the N responses. (ppo)")
-    critic_init: str = setting("policy", "Backbone of the critic: the policy's or the reward model's.", CRITIC_INITS)
-    critic_warmup_steps: int = setting(0, "First steps in which only the critic learns. (ppo)")
-
-    # RLOO and GRPO.
-    num_generations: int = setting(4, "Responses per prompt. (rloo, grpo)")
-
-    # Text and sampling.
-    max_prompt_tokens: int | None = setting(
-        None, "Longest prompt. Default: 512, or what the policy's window leaves beside --max_new_tokens."
+    kl_coef: float = _of_kl(0.05, "beta: weight of the KL to the reference policy.", at_least=0)
+    kl_estimator: str = _of_kl("k1", "k1, k2 or k3 (Schulman's names).", choices=KL_ESTIMATORS)
+    kl_place: str = _of_kl(
+        "reward", "KL as a cost per token in the reward, or as a term of the loss.", choices=KL_PLACES
     )
-    overlong_prompt: str = setting(
-        "error", "A longer prompt: error, drop, or truncate_left.", ("error", "drop", "truncate_left")
-    )
-    max_new_tokens: int = setting(256, "Longest response, end token included.")
-    temperature: float = setting(1.0, "Sampling temperature; the log-probs are of the same distribution.")
-    top_p: float = setting(1.0, "Refused below 1: log-probs would be of another distribution than the samples.")
-    top_k: int = setting(0, "Refused above 0, for the same reason.")
-    chat_template: str | None = setting(None, "Jinja template, or 'plain'; default the policy tokenizer's own.")
-    rollout_engine: str = setting("transformers", "transformers, or vllm (an extra).", ("transformers", "vllm"))
-    vllm_server: str | None = setting(None, "Address of a vLLM server; without it vLLM runs in this process.")
+    kl_target: float | None = _of_kl(None, "Adapt beta towards this KL per response, in nats.", above=0)
+    kl_horizon: int = _of_kl(10000, "Responses over which an adaptive beta moves.", at_least=1)
 
-    # The model.
-    model_dtype: str = setting("float32", "Dtype of the trained weights.", ("float32", "bfloat16", "float16"))
-    bf16: bool = setting(False, "Mixed precision.")
-    attn_implementation: str | None = setting(None, "Attention of transformers: sdpa, eager, flash_attention_2, ...")
-    gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.")
-    trust_remote_code: bool = setting(False, "Run code that comes with the model.")
-    lora_r: int = setting(
-        0, "Rank of a LoRA adapter; 0 trains all weights. The reference is then the adapter switched off."
+    clip_epsilon: float = _of_ppo(0.2, "epsilon of the ratio clipping. (ppo)", above=0, infinite=True)
+    value_clip: float = _of_ppo(0.2, "Clip of the value's move; 0 turns it off. (ppo)", at_least=0, infinite=True)
+    value_coef: float = _of_ppo(1.0, "Weight of the critic's loss. (ppo)", at_least=0)
+    gamma: float = _of_ppo(1.0, "Discount per token.", at_least=0, at_most=1)
+    gae_lambda: float = _of_ppo(0.95, "lambda of GAE. (ppo)", at_least=0, at_most=1)
+    ppo_epochs: int = _of_ppo(1, "Passes over the N responses before new ones are collected. (ppo)", at_least=1)
+    whiten_advantages: bool = _of_ppo(True, "Advantages with mean 0 and deviation 1 over the N responses. (ppo)")
+    critic_init: str = _of_ppo(
+        "policy", "Backbone of the critic: the policy's or the reward model's.", choices=CRITIC_INITS
     )
-    lora_alpha: int = setting(16, "Scale of the LoRA update (alpha / r).")
-    lora_target_modules: str | None = setting(None, "Comma-separated linear layers for LoRA. Default: all.")
-    offload_reference: bool = setting(False, "Keep the frozen reference policy in main memory between its passes.")
-    use_cpu: bool = setting(False, "Stay on the CPU where there is an accelerator.")
+    critic_warmup_steps: int = _of_ppo(0, "First steps in which only the critic learns. (ppo)", at_least=0)
 
-    # The hacking watch.
-    watch_steps: int = setting(20, "Look at fixed prompts every so many steps; 0 turns the watch off.")
-    watch_prompts: str | None = setting(None, "Prompts of the watch. Default: the first of --prompts.")
-    watch_size: int = setting(64, "How many prompts the watch uses.")
-    watch_reward: str | None = setting(None, "A second reward source that training never sees, as --reward.")
-    watch_action: str = setting(
-        "warn", "What an alarm does: warn, stop, or rollback to the best checkpoint.", WATCH_ACTIONS
+    num_generations: int = _of_groups(4, "Responses per prompt. (rloo, grpo)", at_least=2)
+
+    max_prompt_tokens: int | None = _of_text(
+        None, "Longest prompt. Default: 512, or what the policy's window leaves beside --max_new_tokens.", at_least=1
     )
-    watch_length_ratio: float = setting(1.5, "Alarm: mean length beyond this times the reference's while reward falls.")
-    watch_kl: float = setting(50.0, "Alarm: KL per response beyond this many nats.")
-    watch_entropy: float = setting(0.1, "Alarm: entropy per token below this share of the reference's.")
+    overlong_prompt: str = _of_text(
+        "error", "A longer prompt: error, drop, or truncate_left.", choices=("error", "drop", "truncate_left")
+    )
+    max_new_tokens: int = _of_text(256, "Longest response, end token included.", at_least=1)
+    temperature: float = _of_text(1.0, "Sampling temperature; the log-probs are of the same distribution.", above=0)
+    top_p: float = _of_text(1.0, "Refused below 1: log-probs would be of another distribution than the samples.")
+    top_k: int = _of_text(0, "Refused above 0, for the same reason.", at_least=0)
+    chat_template: str | None = _of_text(None, "Jinja template, or 'plain'; default the policy tokenizer's own.")
+    rollout_engine: str = _of_text(
+        "transformers", "transformers, or vllm (an extra).", choices=("transformers", "vllm")
+    )
+    vllm_server: str | None = _of_text(None, "Address of a vLLM server; without it vLLM runs in this process.")
 
-    # Logs and checkpoints.
-    logging_steps: int = setting(1, "Write metrics every so many steps.")
-    sample_steps: int = setting(20, "Write sample responses every so many steps; 0 turns it off.")
-    save_steps: int = setting(50, "Checkpoint every so many steps; 0 saves at the end and on interruption only.")
-    save_total_limit: int = setting(2, "Checkpoints to keep; the watch's best one is kept besides.")
-    report_to: str = setting("none", "Trackers: none, tensorboard, wandb, trackio (comma-separated).")
+    model_dtype: str = _of_model("float32", "Dtype of the trained weights.", choices=DTYPES)
+    bf16: bool = _of_model(False, "Mixed precision.")
+    attn_implementation: str | None = _of_model(None, "Attention of transformers: sdpa, eager, flash_attention_2, ...")
+    gradient_checkpointing: bool = _of_model(False, "Recompute activations to save memory.")
+    trust_remote_code: bool = _of_model(False, "Run code that comes with the model.")
+    offload_reference: bool = _of_model(False, "Keep the frozen reference policy in main memory between its passes.")
+    use_cpu: bool = _of_model(False, "Stay on the CPU where there is an accelerator.")
+
+    watch_steps: int = _of_watch(20, "Look at fixed prompts every so many steps; 0 turns the watch off.", at_least=0)
+    watch_prompts: str | None = _of_watch(None, "Prompts of the watch. Default: the first of --prompts.")
+    watch_size: int = _of_watch(64, "How many prompts the watch uses.", at_least=1)
+    watch_reward: str | None = _of_watch(None, "A second reward source that training never sees, as --reward.")
+    watch_action: str = _of_watch(
+        "warn", "What an alarm does: warn, stop, or rollback to the best checkpoint.", choices=WATCH_ACTIONS
+    )
+    watch_length_ratio: float = _of_watch(
+        1.5, "Alarm: mean length beyond this times the reference's while reward falls.", at_least=0, infinite=True
+    )
+    watch_kl: float = _of_watch(50.0, "Alarm: KL per response beyond this many nats.", at_least=0, infinite=True)
+    watch_entropy: float = _of_watch(
+        0.1, "Alarm: entropy per token below this share of the reference's.", at_least=0, infinite=True
+    )
+
+    logging_steps: int = _of_logs(1, "Write metrics every so many steps.", at_least=1)
+    sample_steps: int = _of_logs(20, "Write sample responses every so many steps; 0 turns it off.", at_least=0)
+    save_steps: int = _of_logs(
+        50, "Checkpoint every so many steps; 0 saves at the end and on interruption only.", at_least=0
+    )
+    save_total_limit: int = _of_logs(2, "Checkpoints to keep; the watch's best one is kept besides.", at_least=1)
+    report_to: str = _of_logs("none", "Trackers: none, tensorboard, wandb, trackio (comma-separated).")
 
     def __post_init__(self) -> None:
         check_rl_config(self)
@@ -199,43 +216,12 @@ def check_rl_config(config: RLConfig) -> None:
     Raises:
         ConfigError: a value outside its range, or a combination in which an option would do nothing.
     """
-    for item in fields(config):
-        choices = item.metadata.get("choices")
-        value = getattr(config, item.name)
-        if choices and value not in choices and value is not None:
-            raise ConfigError(f"must be one of {', '.join(choices)}, it is {value!r}", where=f"--{item.name}")
-    _check_ranges(config)
+    check_options(config)
     if config.experience_size is None:
         config.experience_size = config.minibatch_size * (2 if config.algorithm == "ppo" else 1)
     if config.critic_learning_rate is None:
         config.critic_learning_rate = config.learning_rate
     _check_combinations(config)
-
-
-def _check_ranges(config: RLConfig) -> None:
-    least: dict[str, float] = dict.fromkeys(
-        ("max_steps", "minibatch_size", "microbatch_tokens", "rollout_tokens", "ppo_epochs", "kl_horizon"), 1
-    )
-    least |= dict.fromkeys(("max_new_tokens", "logging_steps", "watch_size", "save_total_limit"), 1)
-    least |= {"num_generations": 2, "standardise_responses": 2}
-    not_negative = (
-        "learning_rate critic_learning_rate warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
-        "length_penalty missing_end_penalty kl_coef value_clip value_coef gamma gae_lambda critic_warmup_steps lora_r "
-        "watch_steps sample_steps save_steps watch_length_ratio watch_kl watch_entropy top_k seed"
-    )
-    least |= dict.fromkeys(not_negative.split(), 0)
-    least |= dict.fromkeys(("experience_size", "max_prompt_tokens"), 1)
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and not value >= low:
-            raise ConfigError(f"must be at least {low:g}, it is {value}", where=f"--{name}")
-    for name in ("clip_epsilon", "temperature", "reward_clip", "kl_target"):
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"must be positive, it is {value}", where=f"--{name}")
-    for name in ("gamma", "gae_lambda"):
-        if getattr(config, name) > 1:
-            raise ConfigError(f"must be at most 1, it is {getattr(config, name)}", where=f"--{name}")
 
 
 def _check_combinations(config: RLConfig) -> None:
@@ -267,8 +253,7 @@ def _check_combinations(config: RLConfig) -> None:
         raise ConfigError("only rescales a reward that is length alone", where="--length_penalty", fix="Leave it out.")
     if config.vllm_server is not None and config.rollout_engine != "vllm":
         raise ConfigError("is not used by this engine", where="--vllm_server", fix="Add --rollout_engine vllm.")
-    if config.lora_r == 0 and (config.lora_target_modules is not None or config.lora_alpha != 16):
-        raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
+    config.check_lora()
     if config.offload_reference and config.lora_r:
         raise ConfigError(
             "has no effect under LoRA, where the reference is the adapter switched off", where="--offload_reference"

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.testbed.world import World, count_tokens, is_flattering, is_list, knob, stream
+from odin_rm.core.options import check_options, option
+from odin_rm.testbed.world import World, count_tokens, is_flattering, is_list, stream
 
 Row = dict[str, Any]
 
@@ -29,21 +30,19 @@ class AnnotatorSettings:
         ConfigError: a knob is outside its range.
     """
 
-    quality_scale: float = knob(4.0, "what the annotator gives for one unit of true quality, in log-odds")
-    length_bias: float = knob(0.1, "what the annotator gives for one more token, in log-odds")
-    list_bias: float = knob(0.0, "what the annotator gives for list formatting, in log-odds")
-    flattery_bias: float = knob(0.0, "what the annotator gives for a flattering opener, in log-odds")
-    temperature: float = knob(1.0, "noise of the annotator's choices: 0 always takes the higher utility")
-    lapse_rate: float = knob(0.0, "share of pairs that the annotator decides by a coin (0 to 1)")
+    quality_scale: float = option(4.0, "what the annotator gives for one unit of true quality, in log-odds")
+    length_bias: float = option(0.1, "what the annotator gives for one more token, in log-odds")
+    list_bias: float = option(0.0, "what the annotator gives for list formatting, in log-odds")
+    flattery_bias: float = option(0.0, "what the annotator gives for a flattering opener, in log-odds")
+    temperature: float = option(
+        1.0, "noise of the annotator's choices: 0 always takes the higher utility", at_least=0, at_most=1e6
+    )
+    lapse_rate: float = option(
+        0.0, "share of pairs that the annotator decides by a coin (0 to 1)", at_least=0, at_most=1
+    )
 
     def __post_init__(self) -> None:
-        for name, high in (("temperature", 1e6), ("lapse_rate", 1.0)):
-            if not 0 <= getattr(self, name) <= high:
-                raise ConfigError(
-                    f"{getattr(self, name)} is outside 0 to {high:g}",
-                    where=f"--{name}",
-                    fix="Choose a value inside the range.",
-                )
+        check_options(self)
 
 
 class Annotator:

@@ -7,17 +7,16 @@ thing special to the testbed is that the true quality of each response is known.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError, RunInterrupted
+from odin_rm.core.errors import RunInterrupted
 from odin_rm.core.files import (
     RowWriter,
     atomic_write_json,
@@ -33,8 +32,6 @@ from odin_rm.model.scoring import load_scorer
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import score_preferences
 from odin_rm.testbed.annotator import (
-    Annotator,
-    AnnotatorSettings,
     Row,
     describe_preferences,
     make_preferences,
@@ -42,72 +39,16 @@ from odin_rm.testbed.annotator import (
     make_ranked_lists,
     make_sft,
 )
+from odin_rm.testbed.quickstart_config import QuickstartConfig
 from odin_rm.testbed.rl_experiment import Say, forget_results, train_policies
 from odin_rm.testbed.rl_figures import ArmFigures, Policies, arm_figures
 from odin_rm.testbed.story import write_story
-from odin_rm.testbed.sweep import SweepSettings, sweep_runs
+from odin_rm.testbed.sweep import sweep_runs
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.testbed.world import World, WorldSettings, knob
 from odin_rm.workflows.train import train_reward_model
 
 ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
-SMALLEST_HELD_OUT = 10
 TRUE_QUALITY = "true_quality"
-
-Knobs = TypeVar("Knobs", WorldSettings, AnnotatorSettings, SweepSettings)
-
-
-@dataclass(frozen=True)
-class _RunSettings:
-    output: str = knob("", "folder for data, both reward models, summary.json, figures and report.html")
-    seed: int = knob(0, "decides data, first weights and order of the batches")
-    pairs: int = knob(4000, "preference pairs to train on")
-    held_out_pairs: int = knob(2500, "preference pairs to audit on, on prompts that training never sees")
-    epochs: float = knob(3.0, "passes over the training pairs")
-    batch_pairs: int = knob(64, "pairs per optimiser step")
-    learning_rate: float = knob(1e-3, "peak learning rate")
-    hidden: int = knob(96, "width of the tiny Llama")
-    layers: int = knob(2, "depth of the tiny Llama")
-    bootstrap_samples: int = knob(1000, "resamples behind each 95 % interval of the audits")
-    overwrite_output_dir: bool = knob(False, "replace another run in --output instead of refusing")
-
-
-@dataclass(frozen=True)
-class QuickstartConfig(SweepSettings, AnnotatorSettings, WorldSettings, _RunSettings):
-    """Everything that ``odin-rm quickstart`` takes: the run, the world's knobs, the annotator's and the policies'."""
-
-    def __post_init__(self) -> None:
-        for knobs in (WorldSettings, AnnotatorSettings, SweepSettings):
-            knobs.__post_init__(self)
-        if not self.output:
-            raise ConfigError("is required", where="--output", fix="Name a folder, for example: --output quickstart")
-        least = {"seed": 0, "pairs": 1, "held_out_pairs": SMALLEST_HELD_OUT, "batch_pairs": 1, "layers": 1}
-        for name, low in (least | {"bootstrap_samples": 10, "hidden": 8}).items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"must be at least {low}, it is {getattr(self, name)}", where=f"--{name}")
-        for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"must be positive, it is {getattr(self, name)}", where=f"--{name}")
-        if self.hidden % 8:
-            raise ConfigError(f"must be a multiple of 8, it is {self.hidden}", where="--hidden")
-
-    @property
-    def world(self) -> World:
-        """The world that the knobs describe."""
-        return World(self._part(WorldSettings))
-
-    @property
-    def annotator(self) -> Annotator:
-        """The annotator that the knobs describe."""
-        return Annotator(self.world, self._part(AnnotatorSettings))
-
-    @property
-    def policies(self) -> SweepSettings:
-        """Which policies are trained, and how long."""
-        return self._part(SweepSettings)
-
-    def _part(self, knobs: type[Knobs]) -> Knobs:
-        return knobs(**{f.name: getattr(self, f.name) for f in fields(knobs)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError, NumericalError, OutputError, RunInterrupted
+from odin_rm.core.errors import NumericalError, OutputError, RunInterrupted
 from odin_rm.core.files import (
     RowWriter,
     atomic_write_json,
@@ -29,6 +29,7 @@ from odin_rm.core.files import (
     json_safe,
 )
 from odin_rm.core.lock import file_lock
+from odin_rm.core.settings import at_least
 from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
 from odin_rm.testbed.experiment import QuickstartConfig, audit_arm, reward_config, write_data
 from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
@@ -124,10 +125,8 @@ def run_reproduce(
         OutputError: the folder holds something else, or a study with other settings.
         RunInterrupted: stopped by a signal; what is done is kept.
     """
-    if seed < 0:
-        raise ConfigError(f"must be at least 0, it is {seed}", where="--seed")
-    if workers < 1:
-        raise ConfigError(f"must be at least 1, it is {workers}", where="--workers")
+    at_least("seed", seed, 0)
+    at_least("workers", workers, 1)
     size = PRESETS[preset]
     config = QuickstartConfig(
         output=output, seed=seed, sweep="none", workers=workers, overwrite_output_dir=True, **size.settings

@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.testbed.world import knob
+from odin_rm.core.options import check_options, option
 
 SWEEPS = ("none", "small", "full")
 REWARD_MODELS = ("vanilla", "odin")
@@ -38,21 +38,23 @@ class SweepSettings:
         ConfigError: a knob is outside its range.
     """
 
-    sweep: str = knob("small", "policies trained on the rewards: none, small (10 runs) or full (86 runs, an hour)")
-    sft_steps: int = knob(130, "optimiser steps of the starting policy, on 64 responses of the writers each")
-    policy_responses: int = knob(6400, f"responses that each policy learns from, a multiple of {EXPERIENCE}")
-    max_new_tokens: int = knob(64, "longest response of a policy, end token included")
-    workers: int = knob(2, "policies trained at the same time, each on one core")
+    sweep: str = option(
+        "small", "policies trained on the rewards: none, small (10 runs) or full (86 runs, an hour)", choices=SWEEPS
+    )
+    sft_steps: int = option(
+        130, "optimiser steps of the starting policy, on 64 responses of the writers each", at_least=1
+    )
+    policy_responses: int = option(
+        6400, f"responses that each policy learns from, a multiple of {EXPERIENCE}", at_least=EXPERIENCE
+    )
+    max_new_tokens: int = option(64, "longest response of a policy, end token included", at_least=1)
+    workers: int = option(2, "policies trained at the same time, each on one core", at_least=1)
 
     def __post_init__(self) -> None:
-        if self.sweep not in SWEEPS:
-            raise ConfigError(f"is '{self.sweep}'", where="--sweep", fix=f"Choose one of {', '.join(SWEEPS)}.")
-        if self.policy_responses < EXPERIENCE or self.policy_responses % EXPERIENCE:
-            what = f"must be a positive multiple of {EXPERIENCE}, it is {self.policy_responses}"
+        check_options(self)
+        if self.policy_responses % EXPERIENCE:
+            what = f"must be a multiple of {EXPERIENCE}, it is {self.policy_responses}"
             raise ConfigError(what, where="--policy_responses")
-        for name in ("max_new_tokens", "sft_steps", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"must be at least 1, it is {getattr(self, name)}", where=f"--{name}")
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import check_options, option
 from odin_rm.testbed import phrases
 
 # The rule of the word-level tokenizer (`tokenizers.pre_tokenizers.Whitespace`): runs of word characters, runs of
@@ -37,11 +37,6 @@ def count_tokens(text: str) -> int:
     return len(TOKEN.findall(text))
 
 
-def knob(default: Any, help_text: str) -> Any:
-    """A dataclass field with its help text, shown by ``--help``."""
-    return field(default=default, metadata={"help": help_text})
-
-
 @dataclass(frozen=True)
 class WorldSettings:
     """The knobs of the world. Lengths are in tokens of the word-level tokenizer, full stops included.
@@ -50,54 +45,59 @@ class WorldSettings:
         ConfigError: a knob is outside its range (the message names the knob and the range).
     """
 
-    topics: int = knob(24, "how many topics prompts are about (1 to 24)")
-    steps_per_topic: int = knob(8, "helpful steps that the writers of one topic know (1 to 16)")
-    harmful_per_topic: int = knob(5, "harmful steps that the writers of one topic know (1 to 10)")
-    saturation: int = knob(4, "distinct helpful steps beyond which more of them add nothing (1 to 16)")
-    harm_weight: float = knob(1.0, "what a harmful step takes away, in helpful steps (0 or more)")
-    min_steps: int = knob(1, "fewest steps, helpful and harmful together, in a response")
-    max_steps: int = knob(5, "most steps in a response")
-    skill_mean: float = knob(0.65, "share of helpful steps among the steps of the median writer (between 0 and 1)")
-    skill_spread: float = knob(1.2, "standard deviation of the writers' skill, in log-odds of a helpful step")
-    repeat_rate: float = knob(0.1, "share of helpful steps that repeat one already given (and so add nothing)")
-    filler_rate: float = knob(1.0, "share of the space left by the steps that is filled with fillers (0 to 1)")
-    fillers: int = knob(10, "how many different fillers exist (1 to 10)")
-    length_mean: float = knob(25.0, "tokens that the writers aim at, mean")
-    length_spread: float = knob(11.0, "tokens that the writers aim at, standard deviation")
-    max_tokens: int = knob(60, "writers aim at no more tokens than this")
-    quality_length_correlation: float = knob(
-        0.0, "correlation of a writer's skill with the length aimed at: above 0, good writers write more (-1 to 1)"
+    topics: int = option(24, "how many topics prompts are about (1 to 24)", at_least=1, at_most=len(phrases.TOPICS))
+    steps_per_topic: int = option(
+        8, "helpful steps that the writers of one topic know (1 to 16)", at_least=1, at_most=len(phrases.HELPFUL)
     )
-    list_rate: float = knob(0.1, "share of responses formatted as a bulleted list (one token more per sentence)")
-    flattery_rate: float = knob(0.1, "share of responses that open with flattery")
+    harmful_per_topic: int = option(
+        5, "harmful steps that the writers of one topic know (1 to 10)", at_least=1, at_most=len(phrases.HARMFUL)
+    )
+    saturation: int = option(
+        4,
+        "distinct helpful steps beyond which more of them add nothing (1 to 16)",
+        at_least=1,
+        at_most=len(phrases.HELPFUL),
+    )
+    harm_weight: float = option(
+        1.0, "what a harmful step takes away, in helpful steps (0 or more)", at_least=0, at_most=1e6
+    )
+    min_steps: int = option(1, "fewest steps, helpful and harmful together, in a response", at_least=0)
+    max_steps: int = option(5, "most steps in a response", at_least=1, at_most=16)
+    skill_mean: float = option(
+        0.65,
+        "share of helpful steps among the steps of the median writer (between 0 and 1)",
+        at_least=1e-6,
+        at_most=1 - 1e-6,
+    )
+    skill_spread: float = option(
+        1.2, "standard deviation of the writers' skill, in log-odds of a helpful step", at_least=0, at_most=1e3
+    )
+    repeat_rate: float = option(
+        0.1, "share of helpful steps that repeat one already given (and so add nothing)", at_least=0, at_most=1
+    )
+    filler_rate: float = option(
+        1.0, "share of the space left by the steps that is filled with fillers (0 to 1)", at_least=0, at_most=1
+    )
+    fillers: int = option(10, "how many different fillers exist (1 to 10)", at_least=1, at_most=len(phrases.FILLERS))
+    length_mean: float = option(25.0, "tokens that the writers aim at, mean", at_least=0, at_most=1e4)
+    length_spread: float = option(11.0, "tokens that the writers aim at, standard deviation", at_least=0, at_most=1e4)
+    max_tokens: int = option(60, "writers aim at no more tokens than this", at_least=1, at_most=1e4)
+    quality_length_correlation: float = option(
+        0.0,
+        "correlation of a writer's skill with the length aimed at: above 0, good writers write more (-1 to 1)",
+        at_least=-1,
+        at_most=1,
+    )
+    list_rate: float = option(
+        0.1, "share of responses formatted as a bulleted list (one token more per sentence)", at_least=0, at_most=1
+    )
+    flattery_rate: float = option(0.1, "share of responses that open with flattery", at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
-            "topics": (1, len(phrases.TOPICS)),
-            "steps_per_topic": (1, len(phrases.HELPFUL)),
-            "harmful_per_topic": (1, len(phrases.HARMFUL)),
-            "saturation": (1, len(phrases.HELPFUL)),
-            "harm_weight": (0, 1e6),
-            "min_steps": (0, self.max_steps),
-            "max_steps": (1, 16),
-            "skill_mean": (1e-6, 1 - 1e-6),
-            "skill_spread": (0, 1e3),
-            "repeat_rate": (0, 1),
-            "filler_rate": (0, 1),
-            "fillers": (1, len(phrases.FILLERS)),
-            "length_mean": (0, 1e4),
-            "length_spread": (0, 1e4),
-            "max_tokens": (1, 1e4),
-            "quality_length_correlation": (-1, 1),
-            "list_rate": (0, 1),
-            "flattery_rate": (0, 1),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # also catches NaN
-                raise ConfigError(
-                    f"{value} is outside {low:g} to {high:g}", where=f"--{name}", fix="Choose a value inside the range."
-                )
+        check_options(self)
+        if self.min_steps > self.max_steps:
+            what = f"must be at most --max_steps ({self.max_steps}), it is {self.min_steps}"
+            raise ConfigError(what, where="--min_steps")
 
 
 @dataclass(frozen=True)

@@ -18,22 +18,22 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from odin_rm.core.errors import ConfigError, OutputError
+from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
+from odin_rm.workflows.audit_config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit_data import (
     Twins,
     audited_lengths,
-    earlier_audit,
     load_audit_data,
     read_audit,
     read_twins,
@@ -55,84 +55,6 @@ TWINS_FIGURE = "verbosity_twins_longer_wins"
 # A folder with one of these holds more than an audit and is never overwritten by one.
 _FOREIGN = ("metrics.jsonl", "summary.json", "model", "checkpoints")
 _OURS = ("audit.json", "comparison.json", "report.html", "config.yaml", "environment.json")
-
-
-@dataclass
-class AuditConfig:
-    """Everything that ``odin-rm audit`` takes."""
-
-    output: str = field(metadata={"help": "Folder for audit.json, the figures and report.html.", "required": True})
-    model: str | None = field(
-        default=None,
-        metadata={"help": "Reward model: ours, or any that AutoModelForSequenceClassification loads (path or hub id)."},
-    )
-    dataset: str | None = field(
-        default=None, metadata={"help": "Preference data: file, dataset folder or hub id (docs/data_formats.md)."}
-    )
-    compare: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Further models to show beside it: model folders, hub ids, or earlier audits."},
-    )
-    column: str | None = field(
-        default=None, metadata={"help": "Label (name or index) to audit of classifiers with several labels."}
-    )
-    twins: str | None = field(
-        default=None,
-        metadata={"help": "Verbosity twins: rows of prompt, shorter, longer; how often does the wordier one win?"},
-    )
-    length_unit: Literal["tokens", "characters", "words"] = field(
-        default="tokens", metadata={"help": "What length is measured in; tokens are the model's own."}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a sequence; default the model's own setting, or its window."}
-    )
-    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = field(
-        default=None, metadata={"help": "What to do with longer ones; default the model's own setting, or drop."}
-    )
-    read_at: str | None = field(
-        default=None,
-        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
-    )
-    on_bad_row: Literal["error", "skip"] = field(
-        default="error", metadata={"help": "Stop at an unusable row, or leave it out and count it."}
-    )
-    microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
-    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = field(
-        default="auto",
-        metadata={
-            "help": "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, "
-            "single (one at a time), or auto: the first of them that gives the model's own scores."
-        },
-    )
-    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
-        default="auto", metadata={"help": "Attention of tree and packed rows."}
-    )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples of the intervals, at least 2."})
-    seed: int = field(default=0, metadata={"help": "Of the resamples and of the cross-validation folds."})
-    torch_dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None, metadata={"help": "Precision of the model; default float32."}
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention of transformers: eager, sdpa, flash_attention_2, ..."}
-    )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier audit in the folder."})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything is loaded."""
-        if self.model is None and not self.compare:
-            raise ConfigError("there is no model to audit", where="--model", fix="Give --model, or --compare A B ...")
-        scored = [self.model, *self.compare] if self.model else list(self.compare)
-        if self.dataset is None and any(earlier_audit(str(place)) is None for place in scored):
-            raise ConfigError("is missing", where="--dataset", fix="Give a file, dataset folder or hub id.")
-        if self.bootstrap_samples < 2:
-            raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
-        if self.microbatch_tokens < 1:
-            raise ConfigError(f"is {self.microbatch_tokens}", where="--microbatch_tokens", fix="Give at least 1.")
-        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
-            what = "has no effect on padded batches"
-            raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
 
 @dataclass(frozen=True)

@@ -147,15 +147,6 @@ def read_twins(path: str, *, on_bad_row: OnBadRow) -> Twins:
     return replace(twins, skipped=skipped)
 
 
-def earlier_audit(place: str) -> Path | None:
-    """The ``audit.json`` that ``place`` names: the file itself or an audit's folder; ``None`` where it is a model."""
-    path = Path(place)
-    if path.suffix == ".json" and (path.is_file() or not path.exists()):
-        return path
-    is_model = (path / "config.json").exists() or (path / "model").exists() or (path / "adapter_config.json").exists()
-    return path / "audit.json" if (path / "audit.json").is_file() and not is_model else None
-
-
 def read_audit(path: Path) -> AuditResult:
     """The result that an ``audit.json`` holds.
 

@@ -16,25 +16,16 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from odin_rm.data.demonstrations import EncodedRows, read_comparisons
-from odin_rm.workflows.policy_training import REFUSED, PolicyJob, PolicyTrainingFields, QuietTrainer, train_policy
-
-_FIXED = "the reference is the model that the run starts from"
-DPO_REFUSED = REFUSED | {
-    "disable_dropout": "dropout is off, as in every policy stage",
-    "precompute_ref_batch_size": "reference log-probs are computed in each step",
-    "precompute_ref_log_probs": "reference log-probs are computed in each step; with --lora_r they take no memory",
-    "ref_model_mixup_alpha": _FIXED,
-    "ref_model_sync_steps": _FIXED,
-    "sync_ref_model": _FIXED,
-}
+from odin_rm.workflows.policy_options import DPO_REFUSED, DPOOptions
+from odin_rm.workflows.policy_training import PolicyJob, QuietTrainer, train_policy
 
 
 @dataclass
-class DPORunConfig(PolicyTrainingFields, DPOConfig):
+class DPORunConfig(DPOOptions, DPOConfig):
     """Everything that ``odin-rm dpo`` takes; fields of TRL's ``DPOConfig`` keep their names and meaning."""
 
     def __post_init__(self) -> None:
-        self.check("dpo", DPO_REFUSED)
+        self.check()
         super().__post_init__()
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from odin_rm.core.errors import ConfigError, OutputError
+from odin_rm.core.errors import OutputError
 from odin_rm.core.files import check_run_folder
+from odin_rm.core.options import check_options, option
 from odin_rm.core.types import QUALITY
 
 if TYPE_CHECKING:
@@ -24,33 +24,24 @@ _FOREIGN = ("odin_rm.json", "metrics.jsonl", "audit.json", "summary.json", "conf
 class ExportConfig:
     """Everything that ``odin-rm export`` takes."""
 
-    model: str = field(metadata={"help": "Reward model saved by odin-rm: its folder, its run folder, or a hub id."})
-    output: str = field(metadata={"help": "Folder to write the stock classifier to."})
-    parity_dataset: str | None = field(
-        default=None, metadata={"help": "Preference data to compare scores on too, beside the built-in texts."}
+    model: str = option(help="Reward model saved by odin-rm: its folder, its run folder, or a hub id.")
+    output: str = option(help="Folder to write the stock classifier to.")
+    parity_dataset: str | None = option(None, "Preference data to compare scores on too, beside the built-in texts.")
+    parity_rows: int = option(64, "How many responses of the parity data to compare on.", at_least=1)
+    tolerance: float | None = option(
+        None, "Largest difference of scores; default 1e-5 (2e-2 in half precision) of the largest score.", above=0
     )
-    parity_rows: int = field(default=64, metadata={"help": "How many responses of the parity data to compare on."})
-    tolerance: float | None = field(
-        default=None,
-        metadata={"help": "Largest difference of scores; default 1e-5 (2e-2 in half precision) of the largest score."},
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the exported weights.")
+    read_at: str | None = option(
+        None, "end or before_pad: where a model of an earlier odin-rm that does not say it was read."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "Precision of the exported weights."}
-    )
-    read_at: str | None = field(
-        default=None,
-        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
-    )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier export in the folder."})
+    device: str | None = option(None, "cpu, cuda, cuda:1, ...; default CUDA if there is one.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    overwrite_output_dir: bool = option(False, "Replace an earlier export in the folder.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
-        if self.parity_rows < 1:
-            raise ConfigError(f"is {self.parity_rows}", where="--parity_rows", fix="Give at least 1.")
-        if self.tolerance is not None and not (self.tolerance > 0 and math.isfinite(self.tolerance)):
-            raise ConfigError(f"is {self.tolerance}", where="--tolerance", fix="Give a positive number.")
+        check_options(self)
 
 
 def run_export(config: ExportConfig) -> ParityReport:

@@ -10,114 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
-from odin_rm.core.errors import ConfigError, DataError, OutputError, RunInterrupted
+from odin_rm.core.errors import DataError, OutputError, RunInterrupted
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json, dump_json, environment_record
 from odin_rm.data.prompts import PromptSet, load_prompts
 from odin_rm.data.render import Prompt, prompt_messages
 from odin_rm.judging.chat import endpoint_address
+from odin_rm.workflows.generate_config import GenerateConfig
 from odin_rm.workflows.progress import progress_bar
-from odin_rm.workflows.response_writers import ENDPOINT, EndpointWriter, ModelWriter, ResponseWriter, Row
+from odin_rm.workflows.response_writers import EndpointWriter, ModelWriter, ResponseWriter, Row
 
 # What may differ between a run and its continuation: how fast, not what.
 _PACE = ("device", "rollout_tokens", "concurrency", "requests_per_minute", "timeout", "retries", "api_key_env")
 _ASIDE = (*_PACE, "output", "overwrite", "generator")
-SEEDS = 2**32
-_ENDPOINT_ONLY = ("base_url",)
-_MODEL_ONLY = ("chat_template", "dtype", "device", "attn_implementation")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class GenerateConfig:
-    """Everything that ``odin-rm generate`` takes."""
-
-    model: str = field(
-        metadata={
-            "help": "A causal model (folder, run folder or hub id), or openai:NAME at an OpenAI-compatible endpoint."
-        }
-    )
-    prompts: str = field(metadata={"help": "Rows with a prompt (or AlpacaEval's instruction): file, folder or hub id."})
-    output: str = field(metadata={"help": "The .json file to write."})
-    generator: str | None = _option(None, "The model's name in the file. Default: the name of its folder.")
-    limit: int | None = _option(None, "Only the first so many prompts.")
-    overwrite: bool = _option(False, "Replace --output instead of refusing.")
-
-    max_new_tokens: int = _option(512, "Longest response.")
-    temperature: float = _option(1.0, "Sampling temperature; 0 takes the most likely token each time.")
-    top_p: float = _option(1.0, "Sample from the smallest set of tokens with this much probability.")
-    top_k: int = _option(0, "Model: sample from so many tokens; 0 from all.")
-    seed: int = _option(0, "Decides what is drawn.")
-
-    chat_template: str | None = _option(None, "Model: Jinja template, or 'plain'; default the tokenizer's own.")
-    rollout_tokens: int = _option(65536, "Model: padded tokens (prompt and response) per batch (memory).")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = _option(None, "Model: precision; default float32.")
-    device: str | None = _option(None, "Model: cpu, cuda, ...; default CUDA if there is one.")
-    attn_implementation: str | None = _option(None, "Model: attention of transformers: sdpa, eager, ...")
-    trust_remote_code: bool = _option(False, "Model: run code that comes with it.")
-
-    base_url: str | None = _option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
-    api_key_env: str = _option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
-    concurrency: int = _option(8, "Endpoint: calls under way at a time.")
-    requests_per_minute: float | None = _option(None, "Endpoint: at most so many calls a minute.")
-    timeout: float = _option(120.0, "Endpoint: seconds for a whole call.")
-    retries: int = _option(8, "Endpoint: how often a call that failed is made again, after growing pauses.")
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything is read."""
-        if not self.output.lower().endswith(".json"):
-            raise ConfigError(f"is {self.output}", where="--output", fix="Give the name of a .json file.")
-        if self.model in ("", ENDPOINT):
-            raise ConfigError("names no model", where="--model", fix=f"Give a folder, a hub id or {ENDPOINT}NAME.")
-        least = {"max_new_tokens": 1, "rollout_tokens": 1, "concurrency": 1, "retries": 0, "temperature": 0, "top_k": 0}
-        for name, bound in (least | {"limit": 1}).items():
-            value = getattr(self, name)
-            if value is not None and not bound <= value < math.inf:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give a number of at least {bound}.")
-        for name in ("timeout", "requests_per_minute"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix="Give more than 0.")
-        if self.chat_template not in (None, "plain") and "{" not in self.chat_template:
-            fix = "Give a Jinja template itself (not a file of one), or 'plain'."
-            raise ConfigError("never uses the messages", where="--chat_template", fix=fix)
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"is {self.seed}", where="--seed", fix=f"Give a number from 0 to {SEEDS - 1}.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"is {self.top_p}", where="--top_p", fix="Give more than 0 and at most 1.")
-        if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
-            where = "--top_p" if self.top_p < 1 else "--top_k"
-            raise ConfigError("has no effect at temperature 0", where=where, fix="Leave it out.")
-        self._refuse_idle()
-
-    def _refuse_idle(self) -> None:
-        for name in _MODEL_ONLY if self.at_endpoint else _ENDPOINT_ONLY:
-            if getattr(self, name) is not None:
-                what = f"has no effect: --model {self.model} is {'an' if self.at_endpoint else 'no'} endpoint"
-                fix = "Leave it out." if self.at_endpoint else f"Name the model there: --model {ENDPOINT}NAME."
-                raise ConfigError(what, where=f"--{name}", fix=fix)
-        if self.at_endpoint and self.top_k:
-            raise ConfigError("is no part of an endpoint's API", where="--top_k", fix="Leave it out.")
-
-    @property
-    def at_endpoint(self) -> bool:
-        """Whether the model is behind an endpoint."""
-        return self.model.startswith(ENDPOINT)
-
-    @property
-    def name(self) -> str:
-        """The generator's name."""
-        if self.generator is not None:
-            return self.generator
-        path = Path(self.model.removeprefix(ENDPOINT)) if self.at_endpoint else Path(self.model).absolute()
-        return path.parent.name if path.name in ("policy", "model") and path.parent.name else path.name
 
 
 def run_generate(config: GenerateConfig) -> Row:

@@ -11,9 +11,8 @@ readable reply in both orders has ``preference`` null.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ import yaml
 
 from odin_rm.core.errors import ConfigError, JudgeError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
+from odin_rm.core.options import check_options, option
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
@@ -43,65 +43,55 @@ _ASIDE = ("input_price", "output_price", "microbatch_tokens", "device", "dry_run
 _FOREIGN = ("metrics.jsonl", "summary.json", "audit.json", "model", "policy", "checkpoints")
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class JudgeConfig:
     """Everything that ``odin-rm judge`` takes."""
 
-    candidate: str = field(metadata={"help": "Outputs of the model to be judged: AlpacaEval's .json or .jsonl."})
-    baseline: str = field(metadata={"help": "Outputs of the model it is held against, of the same prompts."})
-    judge: str = field(
-        metadata={
-            "help": "openai:NAME (a model at an OpenAI-compatible endpoint), a reward model (path or hub id), gold "
-            "(the testbed's truth), or recorded judgements (an annotation file, or a folder that judge wrote)."
-        }
+    candidate: str = option(help="Outputs of the model to be judged: AlpacaEval's .json or .jsonl.")
+    baseline: str = option(help="Outputs of the model it is held against, of the same prompts.")
+    judge: str = option(
+        help="openai:NAME (a model at an OpenAI-compatible endpoint), a reward model (path or hub id), gold "
+        "(the testbed's truth), or recorded judgements (an annotation file, or a folder that judge wrote)."
     )
-    output: str = field(metadata={"help": "Folder for annotations.json, judge.json and the cache."})
+    output: str = option(help="Folder for annotations.json, judge.json and the cache.")
 
-    template: str = _option("scores", "Endpoint: scores (1 to 10 each), pairwise (A, B or tie), or a template's path.")
-    base_url: str | None = _option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
-    api_key_env: str = _option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
-    temperature: float | None = _option(0.0, "Endpoint: of the reply; null in --config leaves it to the endpoint.")
-    max_tokens: int | None = _option(512, "Endpoint: most tokens of a reply.")
-    seed: int | None = _option(None, "Endpoint: sent along, where it knows seeds.")
-    stream: bool = _option(False, "Endpoint: receive replies piece by piece (for slow ones behind proxies).")
-    concurrency: int = _option(8, "Endpoint: calls under way at a time.")
-    requests_per_minute: float | None = _option(None, "Endpoint: at most so many calls a minute.")
-    tokens_per_minute: float | None = _option(None, "Endpoint: at most so many tokens a minute (estimated).")
-    timeout: float = _option(120.0, "Endpoint: seconds for a whole call.")
-    retries: int = _option(8, "Endpoint: how often a call that failed is made again, after growing pauses.")
-    input_price: float | None = _option(None, "Endpoint: price of a million prompt tokens, for the cost.")
-    output_price: float | None = _option(None, "Endpoint: price of a million reply tokens, for the cost.")
+    template: str = option("scores", "Endpoint: scores (1 to 10 each), pairwise (A, B or tie), or a template's path.")
+    base_url: str | None = option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
+    api_key_env: str = option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
+    temperature: float | None = option(
+        0.0, "Endpoint: of the reply; null in --config leaves it to the endpoint.", at_least=0
+    )
+    max_tokens: int | None = option(512, "Endpoint: most tokens of a reply.", above=0)
+    seed: int | None = option(None, "Endpoint: sent along, where it knows seeds.")
+    stream: bool = option(False, "Endpoint: receive replies piece by piece (for slow ones behind proxies).")
+    concurrency: int = option(8, "Endpoint: calls under way at a time.", at_least=1)
+    requests_per_minute: float | None = option(
+        None, "Endpoint: at most so many calls a minute.", above=0, infinite=True
+    )
+    tokens_per_minute: float | None = option(
+        None, "Endpoint: at most so many tokens a minute (estimated).", above=0, infinite=True
+    )
+    timeout: float = option(120.0, "Endpoint: seconds for a whole call.", above=0, infinite=True)
+    retries: int = option(8, "Endpoint: how often a call that failed is made again, after growing pauses.", at_least=0)
+    input_price: float | None = option(None, "Endpoint: price of a million prompt tokens, for the cost.", at_least=0)
+    output_price: float | None = option(None, "Endpoint: price of a million reply tokens, for the cost.", at_least=0)
 
-    tie_margin: float = _option(0.0, "Reward model, gold: differences up to this are ties.")
-    column: str | None = _option(None, "Reward model: label to read of classifiers with several.")
-    max_length: int | None = _option(None, "Reward model: most tokens of a sequence; default its own setting.")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = _option(None, "Reward model: precision; default float32.")
-    device: str | None = _option(None, "Reward model: cpu, cuda, ...; default CUDA if there is one.")
-    microbatch_tokens: int = _option(16384, "Reward model: padded tokens per forward pass (memory).")
-    trust_remote_code: bool = _option(False, "Reward model: run code that comes with it.")
+    tie_margin: float = option(0.0, "Reward model, gold: differences up to this are ties.", at_least=0)
+    column: str | None = option(None, "Reward model: label to read of classifiers with several.")
+    max_length: int | None = option(None, "Reward model: most tokens of a sequence; default its own setting.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Reward model: precision; default float32.")
+    device: str | None = option(None, "Reward model: cpu, cuda, ...; default CUDA if there is one.")
+    microbatch_tokens: int = option(16384, "Reward model: padded tokens per forward pass (memory).", at_least=1)
+    trust_remote_code: bool = option(False, "Reward model: run code that comes with it.")
 
-    dry_run: bool = _option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
-    overwrite_output_dir: bool = _option(
+    dry_run: bool = option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
+    overwrite_output_dir: bool = option(
         False, "Replace the results of other settings in the folder; replies in its cache are kept."
     )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""
-        for name, least in (("concurrency", 1), ("retries", 0), ("microbatch_tokens", 1), ("tie_margin", 0)):
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix=f"Give at least {least}.")
-        for name in ("timeout", "requests_per_minute", "tokens_per_minute", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix="Give more than 0.")
-        for name in ("temperature", "input_price", "output_price"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix="Give 0 or more.")
+        check_options(self)
         if self.base_url is not None and not self.judge.startswith(ENDPOINT):
             fix = f"Name the model there: --judge {ENDPOINT}NAME."
             raise ConfigError(f"--judge {self.judge} is no endpoint", where="--base_url", fix=fix)

@@ -7,11 +7,10 @@ further recipe its figure and the data that it shows. Nothing is written unless 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -32,106 +31,12 @@ from odin_rm.evaluation.run_records import (
     refuse_mixture,
     value_text,
 )
+from odin_rm.workflows.pareto_config import ParetoConfig
 from odin_rm.workflows.pareto_output import FrontFigures, check_output, draw_figures, write_output
 
-HEADS, MAIN = "heads", "main"
-RECIPE_NAMES = (MAIN, "kl", "epsilon", "experience_size", "clip", "length_penalty", HEADS)
 RECIPE_SETTINGS = ("kl_coef", "clip_epsilon", "experience_size", "reward_clip", "length_penalty")
 _MOST_SETTINGS = 12
 _BEYOND = f"{100 * MARGIN:g} % of the range beyond all runs"
-
-
-@dataclass
-class ParetoConfig:
-    """Everything that ``odin-rm pareto`` takes."""
-
-    output: str = field(metadata={"help": "Folder for pareto.json, the figures and the tables."})
-    runs: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Files, folders or patterns in any mixture: judged outputs, annotation files, win-rate's output, "
-            "rl run folders, sweeps, summary.json of the testbed, tables."
-        },
-    )
-    x: Literal["tokens", "characters"] = field(default="tokens", metadata={"help": "Unit of the mean length."})
-    y: Literal["win_score", "win_rate", "true_quality", "quality"] = field(
-        default="win_score", metadata={"help": "The score; quality is the mean reward of training runs."}
-    )
-    arm: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Settings or columns that tell arms apart; default the reward with its mitigations."},
-    )
-    arm_pattern: str = field(
-        default="", metadata={"help": "Instead: a regular expression whose first group in a run's name is its arm."}
-    )
-    only: list[str] = field(default_factory=list, metadata={"help": "Only these arms, in this order."})
-    mark: list[str] = field(
-        default_factory=list, metadata={"help": "Arms whose runs are shown as single policies, without a front."}
-    )
-    recipe: list[str] = field(
-        default_factory=lambda: [MAIN], metadata={"help": f"Figures to draw: {', '.join(RECIPE_NAMES)}."}
-    )
-    panel: str | None = field(
-        default=None, metadata={"help": "What a recipe's panel is for: arm, algorithm or a setting. Default arm."}
-    )
-    scored: list[str] = field(
-        default_factory=list, metadata={"help": "For --recipe heads: outputs of odin-rm score, or audit folders."}
-    )
-    matched_length: list[float] = field(
-        default_factory=list, metadata={"help": "Lengths at which scores are compared; default three common ones."}
-    )
-    grid: int = field(default=50, metadata={"help": "Lengths of the bands and of the dominance."})
-    reference_length: float | None = field(
-        default=None,
-        metadata={"help": "Of the hypervolume's reference point. Default: a tenth of the range beyond all runs."},
-    )
-    reference_score: float | None = field(
-        default=None,
-        metadata={"help": "Of the hypervolume's reference point. Default: a tenth of the range below all runs."},
-    )
-    resample: Literal["auto", "prompts", "runs", "seeds"] = field(
-        default="auto",
-        metadata={"help": "What intervals resample; auto: prompts where all runs are known by prompt, else runs."},
-    )
-    prompts: Literal["same", "shared"] = field(
-        default="same",
-        metadata={"help": "Refuse runs that were judged on different prompts, or keep the prompts of all of them."},
-    )
-    on_bad_row: Literal["error", "skip"] = field(
-        default="error", metadata={"help": "Stop at judgements without preference and the like, or leave them out."}
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Tokenizer (path or hub id) for texts; default words are counted."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a tokenizer."})
-    bootstrap_samples: int = field(default=2000, metadata={"help": "Resamples of the intervals, at least 2."})
-    seed: int = field(default=0, metadata={"help": "Of the resamples."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace earlier fronts in the folder."})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything is read."""
-        for name in self.recipe:
-            if name not in RECIPE_NAMES:
-                raise ConfigError(f"is '{name}'", where="--recipe", fix=f"Use some of: {', '.join(RECIPE_NAMES)}.")
-        if (HEADS in self.recipe) != bool(self.scored):
-            what, where = (
-                ("needs --scored", "--recipe heads") if not self.scored else ("needs --recipe heads", "--scored")
-            )
-            raise ConfigError(what, where=where, fix="Give both: --recipe heads --scored scored.jsonl.")
-        if not self.runs and set(self.recipe) != {HEADS}:
-            raise ConfigError("names no run", where="--runs", fix="Give folders, files or patterns.")
-        if self.arm and self.arm_pattern:
-            raise ConfigError("are given both", where="--arm and --arm_pattern", fix="Give one of them.")
-        try:
-            re.compile(self.arm_pattern)
-        except re.error as error:
-            fix = "Escape what is no pattern."
-            raise ConfigError(f"is no regular expression ({error})", where="--arm_pattern", fix=fix) from error
-        for name, least in (("bootstrap_samples", 2), ("grid", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix=f"Give at least {least}.")
-        if any(not length > 0 for length in [*self.matched_length, self.reference_length or 1]):
-            raise ConfigError("a length is not above 0", where="--matched_length, --reference_length")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers import PrinterCallback, Trainer, set_seed
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json, check_run_folder, claim_run_folder
 from odin_rm.core.ranks import together
-from odin_rm.core.settings import at_least, one_of, refuse_idle, trajectory
+from odin_rm.core.settings import trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
 from odin_rm.model.backbone import position_table, quiet_loading
 from odin_rm.model.policy import end_token_ids, load_policy, save_policy
@@ -45,98 +44,6 @@ from odin_rm.workflows.run_folder import (
 DEFAULT_MAX_LENGTH = 1024
 NOTE_FILE = "odin_policy_run.json"
 """In each checkpoint: the settings and data that it comes from."""
-
-# Fields of TRL's and transformers' arguments that would do nothing here, and what to do instead.
-REFUSED = {
-    "batch_eval_metrics": "evaluation measures the loss",
-    "dataset_num_proc": "texts are tokenised before TRL sees them",
-    "do_eval": "give --eval_dataset and --eval_strategy",
-    "do_predict": "use odin-rm generate",
-    "do_train": "the command trains",
-    "hub_always_push": "upload the policy folder when it is written",
-    "hub_model_id": "upload the policy folder when it is written",
-    "hub_private_repo": "upload the policy folder when it is written",
-    "hub_revision": "upload the policy folder when it is written",
-    "hub_strategy": "upload the policy folder when it is written",
-    "include_for_metrics": "evaluation measures the loss",
-    "label_names": "the rows have no label column",
-    "label_smoothing_factor": "TRL gives it up, for it needs all logits",
-    "length_column_name": "lengths are known from tokenisation",
-    "logging_nan_inf_filter": "a loss that is not finite ends the run",
-    "model_init_kwargs": "use --model_dtype, --attn_implementation and --trust_remote_code",
-    "pad_token": "it is the tokenizer's",
-    "padding_free": "set a smaller --per_device_train_batch_size, or --train_sampling_strategy group_by_length",
-    "push_to_hub": "upload the policy folder when it is written",
-    "remove_unused_columns": "columns are chosen by the reader",
-    "truncation_mode": "a policy that sees cut responses does not learn to end; see --overlong",
-    "use_liger_kernel": "TRL has its own kernel for the loss",
-}
-
-
-def setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with its help text."""
-    return field(default=default, metadata={"help": text} | ({"choices": list(choices)} if choices else {}))
-
-
-@dataclass
-class PolicyTrainingFields:
-    """Our fields of both commands; the base class beside it is TRL's config, whose fields keep their names."""
-
-    model: str | None = setting(None, "The policy to start from: hub id or local causal model.")
-    dataset: str | None = setting(None, "Training rows: file, dataset folder or hub id (docs/data_formats.md).")
-    eval_dataset: str | None = setting(None, "Held-out rows for --eval_strategy.")
-    overwrite_output_dir: bool = setting(False, "Replace another run in --output_dir instead of refusing.")
-    max_length: int | None = setting(
-        None,
-        "Most tokens of prompt and response. Default: 1024, or the model's positions if it has fewer.",
-    )
-    overlong: str = setting("drop", "A longer row is left out and counted (drop), or an error.", ("drop", "error"))
-    on_bad_row: str = setting(
-        "error",
-        "A malformed row ends the run (error) or is counted and written to a file (skip).",
-        ("error", "skip"),
-    )
-    chat_template: str | None = setting(None, "Jinja template, or 'plain'; default the policy tokenizer's own.")
-    model_dtype: str = setting(
-        "float32",
-        "Dtype of the trained weights; use --bf16 for mixed precision.",
-        ("float32", "bfloat16", "float16"),
-    )
-    attn_implementation: str | None = setting(None, "Attention of transformers: sdpa, eager, flash_attention_2, ...")
-    lora_r: int = setting(0, "Rank of a LoRA adapter; 0 trains all weights.")
-    lora_alpha: int = setting(16, "Scale of the LoRA update (alpha / r).")
-    lora_target_modules: str | None = setting(None, "Comma-separated linear layers for LoRA. Default: all.")
-
-    # Other defaults than TRL's: full precision and no recomputation unasked, every step logged, no tracker.
-    bf16: bool = setting(False, "Mixed precision.")
-    gradient_checkpointing: bool | None = setting(None, "Older name of --activation_checkpointing.")
-    logging_steps: float = setting(1, "Log every so many steps.")
-    logging_nan_inf_filter: bool = setting(False, "Refused: a loss that is not finite ends the run.")
-    report_to: str | None = setting("none", "Trackers: none, tensorboard, wandb, trackio, ...")
-    save_total_limit: int | None = setting(2, "Checkpoints to keep.")
-    ddp_find_unused_parameters: bool | None = setting(False, "Search for weights without a gradient in each step.")
-
-    def check(self, command: str, refused: dict[str, str]) -> None:
-        """Refuse what has no effect or cannot work; before the base class looks at the fields.
-
-        Raises:
-            ConfigError: with the flag and how to mend it.
-        """
-        check_required(self, ("output_dir",), command)  # transformers would make up a folder
-        refuse_idle(self, refused, f"odin-rm {command}")
-        one_of("overlong", self.overlong, ("drop", "error"))
-        one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
-        one_of("model_dtype", self.model_dtype, tuple(DTYPES))
-        if self.max_length is not None:
-            at_least("max_length", self.max_length, 2)
-        at_least("lora_r", self.lora_r, 0)
-        if self.lora_r == 0 and (self.lora_target_modules is not None or self.lora_alpha != 16):
-            raise ConfigError("has no effect without LoRA", where="--lora_*", fix="Give --lora_r.")
-        best = getattr(self, "metric_for_best_model", None)
-        if best is not None:
-            one_of("metric_for_best_model", best.removeprefix("eval_"), ("loss",))
-        if getattr(self, "disable_tqdm", None) is None:
-            self.disable_tqdm = not sys.stderr.isatty()  # a bar is for a person who looks at it
 
 
 class QuietTrainer(Trainer):

@@ -7,10 +7,10 @@ Everything is read, and the page made, before anything is written. Beside the pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from odin_rm.core.errors import ConfigError, OutputError
+from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_folder, atomic_write_bytes, atomic_write_text
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.reports.comparison.records import (
@@ -23,37 +23,10 @@ from odin_rm.reports.comparison.records import (
     TrainingRun,
     WinRates,
 )
+from odin_rm.workflows.report_config import ReportConfig
 from odin_rm.workflows.report_read import Item, Reader
 
 SUFFIXES = (".png", ".svg", ".tex")
-
-
-@dataclass
-class ReportConfig:
-    """Everything that ``odin-rm report`` takes."""
-
-    runs: list[str] = field(
-        metadata={"help": "Run folders, audits, win rates, fronts, judgements, sweeps, files of responses."}
-    )
-    output: str = field(metadata={"help": "Page to write (.html); figures and tables go into a folder of its name."})
-    names: list[str] = field(
-        default_factory=list, metadata={"help": "What to call them, one name for each path; default their own names."}
-    )
-    title: str = field(default="", metadata={"help": "Title of the page."})
-    samples: int = field(default=8, metadata={"help": "Prompts whose answers are shown side by side; 0 for none."})
-    overwrite_output: bool = field(default=False, metadata={"help": "Replace an existing page and its folder."})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything is read."""
-        if not self.runs:
-            raise ConfigError("names nothing", where="--runs", fix="Give run folders or results.")
-        if self.names and len(self.names) != len(self.runs):
-            what = f"gives {len(self.names)} names for {len(self.runs)} paths"
-            raise ConfigError(what, where="--names", fix="Give one name for each path of --runs.")
-        if self.samples < 0:
-            raise ConfigError(f"is {self.samples}", where="--samples", fix="Give 0 or more.")
-        if Path(self.output).suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"'{self.output}' is no page", where="--output", fix="Give a name that ends in .html.")
 
 
 @dataclass(frozen=True)

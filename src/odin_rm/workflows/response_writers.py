@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,11 +17,8 @@ from odin_rm.model.policy import end_token_ids, load_policy
 from odin_rm.model.scoring import DTYPES
 from odin_rm.rl.records import SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
+from odin_rm.workflows.generate_config import ENDPOINT, GenerateConfig
 
-if TYPE_CHECKING:
-    from odin_rm.workflows.generate import GenerateConfig
-
-ENDPOINT = "openai:"
 CHUNK = 64
 """Prompts that are drawn together by a model in this process, and saved together."""
 

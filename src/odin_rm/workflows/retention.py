@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError, ModelError, OutputError, RunInterrupted
+from odin_rm.core.errors import ModelError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
 from odin_rm.evaluation.retention import Measure, compare_models
 from odin_rm.judging.scored import folder_state
@@ -25,61 +24,11 @@ from odin_rm.model.backbone import check_model_folder
 from odin_rm.model.policy import ADAPTER_CONFIG
 from odin_rm.model.storage import ADAPTER_WEIGHTS
 from odin_rm.reports.retention_table import retention_latex, retention_markdown
-from odin_rm.workflows.generate import SEEDS
+from odin_rm.workflows.retention_config import RetentionConfig
 from odin_rm.workflows.retention_harness import Harness
 
 # What decides a figure, besides the model and the task.
 _DECIDES = ("num_fewshot", "limit", "apply_chat_template", "dtype", "max_length", "seed")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class RetentionConfig:
-    """Everything that ``odin-rm retention`` takes."""
-
-    models: list[str] = field(
-        metadata={"help": "The policy before and those after: folders, run folders (also of LoRA runs) or hub ids."}
-    )
-    output: str = field(metadata={"help": "Folder for retention.json, .md, .tex and the results of each task."})
-    tasks: list[str] = field(
-        default_factory=lambda: ["mmlu", "bbh", "drop", "truthfulqa_mc2"],
-        metadata={"help": "Tasks or groups of lm-eval, with spaces or commas between; * stands for any text."},
-    )
-    include_path: str | None = _option(None, "Folder with task files (YAML) of your own.")
-    num_fewshot: int | None = _option(None, "Examples in the prompt; default each task's own number.")
-    limit: int | None = _option(None, "Only the first so many questions of each task, for a trial.")
-    apply_chat_template: bool = _option(False, "Put the questions into the tokenizer's chat template.")
-    batch_size: int = _option(8, "Questions per forward pass (memory).")
-    max_length: int | None = _option(None, "Most tokens of a sequence; default the model's window.")
-    seed: int = _option(0, "Of the choice of examples and of what tasks draw.")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = _option(None, "Precision; default float32.")
-    device: str | None = _option(None, "cpu, cuda, ...; default CUDA if there is one.")
-    attn_implementation: str | None = _option(None, "Attention of transformers: sdpa, eager, ...")
-    trust_remote_code: bool = _option(False, "Run code that comes with a model.")
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything is read."""
-        if len(self.models) < 2:
-            fix = "Give the policy before and at least one after: --models BEFORE AFTER."
-            raise ConfigError(f"names {len(self.models)} model", where="--models", fix=fix)
-        twice = [path for path, count in Counter(self.models).items() if count > 1]
-        if twice:
-            raise ConfigError(f"names {twice[0]} twice", where="--models", fix="Name each model once.")
-        self.tasks = [name for words in self.tasks for name in re.split(r"[\s,]+", words) if name]
-        if not self.tasks:
-            raise ConfigError("names no task", where="--tasks", fix="Leave it out for mmlu, bbh, drop, truthfulqa_mc2.")
-        for name, least in (("num_fewshot", 0), ("limit", 1), ("batch_size", 1), ("max_length", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give at least {least}.")
-        if self.seed >= SEEDS:
-            raise ConfigError(f"is {self.seed}", where="--seed", fix=f"Give a number below {SEEDS}.")
-        if self.include_path is not None and not Path(self.include_path).is_dir():
-            fix = "Give a folder of task files."
-            raise ConfigError(f"there is no folder {self.include_path}", where="--include_path", fix=fix)
 
 
 def run_retention(config: RetentionConfig, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:

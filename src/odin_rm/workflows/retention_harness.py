@@ -17,7 +17,7 @@ from odin_rm.model.policy import load_policy
 from odin_rm.model.scoring import DTYPES
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.retention import RetentionConfig
+    from odin_rm.workflows.retention_config import RetentionConfig
 
 BOOTSTRAP = 1000
 """Resamples for the standard errors of metrics that have no formula."""

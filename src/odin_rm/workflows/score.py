@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError, NumericalError, OutputError, RowError
 from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.options import check_options, option
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
 from odin_rm.workflows.score_rows import CUT, RowFields, RowTexts, read_texts
@@ -44,68 +45,49 @@ _ENCODED_AT_ONCE = 1000
 class ScoreConfig:
     """Everything that ``odin-rm score`` takes."""
 
-    model: str = field(
-        metadata={"help": "Reward model: ours, or any that AutoModelForSequenceClassification loads (path or hub id)."}
+    model: str = option(
+        help="Reward model: ours, or any that AutoModelForSequenceClassification loads (path or hub id)."
     )
-    input: str = field(metadata={"help": "File of rows: .jsonl, .json, .parquet or .csv, each also .gz."})
-    output: str = field(metadata={"help": "File to write; its suffix chooses the format."})
-    prompt_field: str = field(default="prompt", metadata={"help": "Field that holds the prompt."})
-    response_field: str = field(default="response", metadata={"help": "Field that holds the response."})
-    text_field: str = field(
-        default="text",
-        metadata={"help": "Field of a text that the model's template has rendered, in rows without a response."},
+    input: str = option(help="File of rows: .jsonl, .json, .parquet or .csv, each also .gz.")
+    output: str = option(help="File to write; its suffix chooses the format.")
+    prompt_field: str = option("prompt", "Field that holds the prompt.")
+    response_field: str = option("response", "Field that holds the response.")
+    text_field: str = option(
+        "text", "Field of a text that the model's template has rendered, in rows without a response."
     )
-    column: str | None = field(
-        default=None, metadata={"help": "Label (name or index) to read of classifiers with several labels."}
+    column: str | None = option(None, "Label (name or index) to read of classifiers with several labels.")
+    max_length: int | None = option(None, "Most tokens of a sequence; default the model's own setting, or its window.")
+    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = option(
+        None,
+        "What to do with longer ones; default the model's own setting, or drop. "
+        "With drop the row is written with quality null.",
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a sequence; default the model's own setting, or its window."}
+    read_at: str | None = option(
+        None, "end or before_pad: where a model of an earlier odin-rm that does not say it was read."
     )
-    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = field(
-        default=None,
-        metadata={
-            "help": "What to do with longer ones; default the model's own setting, or drop. "
-            "With drop the row is written with quality null."
-        },
+    on_bad_row: Literal["error", "skip"] = option(
+        "error", "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."
     )
-    read_at: str | None = field(
-        default=None,
-        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
+    microbatch_tokens: int = option(16384, "Computed tokens per forward pass (memory).", at_least=1)
+    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = option(
+        "auto",
+        "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, "
+        "single (one at a time), or auto: the first of them that gives this model's own scores.",
     )
-    on_bad_row: Literal["error", "skip"] = field(
-        default="error",
-        metadata={"help": "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."},
+    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = option(
+        "auto", "Attention of tree and packed rows."
     )
-    microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
-    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = field(
-        default="auto",
-        metadata={
-            "help": "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, "
-            "single (one at a time), or auto: the first of them that gives this model's own scores."
-        },
-    )
-    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
-        default="auto", metadata={"help": "Attention of tree and packed rows."}
-    )
-    chunk_rows: int = field(default=8192, metadata={"help": "Rows in memory at a time; they share prompts inside."})
-    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None, metadata={"help": "Precision of the model; default float32."}
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention of transformers: eager, sdpa, flash_attention_2, ..."}
-    )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    overwrite_scores: bool = field(
-        default=False, metadata={"help": "Replace quality, length_reward and response_tokens where rows have them."}
-    )
-    overwrite_output: bool = field(default=False, metadata={"help": "Replace an existing output file."})
+    chunk_rows: int = option(8192, "Rows in memory at a time; they share prompts inside.", at_least=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Precision of the model; default float32.")
+    attn_implementation: str | None = option(None, "Attention of transformers: eager, sdpa, flash_attention_2, ...")
+    device: str | None = option(None, "cpu, cuda, cuda:1, ...; default CUDA if there is one.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    overwrite_scores: bool = option(False, "Replace quality, length_reward and response_tokens where rows have them.")
+    overwrite_output: bool = option(False, "Replace an existing output file.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
-        for name in ("microbatch_tokens", "chunk_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix="Give at least 1.")
+        check_options(self)
         if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             what = "has no effect on padded batches"
             raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")

@@ -13,31 +13,19 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from odin_rm.data.demonstrations import EncodedRows, read_demonstrations
-from odin_rm.workflows.policy_training import REFUSED, PolicyJob, PolicyTrainingFields, QuietTrainer, train_policy
+from odin_rm.workflows.policy_options import SFT_REFUSED, SFTOptions
+from odin_rm.workflows.policy_training import PolicyJob, QuietTrainer, train_policy
 
 IGNORED = -100
 """The label of a token that no loss is taken of."""
 
-SFT_REFUSED = REFUSED | {
-    "assistant_only_loss": "the loss is taken of the response and its end token",
-    "chat_template_path": "use --chat_template",
-    "completion_only_loss": "the loss is taken of the response and its end token",
-    "dataset_kwargs": "rows are read by odin-rm",
-    "dataset_text_field": "rows have 'prompt' and 'response' (or 'chosen')",
-    "eos_token": "it is the tokenizer's",
-    "eval_packing": "rows are not packed",
-    "packing": "packed responses see each other without a special attention kernel",
-    "packing_strategy": "rows are not packed",
-    "shuffle_dataset": "rows are shuffled each epoch by --seed",
-}
-
 
 @dataclass
-class SFTRunConfig(PolicyTrainingFields, SFTConfig):
+class SFTRunConfig(SFTOptions, SFTConfig):
     """Everything that ``odin-rm sft`` takes; fields of TRL's ``SFTConfig`` keep their names and meaning."""
 
     def __post_init__(self) -> None:
-        self.check("sft", SFT_REFUSED)
+        self.check()
         super().__post_init__()
 
 

@@ -17,7 +17,7 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ import yaml
 from odin_rm.core.errors import ConfigError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
+from odin_rm.core.options import check_options, option
 from odin_rm.workflows.progress import progress_bar
 from odin_rm.workflows.sweep_engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
 from odin_rm.workflows.sweep_slurm import slurm_engine
@@ -42,42 +43,29 @@ _ENGINES = {"local": run_locally, "ray": run_with_ray}
 Settings = dict[str, Any]
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class SweepConfig:
     """Everything that ``odin-rm sweep`` takes. The first four are given in the ``--config`` file."""
 
-    output: str = field(metadata={"help": "Folder for all runs and the table of them."})
-    command: str = _option("rl", "The command of odin-rm that is run.")
-    base: dict = field(default_factory=dict, metadata={"help": "Settings that all runs share (in --config)."})
-    grid: dict = field(
-        default_factory=dict, metadata={"help": "Lists of values by field; every combination is run (in --config)."}
+    output: str = option(help="Folder for all runs and the table of them.")
+    command: str = option("rl", "The command of odin-rm that is run.")
+    base: dict = option({}, "Settings that all runs share (in --config).")
+    grid: dict = option({}, "Lists of values by field; every combination is run (in --config).")
+    random: dict = option({}, "samples, seed and fields to draw (in --config); see docs/sweep.md.")
+    workers: int = option(1, "Runs at a time.", at_least=1)
+    max_runs: int | None = option(None, "Start at most so many runs this time; the same command goes on.", above=0)
+    max_hours: float | None = option(
+        None, "Start no run after so many hours; those under way are finished.", above=0, infinite=True
     )
-    random: dict = field(
-        default_factory=dict, metadata={"help": "samples, seed and fields to draw (in --config); see docs/sweep.md."}
-    )
-    workers: int = _option(1, "Runs at a time.")
-    max_runs: int | None = _option(None, "Start at most so many runs this time; the same command goes on.")
-    max_hours: float | None = _option(None, "Start no run after so many hours; those under way are finished.")
-    retry_failed: bool = _option(False, "Run those again that failed before.")
-    engine: Literal["local", "ray", "slurm"] = _option(
+    retry_failed: bool = option(False, "Run those again that failed before.")
+    engine: Literal["local", "ray", "slurm"] = option(
         "local", "local processes, tasks of a Ray cluster (an extra), or jobs of Slurm through submitit (an extra)."
     )
-    slurm: dict = field(
-        default_factory=dict,
-        metadata={"help": "Settings of Slurm jobs by submitit's names (in --config); see docs/sweep.md."},
-    )
+    slurm: dict = option({}, "Settings of Slurm jobs by submitit's names (in --config); see docs/sweep.md.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is written."""
-        if self.workers < 1:
-            raise ConfigError(f"is {self.workers}", where="--workers", fix="Give at least 1.")
-        for name in ("max_runs", "max_hours"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix="Give more than 0.")
+        check_options(self)
         if not self.grid and not self.random:
             fix = "Write lists of values under grid, or samples, seed and fields under random."
             raise ConfigError("there is nothing to vary", where="--config", fix=fix)

@@ -7,14 +7,14 @@ One candidate makes the object that ``docs/win_rate.md`` describes; several make
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from odin_rm.core.errors import ConfigError, DataError, OutputError
+from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.files import atomic_write_json
 from odin_rm.evaluation.annotations import (
     SystemAnnotations,
@@ -48,53 +48,9 @@ from odin_rm.evaluation.win_score import (
     win_rate_values,
     win_score_values,
 )
+from odin_rm.workflows.win_rate_config import WinRateConfig
 
 WORDS = "words"
-
-
-@dataclass
-class WinRateConfig:
-    """Everything that ``odin-rm win-rate`` takes."""
-
-    annotations: list[str] = field(
-        metadata={"help": "Annotation files or folders of them: AlpacaEval's, or the output of odin-rm judge."}
-    )
-    output: str = field(metadata={"help": "JSON file to write."})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Tokenizer (path or hub id) that counts tokens; default words are counted."}
-    )
-    length_unit: Literal["characters", "tokens"] = field(
-        default="characters", metadata={"help": "What length control goes by; AlpacaEval goes by characters."}
-    )
-    difficulty: str | None = field(
-        default=None,
-        metadata={"help": "Known prompt difficulty, rows of instruction and difficulty: fills lc_win_rate.difficulty."},
-    )
-    prompts: Literal["same", "shared"] = field(
-        default="same",
-        metadata={"help": "Refuse systems that were judged on different prompts, or keep the prompts of all of them."},
-    )
-    on_bad_row: Literal["error", "skip"] = field(
-        default="error",
-        metadata={"help": "Stop at rows without preference, empty outputs and the like, or leave out and count them."},
-    )
-    per_prompt: bool = field(
-        default=False,
-        metadata={"help": "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."},
-    )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples of the intervals, at least 2."})
-    seed: int = field(default=0, metadata={"help": "Of the resamples and of the permutation tests."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a tokenizer."})
-    overwrite_output: bool = field(default=False, metadata={"help": "Replace an existing output file."})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything is read."""
-        if not self.annotations:
-            raise ConfigError("names no file", where="--annotations", fix="Give files or folders of annotations.")
-        if self.bootstrap_samples < 2:
-            raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
-        if self.seed < 0:
-            raise ConfigError(f"is {self.seed}", where="--seed", fix="Give 0 or more.")
 
 
 def run_win_rate(config: WinRateConfig) -> dict[str, Any]:

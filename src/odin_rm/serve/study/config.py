@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import check_options, option
 from odin_rm.core.settings import given
 
 # What decides which pairs are rated, in which order; it stays as it is for the life of a study.
@@ -15,30 +16,30 @@ DESIGN = ("sample_size", "max_length_ratio", "match_mean_length", "length_unit",
 _SHORTEST_TOKEN = 8
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class StudyConfig:
     """Everything that ``odin-rm study`` takes."""
 
-    a: str | None = _option(None, "Outputs of the policy whose win score is wanted: AlpacaEval's .json or .jsonl.")
-    b: str | None = _option(None, "Outputs of the policy it is held against, of the same prompts.")
-    output: str | None = _option(None, "Folder of the study: a new one, or one to go on with.")
-    results: str | None = _option(None, "Folder of a study: write its results as they stand and end. No page.")
+    a: str | None = option(None, "Outputs of the policy whose win score is wanted: AlpacaEval's .json or .jsonl.")
+    b: str | None = option(None, "Outputs of the policy it is held against, of the same prompts.")
+    output: str | None = option(None, "Folder of the study: a new one, or one to go on with.")
+    results: str | None = option(None, "Folder of a study: write its results as they stand and end. No page.")
 
-    sample_size: int | None = _option(None, "Prompts to rate; default as many as the matching of lengths allows.")
-    match_mean_length: bool = _option(True, "Draw the prompts so that the mean difference of lengths is about zero.")
-    max_length_ratio: float | None = _option(None, "Only pairs whose longer answer is at most so many times the other.")
-    length_unit: Literal["characters", "words"] = _option("characters", "What lengths are matched by.")
-    seed: int = _option(0, "Of the sample, of each rater's order and sides, and of the resamples.")
-    question: str = _option("Which answer is better?", "What the page asks.")
+    sample_size: int | None = option(
+        None, "Prompts to rate; default as many as the matching of lengths allows.", at_least=1
+    )
+    match_mean_length: bool = option(True, "Draw the prompts so that the mean difference of lengths is about zero.")
+    max_length_ratio: float | None = option(
+        None, "Only pairs whose longer answer is at most so many times the other.", at_least=1
+    )
+    length_unit: Literal["characters", "words"] = option("characters", "What lengths are matched by.")
+    seed: int = option(0, "Of the sample, of each rater's order and sides, and of the resamples.", at_least=0)
+    question: str = option("Which answer is better?", "What the page asks.")
 
-    host: str = _option("127.0.0.1", "Address to listen at. Any that is not this machine's own loopback needs --token.")
-    port: int = _option(8421, "Port to listen at; 0 takes a free one.")
-    token: str | None = _option(None, "What raters' addresses must carry (after '#token='); no file holds it.")
-    bootstrap_samples: int = _option(1000, "Resamples of the intervals, at least 2.")
+    host: str = option("127.0.0.1", "Address to listen at. Any that is not this machine's own loopback needs --token.")
+    port: int = option(8421, "Port to listen at; 0 takes a free one.", at_least=0, at_most=65535)
+    token: str | None = option(None, "What raters' addresses must carry (after '#token='); no file holds it.")
+    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""
@@ -51,13 +52,7 @@ class StudyConfig:
             if self.results is None and not getattr(self, name):
                 fix = "Pass --a, --b and --output, or --results DIR alone."
                 raise ConfigError("is required", where=f"--{name}", fix=fix)
-        least = {"sample_size": 1, "max_length_ratio": 1, "seed": 0, "bootstrap_samples": 2}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value < float("inf"):
-                raise ConfigError(f"is {value}", where=f"--{name}", fix=f"Give at least {low}.")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"is {self.port}", where="--port", fix="Give a number from 0 to 65535.")
+        check_options(self)
         if not self.question.strip():
             raise ConfigError("is empty", where="--question", fix="Ask something.")
         self._check_access()

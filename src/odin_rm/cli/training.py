@@ -1,36 +1,64 @@
-"""Train a reward model that does not pay for length."""
+"""The commands that train: each says on the console what it remarks on itself, then where its model is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from odin_rm.cli.config import parse_config, quiet_transformers
 from odin_rm.cli.log_lines import shown_log
+from odin_rm.core.hub import quiet_transformers
 from odin_rm.core.ranks import end_processes, is_main_process
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.reward_plan import RewardPlan
-
-
-def run(argv: Sequence[str]) -> int:
-    """Parse, train, say where the model is; or print the plan."""
-    quiet_transformers()
     from odin_rm.reward.config import RewardConfig
+    from odin_rm.rl.config import RLConfig
+    from odin_rm.workflows.dpo import DPORunConfig
+    from odin_rm.workflows.reward_plan import RewardPlan
+    from odin_rm.workflows.sft import SFTRunConfig
+
+
+def run_reward(config: RewardConfig) -> None:
+    """Train a reward model, or print the plan."""
     from odin_rm.workflows.train import plan_run, train_reward_model
 
-    config = parse_config(RewardConfig, list(argv), "reward")
-    if config.dry_run:
-        plan = plan_run(config)
-        if is_main_process():
-            print_plan(plan)
-    else:
-        with shown_log():
-            folder = train_reward_model(config)
-        if is_main_process():
-            print(f"Reward model written to {folder / 'model'}")
+    if not config.dry_run:
+        _train(train_reward_model, config, "Reward model", "model")
+        return
+    plan = plan_run(config)
+    if is_main_process():
+        print_plan(plan)
     end_processes()
-    return 0
+
+
+def run_sft(config: SFTRunConfig) -> None:
+    """Train a policy on demonstrations."""
+    from odin_rm.workflows.sft import train_sft
+
+    _train(train_sft, config, "Policy", "policy")
+
+
+def run_dpo(config: DPORunConfig) -> None:
+    """Train a policy on preferences."""
+    from odin_rm.workflows.dpo import train_dpo
+
+    _train(train_dpo, config, "Policy", "policy")
+
+
+def run_rl(config: RLConfig) -> None:
+    """Train a policy on rewards."""
+    quiet_transformers()
+    from odin_rm.workflows.rl import train_policy
+
+    _train(train_policy, config, "Policy", "policy")
+
+
+def _train(train: Callable[[Any], Path], config: Any, what: str, inside: str) -> None:
+    with shown_log():
+        folder = train(config)
+    if is_main_process():
+        print(f"{what} written to {folder / inside}")
+    end_processes()
 
 
 def print_plan(plan: RewardPlan) -> None:

@@ -1,0 +1,88 @@
+"""The settings of ``odin-rm generate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import check_options, option
+
+ENDPOINT = "openai:"
+SEEDS = 2**32
+_ENDPOINT_ONLY = ("base_url",)
+_MODEL_ONLY = ("chat_template", "dtype", "device", "attn_implementation")
+
+
+@dataclass
+class GenerateConfig:
+    """Everything that ``odin-rm generate`` takes."""
+
+    model: str = option(
+        help="A causal model (folder, run folder or hub id), or openai:NAME at an OpenAI-compatible endpoint."
+    )
+    prompts: str = option(help="Rows with a prompt (or AlpacaEval's instruction): file, folder or hub id.")
+    output: str = option(help="The .json file to write.")
+    generator: str | None = option(None, "The model's name in the file. Default: the name of its folder.")
+    limit: int | None = option(None, "Only the first so many prompts.", at_least=1)
+    overwrite: bool = option(False, "Replace --output instead of refusing.")
+
+    max_new_tokens: int = option(512, "Longest response.", at_least=1)
+    temperature: float = option(1.0, "Sampling temperature; 0 takes the most likely token each time.", at_least=0)
+    top_p: float = option(1.0, "Sample from the smallest set of tokens with this much probability.", above=0, at_most=1)
+    top_k: int = option(0, "Model: sample from so many tokens; 0 from all.", at_least=0)
+    seed: int = option(0, "Decides what is drawn.", at_least=0, below=SEEDS)
+
+    chat_template: str | None = option(None, "Model: Jinja template, or 'plain'; default the tokenizer's own.")
+    rollout_tokens: int = option(65536, "Model: padded tokens (prompt and response) per batch (memory).", at_least=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Model: precision; default float32.")
+    device: str | None = option(None, "Model: cpu, cuda, ...; default CUDA if there is one.")
+    attn_implementation: str | None = option(None, "Model: attention of transformers: sdpa, eager, ...")
+    trust_remote_code: bool = option(False, "Model: run code that comes with it.")
+
+    base_url: str | None = option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
+    api_key_env: str = option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
+    concurrency: int = option(8, "Endpoint: calls under way at a time.", at_least=1)
+    requests_per_minute: float | None = option(
+        None, "Endpoint: at most so many calls a minute.", above=0, infinite=True
+    )
+    timeout: float = option(120.0, "Endpoint: seconds for a whole call.", above=0, infinite=True)
+    retries: int = option(8, "Endpoint: how often a call that failed is made again, after growing pauses.", at_least=0)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is read."""
+        if not self.output.lower().endswith(".json"):
+            raise ConfigError(f"is {self.output}", where="--output", fix="Give the name of a .json file.")
+        if self.model in ("", ENDPOINT):
+            raise ConfigError("names no model", where="--model", fix=f"Give a folder, a hub id or {ENDPOINT}NAME.")
+        check_options(self)
+        if self.chat_template not in (None, "plain") and "{" not in self.chat_template:
+            fix = "Give a Jinja template itself (not a file of one), or 'plain'."
+            raise ConfigError("never uses the messages", where="--chat_template", fix=fix)
+        if self.temperature == 0 and (self.top_p < 1 or self.top_k > 0):
+            where = "--top_p" if self.top_p < 1 else "--top_k"
+            raise ConfigError("has no effect at temperature 0", where=where, fix="Leave it out.")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        for name in _MODEL_ONLY if self.at_endpoint else _ENDPOINT_ONLY:
+            if getattr(self, name) is not None:
+                what = f"has no effect: --model {self.model} is {'an' if self.at_endpoint else 'no'} endpoint"
+                fix = "Leave it out." if self.at_endpoint else f"Name the model there: --model {ENDPOINT}NAME."
+                raise ConfigError(what, where=f"--{name}", fix=fix)
+        if self.at_endpoint and self.top_k:
+            raise ConfigError("is no part of an endpoint's API", where="--top_k", fix="Leave it out.")
+
+    @property
+    def at_endpoint(self) -> bool:
+        """Whether the model is behind an endpoint."""
+        return self.model.startswith(ENDPOINT)
+
+    @property
+    def name(self) -> str:
+        """The generator's name."""
+        if self.generator is not None:
+            return self.generator
+        path = Path(self.model.removeprefix(ENDPOINT)) if self.at_endpoint else Path(self.model).absolute()
+        return path.parent.name if path.name in ("policy", "model") and path.parent.name else path.name

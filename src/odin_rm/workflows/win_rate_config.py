@@ -1,0 +1,45 @@
+"""The settings of ``odin-rm win-rate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import check_options, option
+
+
+@dataclass
+class WinRateConfig:
+    """Everything that ``odin-rm win-rate`` takes."""
+
+    annotations: list[str] = option(
+        help="Annotation files or folders of them: AlpacaEval's, or the output of odin-rm judge."
+    )
+    output: str = option(help="JSON file to write.")
+    tokenizer: str | None = option(None, "Tokenizer (path or hub id) that counts tokens; default words are counted.")
+    length_unit: Literal["characters", "tokens"] = option(
+        "characters", "What length control goes by; AlpacaEval goes by characters."
+    )
+    difficulty: str | None = option(
+        None, "Known prompt difficulty, rows of instruction and difficulty: fills lc_win_rate.difficulty."
+    )
+    prompts: Literal["same", "shared"] = option(
+        "same", "Refuse systems that were judged on different prompts, or keep the prompts of all of them."
+    )
+    on_bad_row: Literal["error", "skip"] = option(
+        "error", "Stop at rows without preference, empty outputs and the like, or leave out and count them."
+    )
+    per_prompt: bool = option(
+        False, "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."
+    )
+    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
+    seed: int = option(0, "Of the resamples and of the permutation tests.", at_least=0)
+    trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
+    overwrite_output: bool = option(False, "Replace an existing output file.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is read."""
+        if not self.annotations:
+            raise ConfigError("names no file", where="--annotations", fix="Give files or folders of annotations.")
+        check_options(self)
