@@ -26,13 +26,13 @@ INSTALLED_TRL112 := $(TRL112)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 quickstart: $(INSTALLED)  ## Train, audit and compare on the testbed; OUTPUT=folder SEED=n
-	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite_output_dir
+	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite
 
 reproduce: $(INSTALLED)  ## The paper's figures on the testbed, 35 minutes; OUTPUT=folder SEED=n ARGS="--preset miniature"
 	$(TEST_ENV) $(BIN)/odin-rm reproduce --output "$(if $(filter file,$(origin OUTPUT)),reproduced,$(OUTPUT))" --seed "$(SEED)" $(ARGS)
@@ -103,6 +103,9 @@ bench-coverage: $(INSTALLED_TEST)  ## How often the intervals of win-rate hold t
 
 bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x families x ways of reading; ARGS="--part foreign"
 	$(BIN)/python -m benchmarks.one_score $(ARGS)
+
+bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
+	$(BIN)/python -m benchmarks.help_cost $(ARGS)
 
 bench-trees: $(INSTALLED_TEST)  ## How far trees and packed rows are from padded batches, by family and kernel
 	$(BIN)/python -m benchmarks.tree_equality $(ARGS)

@@ -66,13 +66,13 @@ def arguments(shop: Path) -> Callable[..., list[str]]:
     def make(command: str, **changes: Any) -> list[str]:
         model, pairs = str(shop / "ours"), str(shop / "pairs.jsonl")
         flags: dict[str, dict[str, Any]] = {
-            "reward": {"model": str(shop / "base"), "dataset": pairs, "output_dir": "out", "use_cpu": True}
+            "reward": {"model": str(shop / "base"), "dataset": pairs, "output": "out", "use_cpu": True}
             | {"max_steps": 2, "batch_pairs": 8, "save_strategy": "no"},
             "score": {"model": model, "input": str(shop / "answers.jsonl"), "output": "out/scored.jsonl"},
             "audit": {"model": model, "dataset": pairs, "output": "out", "bootstrap_samples": 10},
             "export": {"model": model, "output": "out"},
             "quickstart": {"output": "out", "pairs": 16, "held_out_pairs": 10},
-            "rl": {"model": str(shop / "base"), "reward": model, "prompts": pairs, "output_dir": "out", "use_cpu": True}
+            "rl": {"model": str(shop / "base"), "reward": model, "prompts": pairs, "output": "out", "use_cpu": True}
             | {"max_steps": 4, "minibatch_size": 4, "max_new_tokens": 4, "learning_rate": 1e-3, "watch_steps": 0},
         }
         given = flags[command] | changes

@@ -217,24 +217,24 @@ def test_an_output_folder_that_holds_another_run(command, marker, arguments, ref
 @pytest.mark.parametrize("command", ["reward", "audit", "export", "quickstart"])
 def test_an_output_folder_that_cannot_be(command, arguments, refuse, room):
     (room / "file").write_text("here first")
-    flag = "output_dir" if command == "reward" else "output"
+    flag = "output"
     refuse(arguments(command, **{flag: "file"}), "file: is a file, not a folder", "Choose another")
     refuse(arguments(command, **{flag: "file/below"}), "file/below: cannot be written", "Choose another")
 
 
 def test_an_output_file_that_exists(arguments, refuse, room):
     (room / "scored.jsonl").write_text("keep\n")
-    refuse(arguments("score", output="scored.jsonl"), "scored.jsonl: the output file exists", "--overwrite_output")
+    refuse(arguments("score", output="scored.jsonl"), "scored.jsonl: the output file exists", "--overwrite")
     (room / "rows.jsonl").write_bytes(with_bad_row(ANSWERS, response=None))
-    refuse(arguments("score", output="scored.jsonl", overwrite_output=True, input="rows.jsonl"), "row 4")
+    refuse(arguments("score", output="scored.jsonl", overwrite=True, input="rows.jsonl"), "row 4")
     refuse(arguments("score", output="scored.txt"), "scored.txt: unknown file type", "Use one of")
 
 
 def test_overwriting_loses_nothing_before_everything_is_checked(arguments, refuse, room):
     assert main(arguments("reward")) == 0
     (room / "rows.jsonl").write_bytes(with_bad_row(PAIRS, chosen=None))
-    refuse(arguments("reward", overwrite_output_dir=True, dataset="rows.jsonl"), "row 4")
-    refuse(arguments("reward", overwrite_output_dir=True, optim="adamw_bnb_8bit"), "bitsandbytes")
+    refuse(arguments("reward", overwrite=True, dataset="rows.jsonl"), "row 4")
+    refuse(arguments("reward", overwrite=True, optim="adamw_bnb_8bit"), "bitsandbytes")
 
 
 # ---- the installed command, as a user runs it ------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def without_pad_token(folder: Path) -> None:
 
 def test_a_tokenizer_without_pad_token_is_handled(arguments, room, shop):
     without_pad_token(Path(shutil.copytree(shop / "base", room / "base")))
-    assert main(arguments("reward", model="base", output_dir="run")) == 0
+    assert main(arguments("reward", model="base", output="run")) == 0
     without_pad_token(room / "run" / "model")
     for command in ("score", "audit", "export"):
         output = "scored.jsonl" if command == "score" else command
@@ -124,7 +124,7 @@ def test_a_tokenizer_without_pad_token_is_handled(arguments, room, shop):
 
 def test_lora_says_nothing_on_stderr(arguments, room, capfd, recwarn):
     """The adapter library calls old names of transformers, which warn; no user could mend that."""
-    assert main(arguments("reward", lora_r=2, output_dir="run")) == 0
+    assert main(arguments("reward", lora_r=2, output="run")) == 0
     assert main(arguments("score", model="run", output="scored.jsonl")) == 0
     assert capfd.readouterr().err == ""
     assert [str(found.message) for found in recwarn if issubclass(found.category, FutureWarning)] == []
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rows_and_saved_batch(argument
     assert len(saved["input_ids"]) == len(saved["quality"])
     assert not (room / "out" / "model").exists()
     # The next run in that folder leaves the old batch behind.
-    assert main(arguments("reward", overwrite_output_dir=True)) == 0
+    assert main(arguments("reward", overwrite=True)) == 0
     assert not (room / "out" / "bad_batch_step_1.json").exists()
 
 

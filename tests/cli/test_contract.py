@@ -19,6 +19,7 @@ import yaml
 from transformers import pipeline
 
 from odin_rm.cli.main import main
+from odin_rm.core.options import flag_of
 
 CONFIGS = {
     "quickstart": ("odin_rm.testbed.experiment", "QuickstartConfig"),
@@ -71,8 +72,9 @@ def test_help_lists_every_field(command, capsys):
     shown = capsys.readouterr().out
     config = getattr(importlib.import_module(module), name)
     refused = getattr(config, "refused", {})
-    fields = [item.name for item in dataclasses.fields(config) if item.init]
-    assert [field for field in fields if f"\n  --{field}" not in shown] == [f for f in fields if f in refused]
+    fields = [item for item in dataclasses.fields(config) if item.init and "instead" not in item.metadata]
+    missing = [item.name for item in fields if f"\n  --{flag_of(item)}" not in shown]
+    assert missing == [item.name for item in fields if item.name in refused]
     assert "\n  --config FILE.yaml" in shown
 
 
@@ -82,7 +84,7 @@ def test_reward_score_audit_and_export_by_config_files_from_another_folder(
     below = room / "below"
     below.mkdir()
     monkeypatch.chdir(below)
-    base = {"model": str(shop / "base"), "dataset": "../pairs.jsonl", "output_dir": "../run"}
+    base = {"model": str(shop / "base"), "dataset": "../pairs.jsonl", "output": "../run"}
     journey("reward", **base, eval_dataset="../pairs.jsonl", eval_strategy="epoch", max_steps=3)
     run = room / "run"
     assert {path.name for path in run.iterdir()} == {

@@ -9,13 +9,16 @@ import typing
 from typing import Any
 
 import pytest
+import yaml
 from transformers import TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 from odin_rm.cli.commands import COMMANDS, load
+from odin_rm.cli.config import parse_config
 from odin_rm.cli.main import main
 from odin_rm.cli.parser import ConfigParser, own_fields, stock_base
-from odin_rm.core.options import CPU_PRODUCTS, DTYPES, LAYOUTS, TREE_ATTENTION
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import CPU_PRODUCTS, DTYPES, LAYOUTS, TREE_ATTENTION, flag_of, old_flags, settings_by_flag
 from odin_rm.core.shared_options import TrainerOptions
 from odin_rm.model import scoring
 from odin_rm.model.tree_kernels import KERNELS
@@ -51,6 +54,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 HELP = """
+from odin_rm.cli.config import parse_config
 from odin_rm.cli.main import main
 try:
     main([{name!r}, "--help"])
@@ -106,8 +110,9 @@ def test_help_and_parser_are_of_the_same_settings(name: str) -> None:
 def test_every_setting_of_ours_is_in_the_help_unless_it_is_refused(name: str, capsys) -> None:
     text = shown(capsys, name, "--help")
     config = load(COMMANDS[name].config)
-    missing = [item.name for item in own_fields(config) if f"\n  --{item.name}" not in text]
-    assert missing == [item.name for item in own_fields(config) if item.name in getattr(config, "refused", {})]
+    fields = [item for item in own_fields(config) if "instead" not in item.metadata]
+    missing = [item.name for item in fields if f"\n  --{flag_of(item)}" not in text]
+    assert missing == [item.name for item in fields if item.name in getattr(config, "refused", {})]
     assert "\n  --config FILE.yaml" in text
 
 
@@ -124,7 +129,8 @@ def test_help_all_adds_what_is_inherited_and_leaves_out_what_is_refused(name: st
     assert [field for field in config.refused if f"\n  --{field} " in whole] == []
     first, *rest = whole.split(f"\noptions of {'trl' if name != 'reward' else 'transformers'}.")
     assert len(rest) == 1
-    assert all(f"\n  --{field}" in first for field in ours - set(config.refused))
+    listed = [item for item in own_fields(config) if item.name not in config.refused and "instead" not in item.metadata]
+    assert all(f"\n  --{flag_of(item)}" in first for item in listed)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -135,6 +141,84 @@ def test_settings_of_the_libraries_that_we_describe_keep_their_defaults(name: st
     own_choice = OURS | ({"learning_rate", "lr_scheduler_type", "warmup_steps"} if name == "reward" else set())
     assert differing <= own_choice
     assert {item.name for item in dataclasses.fields(TrainerOptions)} <= theirs.keys()
+
+
+NAMES = {
+    "output_dir": "output",
+    "overwrite_output_dir": "overwrite",
+    "overwrite_output": "overwrite",
+    "model_dtype": "dtype",
+    "torch_dtype": "dtype",
+    "gradient_checkpointing": "activation_checkpointing",
+}
+"""Old spellings and what every command says instead."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_one_thing_has_one_name_in_every_command(name: str, capsys) -> None:
+    text = shown(capsys, name, "--help")
+    assert [old for old in NAMES if f"\n  --{old} " in text + " "] == []
+    assert "--output" in text
+    for item in own_fields(load(COMMANDS[name].config)):
+        assert {NAMES[old] for old in old_flags(item)} <= {flag_of(item)}
+        assert item.name not in NAMES or "instead" in item.metadata or flag_of(item) == NAMES[item.name]
+
+
+def test_old_spellings_work_and_the_new_one_is_named(capsys, tmp_path) -> None:
+    argv = [
+        "--output_dir",
+        "a",
+        "--model_dtype=bfloat16",
+        "--overwrite-output-dir",
+        "--gradient_checkpointing",
+        "false",
+    ]
+    config = parse_config(load(COMMANDS["reward"].config), [*argv, "--use_cpu"], "reward")
+    assert (config.output_dir, config.model_dtype, config.overwrite_output_dir) == ("a", "bfloat16", True)
+    assert config.gradient_checkpointing is False
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "odin-rm reward: note: --output_dir is called --output now",
+        "odin-rm reward: note: --model_dtype is called --dtype now",
+        "odin-rm reward: note: --overwrite-output-dir is called --overwrite now",
+        "odin-rm reward: note: --gradient_checkpointing is called --activation_checkpointing now",
+    ]
+    new = parse_config(load(COMMANDS["reward"].config), ["--output", "a", "--use_cpu", "--no_overwrite"][:3], "reward")
+    assert new.output_dir == "a"
+    assert capsys.readouterr().err == ""
+
+
+def test_old_keys_of_a_file_work_and_are_not_mixed_with_new_ones(capsys, tmp_path) -> None:
+    file = tmp_path / "audit.yaml"
+    audit = load(COMMANDS["audit"].config)
+    argv = ["--config", str(file), "--model", "m", "--dataset", "d"]
+    file.write_text("output: o\ntorch_dtype: bfloat16\noverwrite_output_dir: true\n")
+    config = parse_config(audit, argv, "audit")
+    assert (config.output, config.dtype, config.overwrite_output_dir) == ("o", "bfloat16", True)
+    assert capsys.readouterr().err.splitlines() == [
+        "odin-rm audit: note: torch_dtype is called dtype now",
+        "odin-rm audit: note: overwrite_output_dir is called overwrite now",
+    ]
+    file.write_text("output: o\ntorch_dtype: bfloat16\ndtype: float16\n")
+    with pytest.raises(ConfigError, match=r"'dtype' and another name of it are both given. Give dtype alone"):
+        parse_config(audit, argv, "audit")
+    file.write_text("output: o\ntorch_dtyp: bfloat16\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'torch_dtyp'. Did you mean dtype"):
+        parse_config(audit, argv, "audit")
+    with pytest.raises(ConfigError, match=r"unknown flag --overwrte. Did you mean --overwrite"):
+        parse_config(audit, ["--overwrte"], "audit")
+
+
+@pytest.mark.parametrize(("name", "argv"), [("audit", ["--model", "m", "--dataset", "d", "--output", "o"])])
+def test_the_settings_that_are_written_are_read_again_without_a_note(
+    name: str, argv: list[str], capsys, tmp_path
+) -> None:
+    config = parse_config(load(COMMANDS[name].config), argv, name)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(settings_by_flag(config)))
+    assert parse_config(load(COMMANDS[name].config), ["--config", str(file)], name) == config
+    assert capsys.readouterr().err == ""
 
 
 def test_choices_are_the_names_of_what_there_is() -> None:

@@ -71,7 +71,7 @@ def test_quickstart_says_how_to_go_on(arguments, room, monkeypatch, capfd) -> No
         assert main(arguments("quickstart", **small)) == 130
     line = capfd.readouterr().err
     assert line.count("\n") == 1
-    assert "Run it again with --overwrite_output_dir" in line
+    assert "Run it again with --overwrite" in line
     assert not (room / "out" / "summary.json").exists()
-    assert main([*arguments("quickstart", **small), "--overwrite_output_dir"]) == 0
+    assert main([*arguments("quickstart", **small), "--overwrite"]) == 0
     assert (room / "out" / "summary.json").exists()

@@ -24,7 +24,7 @@ def line(shop: Path) -> Line:
     """A command line that would work, with parts of it replaced; ``None`` takes a flag away."""
 
     def make(command: str, **changes: Any) -> list[str]:
-        flags: dict[str, Any] = {"model": shop / "base", "dataset": shop / "pairs.jsonl", "output_dir": "out"}
+        flags: dict[str, Any] = {"model": shop / "base", "dataset": shop / "pairs.jsonl", "output": "out"}
         flags |= {"use_cpu": True, "max_steps": 3, "save_strategy": "no", "per_device_train_batch_size": 4}
         given = {name: value for name, value in (flags | changes).items() if value is not None}
         return [command] + [word for name, value in given.items() for word in (f"--{name}", str(value))]
@@ -40,7 +40,7 @@ def test_it_says_where_the_policy_is_and_nothing_else(command: str, line: Line, 
     said = f"train data: pairs.jsonl: 24 {noun}, none left out.\nPolicy written to out/policy\n"
     assert (shown.out, shown.err) == (said, "")
     # A later stage takes the run folder.
-    assert main(line("dpo", model="out", output_dir="next")) == 0
+    assert main(line("dpo", model="out", output="next")) == 0
     assert (room / "next" / "policy" / "model.safetensors").is_file()
 
 
@@ -49,7 +49,7 @@ def test_a_config_file_and_flags_over_it(command: str, line: Line, shop: Path, r
     (room / "run.yaml").write_text(
         f"model: {shop / 'base'}\ndataset: {shop / 'pairs.jsonl'}\nmax_steps: 9\nlearning_rate: 1e-4\nuse_cpu: true\n"
     )
-    assert main([command, "--config", "run.yaml", "--output_dir", "out", "--max_steps", "2"]) == 0
+    assert main([command, "--config", "run.yaml", "--output", "out", "--max_steps", "2"]) == 0
     steps = [json.loads(row) for row in (room / "out" / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1]["step"] == 2
 
@@ -60,7 +60,7 @@ def test_a_config_file_and_flags_over_it(command: str, line: Line, shop: Path, r
     [
         ({"model": None}, "--model: is required"),
         ({"dataset": None}, "--dataset: is required"),
-        ({"output_dir": None}, "--output_dir: is required"),
+        ({"output": None}, "--output: is required"),
         ({"model": "./nowhere"}, "nowhere: there is no such model folder"),
         ({"dataset": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"bata": 1}, "unknown flag --bata"),
@@ -129,8 +129,8 @@ def test_an_interrupted_run_goes_on(
 @BOTH
 def test_another_run_in_the_folder_is_kept_unless_asked(command: str, line: Line, room: Path, refuse: Refuse) -> None:
     assert main(line(command)) == 0
-    refuse(line(command), "already holds another run", "--overwrite_output_dir")
+    refuse(line(command), "already holds another run", "--overwrite")
     before = contents(room)
-    assert main([*line(command, learning_rate=1e-2), "--overwrite_output_dir"]) == 0
+    assert main([*line(command, learning_rate=1e-2), "--overwrite"]) == 0
     assert contents(room).keys() == before.keys()
     assert contents(room)["out/policy/model.safetensors"] != before["out/policy/model.safetensors"]

@@ -88,8 +88,8 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_last_checkpoi
 ) -> None:
     assert main(arguments("rl", save_steps=2)) == 0
     whole = load_file(room / "out" / "policy" / "model.safetensors")
-    assert main(arguments("rl", output_dir="full", max_steps=2)) == 0
-    resume: dict[str, Any] = {"output_dir": "full", "resume_from_checkpoint": "true"}
+    assert main(arguments("rl", output="full", max_steps=2)) == 0
+    resume: dict[str, Any] = {"output": "full", "resume_from_checkpoint": "true"}
     capfd.readouterr()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))  # no file may grow beyond
@@ -127,12 +127,12 @@ def test_a_signal_saves_and_the_run_goes_on(
     whole = load_file(room / "out" / "policy" / "model.safetensors")
     judge.write_text(JUDGE.replace("STOP", "2").replace("NAME", name))
     capfd.readouterr()
-    assert main(arguments("rl", **source, output_dir="stopped")) == 130
+    assert main(arguments("rl", **source, output="stopped")) == 130
     assert f"stopped by {name} after step 3, the state is saved" in one_line(capfd, "interrupted")
     assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert not (room / "stopped" / "policy").exists()
     judge.write_text(JUDGE.replace("STOP", "-1"))
-    assert main(arguments("rl", **source, output_dir="stopped", resume_from_checkpoint="true")) == 0
+    assert main(arguments("rl", **source, output="stopped", resume_from_checkpoint="true")) == 0
     again = load_file(room / "stopped" / "policy" / "model.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
 

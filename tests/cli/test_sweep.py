@@ -12,7 +12,7 @@ import yaml
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.cli.main import main
 from odin_rm.cli.sweep import known_fields
-from odin_rm.workflows.sweep import OUTPUT_DIR
+from odin_rm.workflows.sweep import OUTPUT
 from tests.cli.conftest import lines
 
 
@@ -59,4 +59,4 @@ def test_without_ray_the_extra_is_named(room: Path, refuse, monkeypatch) -> None
 
 @pytest.mark.parametrize("command", [name for name, about in COMMANDS.items() if about.swept])
 def test_each_command_has_the_output_field_that_the_sweep_gives_it(command: str) -> None:
-    assert ("output_dir" if command in OUTPUT_DIR else "output") in known_fields(command)
+    assert OUTPUT in known_fields(command)

@@ -168,7 +168,7 @@ def test_a_folder_with_any_trace_of_a_run_is_refused(tmp_path, marker):
     with pytest.raises(OutputError, match="already holds another run") as caught:
         claim_run_folder(run, overwrite=False, resume=False)
     assert marker in str(caught.value)
-    assert "--overwrite_output_dir" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
     assert names(run) == [marker]
     assert claim_run_folder(run, overwrite=False, resume=True) == run
     assert names(run) == [marker]

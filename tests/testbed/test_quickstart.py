@@ -72,7 +72,7 @@ def test_another_run_is_refused_and_left_alone(finished: Path, capsys: pytest.Ca
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert main(["quickstart", "--output", str(finished), *BUDGET]) == 2
     error = capsys.readouterr().err.strip()
-    assert "--overwrite_output_dir" in error
+    assert "--overwrite" in error
     assert len(error.splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
 

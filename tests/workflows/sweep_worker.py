@@ -21,7 +21,7 @@ from odin_rm.workflows import sweep_engines
 from odin_rm.workflows.sweep import SweepConfig, run_sweep
 
 MODULE = "tests.workflows.sweep_worker"
-FIELDS = {"x", "y", "seconds", "output_dir"}
+FIELDS = {"x", "y", "seconds", "output"}
 
 
 def say(file: str, text: str) -> None:
@@ -32,7 +32,7 @@ def say(file: str, text: str) -> None:
 def command(argv: list[str]) -> int:
     """x = 3 is the user's error, 4 ours, 5 dies, 6 is interrupted; all others do their work."""
     settings = yaml.safe_load(Path(argv[2]).read_text())
-    folder, x = Path(settings["output_dir"]), settings["x"]
+    folder, x = Path(settings["output"]), settings["x"]
     say("starts", folder.name)
     folder.mkdir(parents=True)  # a run finds nothing of one before
     time.sleep(settings.get("seconds", 0.0))

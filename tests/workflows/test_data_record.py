@@ -93,14 +93,14 @@ def test_dry_run(configure: Callable[..., RewardConfig], rows: Path, bed: dict[s
     assert plan.data[0] == f"train data: {LINE}"
     assert plan.data[1].startswith("eval data: eval.jsonl: ")
     assert plan.pairs == 24
-    argv = ["reward", "--model", str(bed["model"]), "--dataset", str(rows), "--output_dir", "nowhere", "--use_cpu", "1"]
+    argv = ["reward", "--model", str(bed["model"]), "--dataset", str(rows), "--output", "nowhere", "--use_cpu", "1"]
     assert main([*argv, "--max_length", str(WINDOW), "--dry_run", "true", "--batch_pairs", "8"]) == 0
     assert f"\ntrain data: {LINE}\n" in capsys.readouterr().out
     assert not Path("nowhere").exists()
 
 
 def test_reward_says_it_on_the_console(rows: Path, bed: dict[str, Path], tmp_path: Path, capfd: Any) -> None:
-    argv = ["reward", "--model", str(bed["model"]), "--dataset", str(rows), "--output_dir", str(tmp_path / "out")]
+    argv = ["reward", "--model", str(bed["model"]), "--dataset", str(rows), "--output", str(tmp_path / "out")]
     flags = ["--use_cpu", "true", "--max_steps", "1", "--batch_pairs", "8", "--save_strategy", "no"]
     assert main([*argv, *flags, "--max_length", str(WINDOW), "--cache_dir", str(tmp_path / "cache")]) == 0
     assert f"train data: {LINE}\n" in capfd.readouterr().out

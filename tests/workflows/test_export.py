@@ -174,9 +174,9 @@ def test_swapped_heads_are_refused(saved, tmp_path, capsys, monkeypatch):
 
 def test_an_earlier_export_is_replaced_only_when_asked(saved, tmp_path, capsys):
     assert export(saved, tmp_path / "out") == 0
-    assert "--overwrite_output_dir" in refused(capsys, saved, tmp_path / "out")
+    assert "--overwrite" in refused(capsys, saved, tmp_path / "out")
     (tmp_path / "out" / "README.md").unlink()
-    assert export(saved, tmp_path / "out", "--overwrite_output_dir") == 0
+    assert export(saved, tmp_path / "out", "--overwrite") == 0
     assert (tmp_path / "out" / "README.md").is_file()
 
 
@@ -185,7 +185,7 @@ def test_nothing_but_an_export_is_ever_replaced(saved, tmp_path, capsys):
     (tmp_path / "notes" / "mine.txt").write_text("x")
     for folder in (saved, saved / "model", save_base("llama", tmp_path / "policy"), tmp_path / "notes"):
         before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-        assert "holds something else" in refused(capsys, saved, folder, "--overwrite_output_dir")
+        assert "holds something else" in refused(capsys, saved, folder, "--overwrite")
         assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 

@@ -183,9 +183,9 @@ def test_the_page_has_its_files_beside_it(tmp_path, capsys):
     assert "my run, step 4" in text
     assert (tmp_path / "out/page/policies.tex").read_text().count("my run") == 1
     assert main(["report", "--runs", str(run), "--output", str(page)]) == 2
-    assert main(["report", "--runs", str(run), "--output", str(page), "--overwrite_output", "true"]) == 0
+    assert main(["report", "--runs", str(run), "--output", str(page), "--overwrite", "true"]) == 0
     (tmp_path / "out" / "page" / "thesis.docx").write_text("mine")
-    assert main(["report", "--runs", str(run), "--output", str(page), "--overwrite_output", "true"]) == 2
+    assert main(["report", "--runs", str(run), "--output", str(page), "--overwrite", "true"]) == 2
     assert "thesis.docx" in capsys.readouterr().err
     assert (tmp_path / "out" / "page" / "thesis.docx").is_file()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from odin_rm.cli import reward as command
+from odin_rm.cli import training as command
 from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError
 from odin_rm.reward import memory
@@ -81,7 +81,7 @@ def test_memory_by_hand(configure: Callable[..., RewardConfig], monkeypatch: pyt
 
 
 def test_the_table_and_the_exit_code(bed: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--model", str(bed["model"]), "--dataset", str(bed["train"]), "--output_dir", str(tmp_path / "run")]
+    arguments = ["--model", str(bed["model"]), "--dataset", str(bed["train"]), "--output", str(tmp_path / "run")]
     assert main(["reward", *arguments, "--use_cpu", "true", "--cache_dir", str(tmp_path / "c"), "--dry_run"]) == 0
     shown = capsys.readouterr()
     for name in ("prompts (groups)", "distinct responses", "response slots", "token reuse", "padding share", "memory"):

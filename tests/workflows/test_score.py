@@ -251,7 +251,7 @@ def test_skipped_rows_keep_their_place_and_are_listed(model, tmp_path, capsys):
     assert f"{1 + len(BAD)} unusable rows" in capsys.readouterr().out
     # A later pass without bad rows takes the old list away.
     write(tmp_path / "good.jsonl", make_rows(2))
-    assert score(model, tmp_path / "good.jsonl", tmp_path / "out.jsonl", "--overwrite_output") == 0
+    assert score(model, tmp_path / "good.jsonl", tmp_path / "out.jsonl", "--overwrite") == 0
     assert not (tmp_path / "out.jsonl.skipped.jsonl").exists()
 
 
@@ -293,12 +293,12 @@ def test_scores_that_are_there_already_are_not_lost(model, tmp_path, capsys):
 def test_an_existing_output_is_kept_unless_told(model, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", make_rows(2))
     (tmp_path / "out.jsonl").write_text("mine")
-    assert "--overwrite_output" in refused(capsys, model, source, tmp_path / "out.jsonl")
+    assert "--overwrite" in refused(capsys, model, source, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "mine"
-    assert score(model, source, tmp_path / "out.jsonl", "--overwrite_output") == 0
+    assert score(model, source, tmp_path / "out.jsonl", "--overwrite") == 0
     assert len(read(tmp_path / "out.jsonl")) == 2
     # Onto itself: the input is read to its end before the output takes its place.
-    assert score(model, source, source, "--overwrite_output") == 0
+    assert score(model, source, source, "--overwrite") == 0
     assert [row["id"] for row in read(source)] == [0, 1]
     assert all("quality" in row for row in read(source))
 

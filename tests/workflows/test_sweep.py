@@ -51,7 +51,7 @@ def test_a_grid_has_every_combination_and_random_draws_go_with_each() -> None:
     assert [(r.varied["algorithm"], r.varied["n"], r.varied["learning_rate"]) for r in runs] == [
         (algorithm, n, rate) for algorithm in ("ppo", "remax") for n in (1, 2) for rate in drawn
     ]
-    assert runs[0].settings == {"output_dir": f"out/runs/{runs[0].name}", "model": "m"} | runs[0].varied
+    assert runs[0].settings == {"output": f"out/runs/{runs[0].name}", "model": "m"} | runs[0].varied
     assert runs[0].name.startswith("algorithm=ppo_n=1_learning_rate=")
 
 
@@ -168,7 +168,7 @@ def test_failed_runs_disturb_no_other_and_are_listed(room: Path) -> None:
     assert json.loads(Path("out/sweep.json").read_text()) == table
     done = table["runs"][4]
     assert yaml.safe_load(Path("out", done["folder"], "result").read_text()) == {
-        **{"output_dir": f"out/{done['folder']}", "x": 0}
+        **{"output": f"out/{done['folder']}", "x": 0}
     }
     # Those that failed are left alone until asked for; the interrupted one is not done.
     run_sweep(config, FIELDS)

@@ -89,7 +89,7 @@ def test_run_folder_holds_what_the_contract_names(train: Train, bed: dict[str, P
 def test_resolved_config_gives_the_same_run_again(train: Train, tmp_path: Path) -> None:
     first = train("first", length_weight=0.5, max_steps=3)
     again = parse_config(
-        RewardConfig, ["--config", str(first / "config.yaml"), "--output_dir", str(tmp_path / "second")], "reward"
+        RewardConfig, ["--config", str(first / "config.yaml"), "--output", str(tmp_path / "second")], "reward"
     )
     second = workflow.train_reward_model(again)
     assert_equal_weights(first, second)
@@ -359,7 +359,7 @@ def test_eval_strategy_without_data_is_refused(train: Train, tmp_path: Path) -> 
 
 def test_command_line_sigterm_ends_with_130_and_one_line(bed: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "odin_rm.cli.main", "reward", "--model", str(bed["model"])]
-    command += ["--dataset", str(bed["train"]), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    command += ["--dataset", str(bed["train"]), "--output", str(tmp_path / "run"), "--use_cpu", "true"]
     command += ["--num_train_epochs", "500", "--batch_pairs", "16", "--cache_dir", str(tmp_path / "cache")]
     log = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

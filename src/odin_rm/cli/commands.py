@@ -52,11 +52,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "reward": Command(
         summary="Train a reward model that does not pay for length.",
-        usage="--model M --dataset F --output_dir DIR [options]",
+        usage="--model M --dataset F --output DIR [options]",
         example=(
             "odin-rm reward --model Qwen/Qwen3-0.6B --dataset train.jsonl.gz --eval_dataset val.jsonl.gz \\\n"
-            "    --output_dir runs/odin --learning_rate 1e-5 --num_train_epochs 3\n"
-            "odin-rm reward --config odin.yaml --objective bradley_terry --output_dir runs/vanilla"
+            "    --output runs/odin --learning_rate 1e-5 --num_train_epochs 3\n"
+            "odin-rm reward --config odin.yaml --objective bradley_terry --output runs/vanilla"
         ),
         config="odin_rm.reward.config:RewardConfig",
         run="odin_rm.cli.training:run_reward",
@@ -88,27 +88,27 @@ COMMANDS: dict[str, Command] = {
     ),
     "sft": Command(
         summary="Fine-tune a policy on demonstrations: prompts and the responses it should give.",
-        usage="--model M --dataset F --output_dir DIR [options]",
-        example="odin-rm sft --model Qwen/Qwen3-0.6B-Base --dataset demonstrations.jsonl --output_dir runs/sft",
+        usage="--model M --dataset F --output DIR [options]",
+        example="odin-rm sft --model Qwen/Qwen3-0.6B-Base --dataset demonstrations.jsonl --output runs/sft",
         config="odin_rm.workflows.sft:SFTRunConfig",
         run="odin_rm.cli.training:run_sft",
         described="odin_rm.workflows.policy_options:SFTOptions",
     ),
     "dpo": Command(
         summary="Train a policy on preferences without a reward model (direct preference optimisation).",
-        usage="--model M --dataset F --output_dir DIR [options]",
-        example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output_dir runs/dpo",
+        usage="--model M --dataset F --output DIR [options]",
+        example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output runs/dpo",
         config="odin_rm.workflows.dpo:DPORunConfig",
         run="odin_rm.cli.training:run_dpo",
         described="odin_rm.workflows.policy_options:DPOOptions",
     ),
     "rl": Command(
         summary="Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking.",
-        usage="--model M --reward R --prompts F --output_dir DIR [options]",
+        usage="--model M --reward R --prompts F --output DIR [options]",
         example=(
-            "odin-rm rl --model runs/sft/policy --reward runs/odin/model --prompts train.jsonl --output_dir runs/ppo\n"
+            "odin-rm rl --model runs/sft/policy --reward runs/odin/model --prompts train.jsonl --output runs/ppo\n"
             "odin-rm rl --algorithm remax --model runs/sft/policy --reward https://judge.example/reward \\\n"
-            "    --prompts train.jsonl --kl_coef 0.02 --output_dir runs/remax"
+            "    --prompts train.jsonl --kl_coef 0.02 --output runs/remax"
         ),
         config="odin_rm.rl.config:RLConfig",
         run="odin_rm.cli.training:run_rl",

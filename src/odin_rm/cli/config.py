@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from odin_rm.cli.parser import ConfigParser, stock_base
 from odin_rm.core.errors import ConfigError, OdinError
 from odin_rm.core.hub import quiet_transformers
+from odin_rm.core.options import flag_of
+from odin_rm.core.ranks import is_main_process
 
 Config = TypeVar("Config")
 
@@ -41,6 +44,9 @@ def parse_config(config_class: type[Config], argv: Sequence[str], command: str) 
     file = parser.config_file(argv)
     values = parser.file_values(file) if file is not None else {}
     values |= parser.flag_values(argv)
+    if is_main_process():
+        for old, new in parser.old_names(argv).items():
+            print(f"odin-rm {command}: note: {old} is called {new} now", file=sys.stderr)
     _refuse_empty(config_class, values)
     try:
         return config_class(**values)
@@ -78,7 +84,7 @@ def _refuse_empty(config_class: type[Any], values: dict[str, Any]) -> None:
         if wanted or item.metadata.get("required") or item.name in ("output", "output_dir"):
             given = values.get(item.name)
             if any(isinstance(text, str) and not text.strip() for text in (given if type(given) is list else [given])):
-                raise ConfigError("is empty", where=f"--{item.name}", fix="Give it a value.")
+                raise ConfigError("is empty", where=f"--{flag_of(item)}", fix="Give it a value.")
 
 
 def _one_line(error: Exception) -> str:

@@ -10,14 +10,16 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import itertools
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, Union
 
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import flag_of, old_flags
 
 Field = dataclasses.Field[Any]
 
@@ -64,7 +66,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         super().__init__(prog, max_help_position=32, width=110)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
+        outdated = getattr(action, "outdated", ())
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-") and name not in outdated]
         if action.nargs == 0 or not names:
             return ", ".join(names or action.option_strings)
         return f"{', '.join(names)} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
@@ -108,11 +111,17 @@ class ConfigParser(argparse.ArgumentParser):
         hints = typing.get_type_hints(config_class)
         refused = getattr(config_class, "refused", {})
         groups: dict[str | None, Any] = {None: self}
+        self.renamed: dict[str, str] = {}  # old names of flags to new ones
+        self.keys: list[str] = []  # of the file that was read
         for item in own_fields(config_class):
             title = item.metadata.get("group")
             if title not in groups:
                 groups[title] = self.add_argument_group(title)
-            _add_field(groups[title], item, hints[item.name], hidden=item.name in refused)
+            hidden = item.name in refused or "instead" in item.metadata
+            _add_field(groups[title], item, hints[item.name], hidden=hidden)
+            self.renamed |= dict.fromkeys(old_flags(item), flag_of(item))
+            if "instead" in item.metadata:
+                self.renamed[item.name] = item.metadata["instead"]
         # What is ours comes before what is inherited.
         self._action_groups.sort(key=lambda group: (group.title or "").startswith("options of "))
 
@@ -133,8 +142,23 @@ class ConfigParser(argparse.ArgumentParser):
             if flag == "--":
                 return
             if flag.startswith("--") and flag not in self._option_string_actions:
-                known = [name for name in self._option_string_actions if name.startswith("--")]
+                known = {name: self._current(name) for name in self._option_string_actions if name[:2] == "--"}
                 raise ConfigError(f"unknown flag {flag}", fix=suggest(flag, known, f"See {self.prog} --help."))
+
+    def _current(self, flag: str) -> str:
+        """What a flag is called today."""
+        new = self.renamed.get(flag[2:].replace("-", "_"))
+        return flag if new is None else f"--{new}"
+
+    def old_names(self, argv: Sequence[str]) -> dict[str, str]:
+        """The old names among the flags (with dashes) and the keys of the file that was read, each with its new one."""
+        used: dict[str, str] = {}
+        for token in itertools.takewhile(lambda token: token != "--", argv):
+            flag = token.split("=", 1)[0]
+            name = flag.removeprefix("--").replace("-", "_")
+            if flag.startswith("--") and name.removeprefix("no_") in self.renamed:
+                used[flag] = f"--{self.renamed[name.removeprefix('no_')]}"
+        return used | {key: self.renamed[key] for key in self.keys if key in self.renamed}
 
     def config_file(self, argv: Sequence[str]) -> str | None:
         """The value of ``--config``; the last one counts."""
@@ -149,18 +173,26 @@ class ConfigParser(argparse.ArgumentParser):
 
         hints = typing.get_type_hints(self.config_class)
         fields = {field.name: field for field in dataclasses.fields(self.config_class) if field.init}
+        named = {name: field for field in fields.values() for name in (flag_of(field), *old_flags(field))}
         converted: dict[str, Any] = {}
-        for key, value in read_config_file(file).items():
-            if key not in fields:
-                fix = suggest(key, list(fields), f"See {self.prog} --help for the names.")
+        content = read_config_file(file)
+        self.keys = list(content)
+        for key, value in content.items():
+            if key not in named:
+                current = {name: flag_of(field) for name, field in named.items()}
+                fix = suggest(key, current, f"See {self.prog} --help for the names.")
                 raise ConfigError(f"unknown key '{key}'", where=file, fix=fix)
-            if value is None and fields[key].default is None:
-                converted[key] = None
+            name = named[key].name
+            if name in converted:
+                what = f"'{key}' and another name of it are both given"
+                raise ConfigError(what, where=file, fix=f"Give {flag_of(named[key])} alone.")
+            if value is None and fields[name].default is None:
+                converted[name] = None
                 continue
             try:
-                converted[key] = convert(value, hints[key])
-                choices = fields[key].metadata.get("choices")
-                if choices and converted[key] not in choices:
+                converted[name] = convert(value, hints[name])
+                choices = fields[name].metadata.get("choices")
+                if choices and converted[name] not in choices:
                     raise ValueError(f"must be one of {', '.join(map(str, choices))}")
             except ValueError as error:
                 what = f"{key}: {error}, not {value!r}"
@@ -180,9 +212,14 @@ class ConfigParser(argparse.ArgumentParser):
         return {name: value for name in names if (value := getattr(namespace, name)) is not absent}
 
 
+def _names(prefix: str, words: Sequence[str]) -> list[str]:
+    """Flags with underscores and with hyphens."""
+    return list(dict.fromkeys(f"--{prefix}{form}" for word in words for form in (word, word.replace("_", "-"))))
+
+
 def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
     """One field as a flag: ``--a_b`` (``--a-b`` works too), and ``--no_a_b`` for one that is true by default."""
-    names = list(dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"]))
+    words, outdated = (flag_of(item), *old_flags(item)), _names("", old_flags(item)) + _names("no_", old_flags(item))
     described = argparse.SUPPRESS if hidden else item.metadata.get("help")
     default = item.default if item.default is not dataclasses.MISSING else None
     if item.default_factory is not dataclasses.MISSING:
@@ -203,10 +240,10 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
         settings["choices"] = item.metadata["choices"]
     if "metavar" in item.metadata:
         settings["metavar"] = item.metadata["metavar"]
-    group.add_argument(*names, **settings)
+    group.add_argument(*_names("", words), **settings).outdated = outdated
     if kind is bool and item.default is True:
-        opposite = list(dict.fromkeys([f"--no_{item.name}", f"--no-{item.name.replace('_', '-')}"]))
-        group.add_argument(*opposite, action="store_false", dest=item.name, default=False, help=described)
+        settings = {"action": "store_false", "dest": item.name, "default": False, "help": described}
+        group.add_argument(*_names("no_", words), **settings).outdated = outdated
 
 
 def _kind(hint: Any) -> Any:
@@ -255,9 +292,15 @@ def _without_ours(config_class: type[Any], base: type[Any], names: list[str]) ->
     return dataclasses.make_dataclass("Inherited", made, namespace=namespace, kw_only=True)
 
 
-def suggest(name: str, known: Sequence[str], otherwise: str) -> str:
-    """The nearest name that exists as a question, else something else to say."""
+def suggest(name: str, known: Mapping[str, str], otherwise: str) -> str:
+    """The nearest name as a question, else something else to say.
+
+    Args:
+        name: what was typed.
+        known: names that exist, each with what it is called today.
+        otherwise: what to say where none is near.
+    """
     plain = name.replace("-", "_").strip("_")
-    by_plain = {other.replace("-", "_").strip("_"): other for other in reversed(known)}
+    by_plain = {other.replace("-", "_").strip("_"): now for other, now in reversed(list(known.items()))}
     near = difflib.get_close_matches(plain, by_plain, n=1, cutoff=0.7)
     return f"Did you mean {by_plain[near[0]]}?" if near else otherwise

@@ -46,7 +46,7 @@ def write_paper(config: ReproduceConfig) -> None:
     folder = Path(config.output)
     there = [file.place for file in files if (folder / file.place).exists()]
     if there and not config.overwrite_output_dir:
-        fix = "Choose another folder, or pass --overwrite_output_dir true."
+        fix = "Choose another folder, or pass --overwrite true."
         raise OutputError(f"holds {there[0]} already", where=str(folder), fix=fix)
     with tempfile.TemporaryDirectory() as room:
         points = sum(check_config(file.command, file.text, Path(room)) for file in files if file.command)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import flag_of, old_flags
 
 if TYPE_CHECKING:
     from odin_rm.workflows.sweep import SweepConfig
@@ -31,7 +32,8 @@ def known_fields(command: str) -> set[str]:
     if command not in swept:
         raise ConfigError(f"is '{command}'", where="--command", fix=f"Use one of: {', '.join(swept)}.")
     config_class = load(swept[command].config)
-    return {field.name for field in dataclasses.fields(config_class) if field.init}
+    settings = [item for item in dataclasses.fields(config_class) if item.init]
+    return {name for item in settings for name in (flag_of(item), *old_flags(item))}
 
 
 def print_table(table: dict[str, Any]) -> None:

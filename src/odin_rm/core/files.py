@@ -106,7 +106,7 @@ def check_run_folder(path: PathLike, *, overwrite: bool, resume: bool) -> Path:
     held = [name for name in RUN_MARKERS if (folder / name).exists()]
     if held and not overwrite and not resume:
         what = f"the output folder already holds another run ({', '.join(held)})"
-        fix = "Choose another folder, or pass --overwrite_output_dir to replace it."
+        fix = "Choose another folder, or pass --overwrite to replace it."
         raise OutputError(what, where=str(folder), fix=fix)
     if overwrite and not resume:
         for name, patterns in _RUN_FOLDERS.items():

@@ -71,6 +71,9 @@ def option(
     infinite: bool = False,
     group: str | None = None,
     required: bool = False,
+    flag: str | None = None,
+    old: Collection[str] = (),
+    instead: str | None = None,
 ) -> Any:
     """A field of a config.
 
@@ -81,16 +84,17 @@ def option(
         at_least, above, at_most, below, infinite: the numbers that it takes, see :class:`Bounds`.
         group: the heading under which ``--help`` lists it.
         required: it must be given although a base class forces a default on it.
+        flag: what users call it, where that is not the field's name; the field's name is then an old spelling.
+        old: further old spellings, which keep working with a line that names the new one.
+        instead: the flag to use instead of this one, which keeps working too but is not listed.
     """
     metadata: dict[str, Any] = {"help": help}
     if choices is not None:
         metadata["choices"] = list(choices)
     if infinite or any(end is not None for end in (at_least, above, at_most, below)):
         metadata["bounds"] = Bounds(at_least, above, at_most, below, infinite)
-    if group is not None:
-        metadata["group"] = group
-    if required:
-        metadata["required"] = True
+    extra = {"group": group, "required": required, "flag": flag, "old": tuple(old), "instead": instead}
+    metadata |= {name: value for name, value in extra.items() if value}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=partial(_copy, default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -103,6 +107,22 @@ def _copy(default: Any) -> Any:
 def options_of(group: str) -> Callable[..., Any]:
     """:func:`option` for the fields under one heading of ``--help``."""
     return partial(option, group=group)
+
+
+def flag_of(item: dataclasses.Field[Any]) -> str:
+    """What users call a field: the name of its flag and of its key in a YAML file."""
+    return str(item.metadata.get("flag", item.name))
+
+
+def old_flags(item: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The old spellings of a field that keep working."""
+    return (*((item.name,) if "flag" in item.metadata else ()), *item.metadata.get("old", ()))
+
+
+def settings_by_flag(config: Any) -> dict[str, Any]:
+    """The values of a config by what users call them: what ``--config`` takes again."""
+    values = dataclasses.asdict(config)
+    return {flag_of(item): values[item.name] for item in dataclasses.fields(config) if item.name in values}
 
 
 def check_options(config: Any) -> None:
@@ -120,6 +140,6 @@ def check_options(config: Any) -> None:
             continue
         choices, bounds = item.metadata.get("choices"), item.metadata.get("bounds")
         if choices and value not in choices:
-            raise ConfigError(f"must be one of {', '.join(choices)}, it is {value!r}", where=f"--{item.name}")
+            raise ConfigError(f"must be one of {', '.join(choices)}, it is {value!r}", where=f"--{flag_of(item)}")
         if bounds is not None and not (isinstance(value, (int, float)) and bounds.holds(value)):
-            raise ConfigError(f"must be {bounds}, it is {value}", where=f"--{item.name}")
+            raise ConfigError(f"must be {bounds}, it is {value}", where=f"--{flag_of(item)}")

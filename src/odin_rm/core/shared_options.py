@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import option, options_of
@@ -11,6 +12,9 @@ _of_lora = options_of("LoRA")
 _of_length = options_of("length of the run")
 _of_evaluation = options_of("evaluation, logs and checkpoints")
 _of_device = options_of("device and precision")
+_of_scorer = options_of("reward model")
+_of_speed = options_of("speed and memory")
+_of_endpoint = options_of("endpoint")
 
 
 @dataclass
@@ -40,7 +44,7 @@ class TrainerOptions:
     They are described here so that ``--help`` need not import it. Defaults are its own but for those marked as ours.
     """
 
-    output_dir: str = option(None, "The run folder.")
+    output_dir: str = option(None, "The run folder.", flag="output")
     resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
     seed: int = option(42, "Decides the order of rows and new weights.")
 
@@ -59,8 +63,66 @@ class TrainerOptions:
 
     bf16: bool = _of_device(False, "Mixed precision.")
     activation_checkpointing: bool | None = _of_device(None, "Recompute activations to save memory.")
+    gradient_checkpointing: bool | None = _of_device(
+        None, "Older name of --activation_checkpointing.", instead="activation_checkpointing"
+    )
     use_cpu: bool = _of_device(False, "Stay on the CPU where there is an accelerator.")
     # Ours: no weights without a gradient are expected.
     ddp_find_unused_parameters: bool | None = _of_device(
         False, "Search for weights without a gradient in each step; none are expected."
     )
+
+
+@dataclass(kw_only=True)
+class ScorerOptions:
+    """How a reward model is loaded and read, of the commands that score with any."""
+
+    column: str | None = _of_scorer(None, "Label (name or index) to read of classifiers with several labels.")
+    max_length: int | None = _of_scorer(
+        None, "Most tokens of a sequence; default the model's own setting, or its window."
+    )
+    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = _of_scorer(
+        None,
+        "What to do with longer ones; default the model's own setting, or drop (score keeps such rows, without "
+        "quality).",
+    )
+    read_at: str | None = _of_scorer(
+        None, "end or before_pad: where a model of an earlier odin-rm that does not say it was read."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = _of_scorer(
+        None, "Precision of the model; default float32.", old=("torch_dtype",)
+    )
+    attn_implementation: str | None = _of_scorer(None, "Attention of transformers: eager, sdpa, flash_attention_2, ...")
+    device: str | None = _of_scorer(None, "cpu, cuda, cuda:1, ...; default CUDA if there is one.")
+    trust_remote_code: bool = _of_scorer(False, "Run code that comes with a model.")
+    microbatch_tokens: int = _of_speed(16384, "Computed tokens per forward pass (memory).", at_least=1)
+    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = _of_speed(
+        "auto",
+        "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, single (one at a "
+        "time), or auto: the first of them that gives this model's own scores.",
+    )
+    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = _of_speed(
+        "auto", "Attention of tree and packed rows."
+    )
+
+    def check_layout(self) -> None:
+        """Refuse a choice of attention that no row would see.
+
+        Raises:
+            ConfigError: rows are padded.
+        """
+        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
+            what = "has no effect on padded batches"
+            raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
+
+
+@dataclass(kw_only=True)
+class EndpointOptions:
+    """An OpenAI-compatible endpoint: where it is and how fast it is asked."""
+
+    base_url: str | None = _of_endpoint(None, "Address of the API; default OPENAI_BASE_URL, or OpenAI's.")
+    api_key_env: str = _of_endpoint("OPENAI_API_KEY", "The environment variable that holds the key.")
+    concurrency: int = _of_endpoint(8, "Calls under way at a time.", at_least=1)
+    requests_per_minute: float | None = _of_endpoint(None, "At most so many calls a minute.", above=0, infinite=True)
+    timeout: float = _of_endpoint(120.0, "Seconds for a whole call.", above=0, infinite=True)
+    retries: int = _of_endpoint(8, "How often a call that failed is made again, after growing pauses.", at_least=0)

@@ -20,7 +20,7 @@ class RewardConfig(RewardOptions, TrainingArguments):
 
     def __post_init__(self) -> None:
         if not self.output_dir:  # transformers would make up a folder
-            raise ConfigError("is required", where="--output_dir", fix="See odin-rm reward --help.")
+            raise ConfigError("is required", where="--output", fix="See odin-rm reward --help.")
         refuse_idle(self, REFUSED, "odin-rm reward")
         if getattr(self, "disable_tqdm", None) is None:
             # A bar is for a person who looks at it; a log file gets the lines of figures.

@@ -92,7 +92,7 @@ class RewardOptions(LoraOptions, TrainerOptions):
     eval_fraction: float = option(
         0.0, "Share of the training prompts held out where there is no --eval_dataset.", at_least=0, below=1
     )
-    overwrite_output_dir: bool = option(False, "Replace another run in --output_dir instead of refusing.")
+    overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
     dry_run: bool = option(False, "Print the plan of the run (steps, tokens, memory) and end; write nothing.")
 
     objective: str = _of_objective(
@@ -188,7 +188,7 @@ class RewardOptions(LoraOptions, TrainerOptions):
         None, "Attention of transformers: sdpa, eager, flash_attention_2, ..."
     )
     model_dtype: str = _of_backbone(
-        "float32", "Dtype of the trained weights; use --bf16 for mixed precision.", choices=DTYPES
+        "float32", "Dtype of the trained weights; use --bf16 for mixed precision.", choices=DTYPES, flag="dtype"
     )
     trust_remote_code: bool = _of_backbone(False, "Run code that comes with the model.")
 

@@ -220,7 +220,7 @@ def find_checkpoint(wanted: str | None, run: Path) -> Path | None:
             os.replace(old, place)
     whole = [p for p in folder.glob("checkpoint-*") if p.name != BEST and (p / STATE_FILE).is_file()]
     if not whole:
-        fix = "Start anew without --resume_from_checkpoint, or check --output_dir."
+        fix = "Start anew without --resume_from_checkpoint, or check --output."
         raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
     return max(whole, key=lambda p: int(p.name.split("-")[1]))
 

@@ -43,8 +43,8 @@ class RLConfig(LoraOptions):
         "in TRL's reward_funcs signature, length_only, or gold (the testbed's truth).",
     )
     prompts: str | None = option(None, "Rows with a prompt: file, dataset folder or hub id; preference data serve too.")
-    output_dir: str | None = option(None, "The run folder.")
-    overwrite_output_dir: bool = option(False, "Replace another run in --output_dir instead of refusing.")
+    output_dir: str | None = option(None, "The run folder.", flag="output")
+    overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
     resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
 
     max_steps: int = _of_size(200, "Optimiser steps (minibatches) of the policy.", at_least=1)
@@ -136,10 +136,12 @@ class RLConfig(LoraOptions):
     )
     vllm_server: str | None = _of_text(None, "Address of a vLLM server; without it vLLM runs in this process.")
 
-    model_dtype: str = _of_model("float32", "Dtype of the trained weights.", choices=DTYPES)
+    model_dtype: str = _of_model("float32", "Dtype of the trained weights.", choices=DTYPES, flag="dtype")
     bf16: bool = _of_model(False, "Mixed precision.")
     attn_implementation: str | None = _of_model(None, "Attention of transformers: sdpa, eager, flash_attention_2, ...")
-    gradient_checkpointing: bool = _of_model(False, "Recompute activations to save memory.")
+    gradient_checkpointing: bool = _of_model(
+        False, "Recompute activations to save memory.", flag="activation_checkpointing"
+    )
     trust_remote_code: bool = _of_model(False, "Run code that comes with the model.")
     offload_reference: bool = _of_model(False, "Keep the frozen reference policy in main memory between its passes.")
     use_cpu: bool = _of_model(False, "Stay on the CPU where there is an accelerator.")

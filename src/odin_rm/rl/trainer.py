@@ -177,7 +177,7 @@ class RLTrainer:
         interrupted = RunInterrupted(
             f"stopped by {name} after step {self.state.step}, the state is saved",
             where=str(self.run),
-            fix=f"Go on with --resume_from_checkpoint true --output_dir {self.run}",
+            fix=f"Go on with --resume_from_checkpoint true --output {self.run}",
         )
         interrupted.known_to_all = True
         return interrupted

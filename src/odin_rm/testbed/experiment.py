@@ -25,6 +25,7 @@ from odin_rm.core.files import (
     environment_record,
     read_rows,
 )
+from odin_rm.core.options import settings_by_flag
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
@@ -88,7 +89,7 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> Story:
     """
     started = time.perf_counter()
     folder = claim_run_folder(config.output, overwrite=config.overwrite_output_dir, resume=False)
-    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False))
     atomic_write_json(folder / "environment.json", environment_record())
 
     runs = sweep_runs(config.sweep, config.seed)
@@ -134,7 +135,7 @@ def _starts_anew() -> Iterator[None]:
     try:
         yield
     except RunInterrupted as error:
-        fix = "Run it again with --overwrite_output_dir; it starts anew."
+        fix = "Run it again with --overwrite; it starts anew."
         raise RunInterrupted(error.what, where=error.where, fix=fix) from error
 
 

@@ -30,7 +30,7 @@ class _RunSettings:
     hidden: int = option(96, "width of the tiny Llama", at_least=8)
     layers: int = option(2, "depth of the tiny Llama", at_least=1)
     bootstrap_samples: int = option(1000, "resamples behind each 95 % interval of the audits", at_least=10)
-    overwrite_output_dir: bool = option(False, "replace another run in --output instead of refusing")
+    overwrite_output_dir: bool = option(False, "replace another run in --output instead of refusing", flag="overwrite")
 
 
 @dataclass(frozen=True)

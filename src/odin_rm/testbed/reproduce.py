@@ -160,7 +160,7 @@ def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[Po
     if _begun(folder) == asked and not overwrite:
         return
     if _begun(folder) is not None and not overwrite:
-        fix = "Give its settings again to go on, choose another folder, or pass --overwrite_output_dir true."
+        fix = "Give its settings again to go on, choose another folder, or pass --overwrite true."
         raise OutputError("holds a study with other settings", where=str(folder), fix=fix)
     claim_run_folder(folder, overwrite=overwrite, resume=False)
     forget_results(folder)

@@ -20,7 +20,7 @@ class ReproduceConfig:
     )
     seed: int = option(0, "Decides data, weights and sampling.", at_least=0)
     workers: int = option(2, "Policies trained at the same time (testbed: each on one core).", at_least=1)
-    overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.")
+    overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
 
     def __post_init__(self) -> None:
         check_options(self)

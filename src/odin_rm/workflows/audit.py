@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ import yaml
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
+from odin_rm.core.options import settings_by_flag
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
@@ -108,7 +109,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
     scorer = scoring.load_scorer(
         place,
         column=None if ours and place != config.model else config.column,
-        dtype=config.torch_dtype,
+        dtype=config.dtype,
         device=config.device,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
@@ -200,7 +201,7 @@ def _check_output(output: str, overwrite: bool) -> Path:
         raise OutputError(what, where=str(folder), fix="Choose another folder; an audit never replaces a run.")
     check_run_folder(folder, overwrite=overwrite, resume=False)
     if (folder / "comparison.json").exists() and not overwrite:
-        fix = "Choose another folder, or pass --overwrite_output_dir to replace it."
+        fix = "Choose another folder, or pass --overwrite to replace it."
         raise OutputError("the output folder already holds another audit (comparison.json)", where=str(folder), fix=fix)
     return folder
 
@@ -219,7 +220,9 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
     try:
         results = [item.result for item in audited]
         write_audit_report(results, stage, [item.scored for item in audited])
-        atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+        atomic_write_text(
+            stage / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False, allow_unicode=True)
+        )
         atomic_write_json(stage / "environment.json", environment_record())
         if len(audited) > 1:
             content = {

@@ -37,7 +37,7 @@ class ExportConfig:
     )
     device: str | None = option(None, "cpu, cuda, cuda:1, ...; default CUDA if there is one.")
     trust_remote_code: bool = option(False, "Run code that comes with the model.")
-    overwrite_output_dir: bool = option(False, "Replace an earlier export in the folder.")
+    overwrite_output_dir: bool = option(False, "Replace an earlier export in the folder.", flag="overwrite")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
@@ -122,6 +122,6 @@ def _check_output(config: ExportConfig) -> None:
             what = f"the output folder holds something else ({', '.join(foreign) or 'no earlier export'})"
             raise OutputError(what, where=str(folder), fix="Choose another folder; an export replaces only an export.")
         if not config.overwrite_output_dir:
-            fix = "Choose another folder, or pass --overwrite_output_dir to replace it."
+            fix = "Choose another folder, or pass --overwrite to replace it."
             raise OutputError("the output folder already holds a model", where=str(folder), fix=fix)
     check_run_folder(folder, overwrite=config.overwrite_output_dir, resume=False)

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import check_options, option, options_of
+from odin_rm.core.shared_options import EndpointOptions
 
 ENDPOINT = "openai:"
 SEEDS = 2**32
 _ENDPOINT_ONLY = ("base_url",)
 _MODEL_ONLY = ("chat_template", "dtype", "device", "attn_implementation")
 
+_of_model = options_of("model in this process")
+
 
 @dataclass
-class GenerateConfig:
+class GenerateConfig(EndpointOptions):
     """Everything that ``odin-rm generate`` takes."""
 
     model: str = option(
@@ -31,24 +34,15 @@ class GenerateConfig:
     max_new_tokens: int = option(512, "Longest response.", at_least=1)
     temperature: float = option(1.0, "Sampling temperature; 0 takes the most likely token each time.", at_least=0)
     top_p: float = option(1.0, "Sample from the smallest set of tokens with this much probability.", above=0, at_most=1)
-    top_k: int = option(0, "Model: sample from so many tokens; 0 from all.", at_least=0)
+    top_k: int = _of_model(0, "Sample from so many tokens; 0 from all.", at_least=0)
     seed: int = option(0, "Decides what is drawn.", at_least=0, below=SEEDS)
 
-    chat_template: str | None = option(None, "Model: Jinja template, or 'plain'; default the tokenizer's own.")
-    rollout_tokens: int = option(65536, "Model: padded tokens (prompt and response) per batch (memory).", at_least=1)
-    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Model: precision; default float32.")
-    device: str | None = option(None, "Model: cpu, cuda, ...; default CUDA if there is one.")
-    attn_implementation: str | None = option(None, "Model: attention of transformers: sdpa, eager, ...")
-    trust_remote_code: bool = option(False, "Model: run code that comes with it.")
-
-    base_url: str | None = option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
-    api_key_env: str = option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
-    concurrency: int = option(8, "Endpoint: calls under way at a time.", at_least=1)
-    requests_per_minute: float | None = option(
-        None, "Endpoint: at most so many calls a minute.", above=0, infinite=True
-    )
-    timeout: float = option(120.0, "Endpoint: seconds for a whole call.", above=0, infinite=True)
-    retries: int = option(8, "Endpoint: how often a call that failed is made again, after growing pauses.", at_least=0)
+    chat_template: str | None = _of_model(None, "Jinja template, or 'plain'; default the tokenizer's own.")
+    rollout_tokens: int = _of_model(65536, "Padded tokens (prompt and response) per batch (memory).", at_least=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = _of_model(None, "Precision; default float32.")
+    device: str | None = _of_model(None, "cpu, cuda, ...; default CUDA if there is one.")
+    attn_implementation: str | None = _of_model(None, "Attention of transformers: sdpa, eager, ...")
+    trust_remote_code: bool = _of_model(False, "Run code that comes with it.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""

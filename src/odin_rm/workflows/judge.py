@@ -20,7 +20,8 @@ import yaml
 
 from odin_rm.core.errors import ConfigError, JudgeError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import check_options, option, options_of, settings_by_flag
+from odin_rm.core.shared_options import EndpointOptions
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
@@ -42,9 +43,12 @@ _PACE = ("concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "
 _ASIDE = ("input_price", "output_price", "microbatch_tokens", "device", "dry_run", "overwrite_output_dir")
 _FOREIGN = ("metrics.jsonl", "summary.json", "audit.json", "model", "policy", "checkpoints")
 
+_of_endpoint = options_of("endpoint")
+_of_model = options_of("reward model")
+
 
 @dataclass
-class JudgeConfig:
+class JudgeConfig(EndpointOptions):
     """Everything that ``odin-rm judge`` takes."""
 
     candidate: str = option(help="Outputs of the model to be judged: AlpacaEval's .json or .jsonl.")
@@ -55,38 +59,30 @@ class JudgeConfig:
     )
     output: str = option(help="Folder for annotations.json, judge.json and the cache.")
 
-    template: str = option("scores", "Endpoint: scores (1 to 10 each), pairwise (A, B or tie), or a template's path.")
-    base_url: str | None = option(None, "Endpoint: address of the API; default OPENAI_BASE_URL, or OpenAI's.")
-    api_key_env: str = option("OPENAI_API_KEY", "Endpoint: the environment variable that holds the key.")
-    temperature: float | None = option(
-        0.0, "Endpoint: of the reply; null in --config leaves it to the endpoint.", at_least=0
+    template: str = _of_endpoint("scores", "scores (1 to 10 each), pairwise (A, B or tie), or a template's path.")
+    temperature: float | None = _of_endpoint(
+        0.0, "Of the reply; null in --config leaves it to the endpoint.", at_least=0
     )
-    max_tokens: int | None = option(512, "Endpoint: most tokens of a reply.", above=0)
-    seed: int | None = option(None, "Endpoint: sent along, where it knows seeds.")
-    stream: bool = option(False, "Endpoint: receive replies piece by piece (for slow ones behind proxies).")
-    concurrency: int = option(8, "Endpoint: calls under way at a time.", at_least=1)
-    requests_per_minute: float | None = option(
-        None, "Endpoint: at most so many calls a minute.", above=0, infinite=True
+    max_tokens: int | None = _of_endpoint(512, "Most tokens of a reply.", above=0)
+    seed: int | None = _of_endpoint(None, "Sent along, where it knows seeds.")
+    stream: bool = _of_endpoint(False, "Receive replies piece by piece (for slow ones behind proxies).")
+    tokens_per_minute: float | None = _of_endpoint(
+        None, "At most so many tokens a minute (estimated).", above=0, infinite=True
     )
-    tokens_per_minute: float | None = option(
-        None, "Endpoint: at most so many tokens a minute (estimated).", above=0, infinite=True
-    )
-    timeout: float = option(120.0, "Endpoint: seconds for a whole call.", above=0, infinite=True)
-    retries: int = option(8, "Endpoint: how often a call that failed is made again, after growing pauses.", at_least=0)
-    input_price: float | None = option(None, "Endpoint: price of a million prompt tokens, for the cost.", at_least=0)
-    output_price: float | None = option(None, "Endpoint: price of a million reply tokens, for the cost.", at_least=0)
+    input_price: float | None = _of_endpoint(None, "Price of a million prompt tokens, for the cost.", at_least=0)
+    output_price: float | None = _of_endpoint(None, "Price of a million reply tokens, for the cost.", at_least=0)
 
     tie_margin: float = option(0.0, "Reward model, gold: differences up to this are ties.", at_least=0)
-    column: str | None = option(None, "Reward model: label to read of classifiers with several.")
-    max_length: int | None = option(None, "Reward model: most tokens of a sequence; default its own setting.")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Reward model: precision; default float32.")
-    device: str | None = option(None, "Reward model: cpu, cuda, ...; default CUDA if there is one.")
-    microbatch_tokens: int = option(16384, "Reward model: padded tokens per forward pass (memory).", at_least=1)
-    trust_remote_code: bool = option(False, "Reward model: run code that comes with it.")
+    column: str | None = _of_model(None, "Label to read of classifiers with several.")
+    max_length: int | None = _of_model(None, "Most tokens of a sequence; default its own setting.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = _of_model(None, "Precision; default float32.")
+    device: str | None = _of_model(None, "cpu, cuda, ...; default CUDA if there is one.")
+    microbatch_tokens: int = _of_model(16384, "Padded tokens per forward pass (memory).", at_least=1)
+    trust_remote_code: bool = _of_model(False, "Run code that comes with it.")
 
     dry_run: bool = option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
     overwrite_output_dir: bool = option(
-        False, "Replace the results of other settings in the folder; replies in its cache are kept."
+        False, "Replace the results of other settings in the folder; replies in its cache are kept.", flag="overwrite"
     )
 
     def __post_init__(self) -> None:
@@ -338,7 +334,7 @@ def _check_folder(config: JudgeConfig) -> Path:
     if changed and not config.overwrite_output_dir:
         name = changed[0]
         what = f"the output folder holds a comparison with {name} {there.get(name)!r}, not {getattr(config, name)!r}"
-        fix = "Choose another folder, or pass --overwrite_output_dir to replace its results."
+        fix = "Choose another folder, or pass --overwrite to replace its results."
         raise OutputError(what, where=str(folder), fix=fix)
     return folder
 
@@ -352,5 +348,7 @@ def _claim_folder(config: JudgeConfig, folder: Path) -> None:
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
         raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
-    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    atomic_write_text(
+        folder / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False, allow_unicode=True)
+    )
     atomic_write_json(folder / "environment.json", environment_record())

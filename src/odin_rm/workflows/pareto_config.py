@@ -55,7 +55,7 @@ class ParetoConfig:
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
     bootstrap_samples: int = option(2000, "Resamples of the intervals, at least 2.", at_least=2)
     seed: int = option(0, "Of the resamples.", at_least=0)
-    overwrite_output_dir: bool = option(False, "Replace earlier fronts in the folder.")
+    overwrite_output_dir: bool = option(False, "Replace earlier fronts in the folder.", flag="overwrite")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""

@@ -110,7 +110,7 @@ def check_output(output: str, *, overwrite: bool) -> Path:
         what = f"the output folder holds another run ({', '.join(held)})"
         raise OutputError(what, where=str(folder), fix="Choose another folder.")
     if (folder / RESULT).exists() and not overwrite:
-        fix = "Choose another folder, or pass --overwrite_output_dir to replace them."
+        fix = "Choose another folder, or pass --overwrite to replace them."
         raise OutputError(f"the output folder already holds fronts ({RESULT})", where=str(folder), fix=fix)
     return folder
 

@@ -29,7 +29,7 @@ REFUSED = {
     "label_smoothing_factor": "TRL gives it up, for it needs all logits",
     "length_column_name": "lengths are known from tokenisation",
     "logging_nan_inf_filter": "a loss that is not finite ends the run",
-    "model_init_kwargs": "use --model_dtype, --attn_implementation and --trust_remote_code",
+    "model_init_kwargs": "use --dtype, --attn_implementation and --trust_remote_code",
     "pad_token": "it is the tokenizer's",
     "padding_free": "set a smaller --per_device_train_batch_size, or --train_sampling_strategy group_by_length",
     "push_to_hub": "upload the policy folder when it is written",
@@ -80,7 +80,7 @@ class PolicyTrainingFields(LoraOptions, TrainerOptions):
     model: str | None = option(None, "The policy to start from: hub id or local causal model.")
     dataset: str | None = option(None, "Training rows: file, dataset folder or hub id (docs/data_formats.md).")
     eval_dataset: str | None = option(None, "Held-out rows for --eval_strategy.")
-    overwrite_output_dir: bool = option(False, "Replace another run in --output_dir instead of refusing.")
+    overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
 
     max_length: int | None = _of_text(
         None, "Most tokens of prompt and response. Default: 1024, or the model's positions if it has fewer.", at_least=2
@@ -97,14 +97,10 @@ class PolicyTrainingFields(LoraOptions, TrainerOptions):
     gradient_accumulation_steps: int = _of_batch(1, "Forward passes per optimiser step.")
 
     model_dtype: str = _of_policy(
-        "float32", "Dtype of the trained weights; use --bf16 for mixed precision.", choices=DTYPES
+        "float32", "Dtype of the trained weights; use --bf16 for mixed precision.", choices=DTYPES, flag="dtype"
     )
     attn_implementation: str | None = _of_policy(None, "Attention of transformers: sdpa, eager, flash_attention_2, ...")
 
-    # Other defaults than TRL's: no recomputation unasked.
-    gradient_checkpointing: bool | None = option(
-        None, "Older name of --activation_checkpointing.", group="device and precision"
-    )
     logging_nan_inf_filter: bool = option(False, "Refused: a loss that is not finite ends the run.")
 
     def check(self) -> None:
@@ -114,7 +110,7 @@ class PolicyTrainingFields(LoraOptions, TrainerOptions):
             ConfigError: with the flag and how to mend it.
         """
         if not self.output_dir:  # transformers would make up a folder
-            raise ConfigError("is required", where="--output_dir", fix=f"See odin-rm {self.command} --help.")
+            raise ConfigError("is required", where="--output", fix=f"See odin-rm {self.command} --help.")
         refuse_idle(self, self.refused, f"odin-rm {self.command}")
         check_options(self)
         self.check_lora()

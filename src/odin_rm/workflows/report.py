@@ -79,7 +79,7 @@ def check_output(page: Path, folder: Path, overwrite: bool) -> None:
         raise OutputError(what, where=str(folder), fix="Choose another name for the page.")
     if (page.exists() or inside) and not overwrite:
         there = page if page.exists() else folder
-        raise OutputError("exists already", where=str(there), fix="Choose another name, or pass --overwrite_output.")
+        raise OutputError("exists already", where=str(there), fix="Choose another name, or pass --overwrite.")
 
 
 def read_material(paths: Sequence[str], names: Sequence[str] = ()) -> Material:

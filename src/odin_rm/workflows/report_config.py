@@ -18,7 +18,7 @@ class ReportConfig:
     names: list[str] = option([], "What to call them, one name for each path; default their own names.")
     title: str = option("", "Title of the page.")
     samples: int = option(8, "Prompts whose answers are shown side by side; 0 for none.", at_least=0)
-    overwrite_output: bool = option(False, "Replace an existing page and its folder.")
+    overwrite_output: bool = option(False, "Replace an existing page and its folder.", flag="overwrite")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""

@@ -14,6 +14,7 @@ import yaml
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.options import flag_of
 
 _NEVER_WRITTEN = ("hub_token", "local_rank", "disable_tqdm")
 
@@ -22,7 +23,8 @@ def check_required(config: Any, names: Sequence[str], command: str) -> None:
     """Raise :class:`ConfigError` for the first of the named settings that is not given."""
     for name in names:
         if not getattr(config, name):
-            raise ConfigError("is required", where=f"--{name}", fix=f"See odin-rm {command} --help.")
+            flag = next(flag_of(item) for item in fields(config) if item.name == name)
+            raise ConfigError("is required", where=f"--{flag}", fix=f"See odin-rm {command} --help.")
 
 
 def resolve_checkpoint(wanted: str | None, run: Path) -> Path | None:
@@ -41,7 +43,7 @@ def resolve_checkpoint(wanted: str | None, run: Path) -> Path | None:
         folder = run / "checkpoints"
         found = last_complete_checkpoint(folder)
         if found is None:
-            fix = "Start anew without --resume_from_checkpoint, or check --output_dir."
+            fix = "Start anew without --resume_from_checkpoint, or check --output."
             raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
         return found
     path = Path(str(wanted))
@@ -120,7 +122,7 @@ def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
             if not isinstance(value, (bool, int, float, str, list, dict, type(None))):
                 value = value.to_dict() if hasattr(value, "to_dict") else str(value)
             if value is not None and not (isinstance(value, (list, dict)) and not value):
-                values[item.name] = value
+                values[flag_of(item)] = value
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -137,7 +139,7 @@ def interrupted(signal_name: str, step: int, run: Path) -> RunInterrupted:
     return RunInterrupted(
         f"stopped by {signal_name} after step {step}, the state is saved",
         where=str(run),
-        fix=f"Go on with --resume_from_checkpoint true --output_dir {run}",
+        fix=f"Go on with --resume_from_checkpoint true --output {run}",
     )
 
 

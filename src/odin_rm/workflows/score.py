@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from odin_rm.core.errors import ConfigError, DataError, NumericalError, OutputError, RowError
+from odin_rm.core.errors import DataError, NumericalError, OutputError, RowError
 from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.core.options import check_options, option
 from odin_rm.core.rows import row_format
+from odin_rm.core.shared_options import ScorerOptions
 from odin_rm.core.signals import interruptible
 from odin_rm.workflows.score_rows import CUT, RowFields, RowTexts, read_texts
 
@@ -42,7 +43,7 @@ _ENCODED_AT_ONCE = 1000
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(ScorerOptions):
     """Everything that ``odin-rm score`` takes."""
 
     model: str = option(
@@ -55,42 +56,17 @@ class ScoreConfig:
     text_field: str = option(
         "text", "Field of a text that the model's template has rendered, in rows without a response."
     )
-    column: str | None = option(None, "Label (name or index) to read of classifiers with several labels.")
-    max_length: int | None = option(None, "Most tokens of a sequence; default the model's own setting, or its window.")
-    overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = option(
-        None,
-        "What to do with longer ones; default the model's own setting, or drop. "
-        "With drop the row is written with quality null.",
-    )
-    read_at: str | None = option(
-        None, "end or before_pad: where a model of an earlier odin-rm that does not say it was read."
-    )
     on_bad_row: Literal["error", "skip"] = option(
         "error", "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."
     )
-    microbatch_tokens: int = option(16384, "Computed tokens per forward pass (memory).", at_least=1)
-    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = option(
-        "auto",
-        "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, "
-        "single (one at a time), or auto: the first of them that gives this model's own scores.",
-    )
-    tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = option(
-        "auto", "Attention of tree and packed rows."
-    )
     chunk_rows: int = option(8192, "Rows in memory at a time; they share prompts inside.", at_least=1)
-    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Precision of the model; default float32.")
-    attn_implementation: str | None = option(None, "Attention of transformers: eager, sdpa, flash_attention_2, ...")
-    device: str | None = option(None, "cpu, cuda, cuda:1, ...; default CUDA if there is one.")
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
     overwrite_scores: bool = option(False, "Replace quality, length_reward and response_tokens where rows have them.")
-    overwrite_output: bool = option(False, "Replace an existing output file.")
+    overwrite_output: bool = option(False, "Replace an existing output file.", flag="overwrite")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
         check_options(self)
-        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
-            what = "has no effect on padded batches"
-            raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
+        self.check_layout()
 
 
 @dataclass
@@ -209,7 +185,7 @@ def _check_output(config: ScoreConfig) -> None:
         raise OutputError("is a folder, not a file", where=config.output, fix="Give the name of a file.")
     for path in (Path(config.output), skipped_file(config.output)):
         if path.exists() and not config.overwrite_output:
-            fix = "Choose another one, or pass --overwrite_output to replace it."
+            fix = "Choose another one, or pass --overwrite to replace it."
             raise OutputError("the output file exists already", where=str(path), fix=fix)
 
 

@@ -34,8 +34,10 @@ from odin_rm.workflows.sweep_slurm import slurm_engine
 
 RUN = "{run}"
 """Stands for the run's folder in any setting."""
-OUTPUT_DIR = ("reward", "sft", "dpo", "rl")
-"""Commands that call their output folder ``output_dir``; the others say ``output``."""
+OUTPUT = "output"
+"""What every command calls its output."""
+OLD_OUTPUT = "output_dir"
+"""What commands that train called it before; settings of a sweep may still say so."""
 
 _LONGEST_NAME = 80
 _ENGINES = {"local": run_locally, "ray": run_with_ray}
@@ -84,11 +86,6 @@ class SweepConfig:
             if names:
                 raise ConfigError(f"is in {one} and in {other}", where=min(names), fix="Give it in one place.")
 
-    @property
-    def output_field(self) -> str:
-        """What the command calls its output."""
-        return "output_dir" if self.command in OUTPUT_DIR else "output"
-
 
 @dataclass(frozen=True)
 class SweepRun:
@@ -116,7 +113,7 @@ def plan_runs(config: SweepConfig) -> list[SweepRun]:
             if name in runs:
                 raise ConfigError(f"two runs have the settings {words}", fix="Give each value once.")
             folder = str(Path(config.output) / "runs" / name)
-            whole = {config.output_field: RUN} | settings
+            whole = settings if OLD_OUTPUT in settings else {OUTPUT: RUN} | settings
             runs[name] = SweepRun(name, varied, {key: _filled(value, folder) for key, value in whole.items()})
     return list(runs.values())
 

@@ -65,7 +65,7 @@ def run_win_rate(config: WinRateConfig) -> dict[str, Any]:
     output = Path(config.output)
     if output.exists() and (output.is_dir() or not config.overwrite_output):
         what = "is a folder, not a file" if output.is_dir() else "exists already"
-        raise OutputError(what, where=str(output), fix="Choose another file, or pass --overwrite_output.")
+        raise OutputError(what, where=str(output), fix="Choose another file, or pass --overwrite.")
     annotations = read_annotations(config.annotations, on_bad_row=config.on_bad_row)
     systems = on_the_same_prompts(annotations.systems, config.prompts)
     difficulty = None if config.difficulty is None else read_difficulty(config.difficulty)

@@ -36,7 +36,7 @@ class WinRateConfig:
     bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
     seed: int = option(0, "Of the resamples and of the permutation tests.", at_least=0)
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
-    overwrite_output: bool = option(False, "Replace an existing output file.")
+    overwrite_output: bool = option(False, "Replace an existing output file.", flag="overwrite")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""

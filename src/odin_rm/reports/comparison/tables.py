@@ -16,7 +16,15 @@ from odin_rm.reports.page import Percent, Table
 SAMPLES, SEED = 1000, 0
 LONGEST_VALUE = 120
 """Characters of a setting that are shown."""
-_NOT_SHOWN = ("output", "output_dir", "overwrite_output_dir", "overwrite_output", "run_name", "logging_dir")
+_NOT_SHOWN = (
+    "output",
+    "output_dir",
+    "overwrite",
+    "overwrite_output_dir",
+    "overwrite_output",
+    "run_name",
+    "logging_dir",
+)
 
 
 def mean_figure(values: Sequence[float | None]) -> Figure:
