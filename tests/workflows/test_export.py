@@ -201,9 +201,9 @@ def test_what_is_no_reward_model_of_ours(saved, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--tolerance", "0"], "--tolerance: is 0.0"),
-        (["--tolerance", "nan"], "--tolerance: is nan"),
-        (["--parity_rows", "0"], "--parity_rows: is 0"),
+        (["--tolerance", "0"], "it is 0.0"),
+        (["--tolerance", "nan"], "it is nan"),
+        (["--parity_rows", "0"], "it is 0"),
         (["--parity_data", "x"], "--parity_dataset"),
     ],
 )

@@ -216,11 +216,11 @@ def test_an_endpoint_that_fails_midway_is_asked_only_for_the_rest(generate) -> N
         ({"dtype": "bfloat16", "model": "openai:m"}, "--dtype: has no effect: --model openai:m is an endpoint"),
         ({"base_url": "http://a/v1", "model": "m"}, "--base_url: has no effect: --model m is no endpoint"),
         ({"temperature": 0.0, "top_p": 0.9}, "--top_p: has no effect at temperature 0"),
-        ({"temperature": float("nan")}, "--temperature: is nan"),
-        ({"top_p": 0.0}, "--top_p: is 0.0"),
+        ({"temperature": float("nan")}, "it is nan"),
+        ({"top_p": 0.0}, "it is 0.0"),
         ({"output": "out.jsonl"}, "--output: is out.jsonl"),
         ({"model": "openai:"}, "--model: names no model"),
-        ({"limit": 0}, "--limit: is 0"),
+        ({"limit": 0}, "it is 0"),
     ],
 )
 def test_unusable_settings(changes: dict[str, Any], said: str) -> None:

@@ -237,8 +237,8 @@ def test_heads_of_scored_rows_and_of_an_audit(tmp_path):
         ({"runs": []}, "--runs: names no run"),
         ({"arm": ["a"], "arm_pattern": "b"}, "are given both"),
         ({"arm_pattern": "("}, "no regular expression"),
-        ({"grid": 1}, "--grid: is 1"),
-        ({"bootstrap_samples": 1}, "--bootstrap_samples: is 1"),
+        ({"grid": 1}, "it is 1"),
+        ({"bootstrap_samples": 1}, "it is 1"),
         ({"matched_length": [-1.0]}, "not above 0"),
     ],
 )

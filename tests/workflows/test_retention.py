@@ -119,7 +119,7 @@ def test_the_default_tasks() -> None:
         ({"models": ["before"]}, "--models: names 1 model"),
         ({"models": ["before", "before"]}, "--models: names before twice"),
         ({"tasks": [","]}, "--tasks: names no task"),
-        ({"limit": 0}, "--limit: is 0"),
+        ({"limit": 0}, "it is 0"),
         ({"include_path": "none"}, "--include_path: there is no folder none"),
     ],
 )

@@ -126,7 +126,7 @@ def settings_by_flag(config: Any) -> dict[str, Any]:
 
 
 def check_options(config: Any) -> None:
-    """Hold the values of a config against the choices and bounds of its fields. A default of ``None`` may stay.
+    """Hold the values of a config against the choices and bounds of its fields. ``None`` may stay where the field allows it.
 
     Args:
         config: a dataclass.
@@ -136,7 +136,7 @@ def check_options(config: Any) -> None:
     """
     for item in dataclasses.fields(config):
         value = getattr(config, item.name, None)
-        if value is None and item.default is None:
+        if value is None and (item.default is None or "None" in str(item.type)):
             continue
         choices, bounds = item.metadata.get("choices"), item.metadata.get("bounds")
         if choices and value not in choices:
