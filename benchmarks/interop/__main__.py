@@ -63,13 +63,14 @@ class Comparison:
         work = self.output / "models"
         pairs, self.source = read_pairs(self.options.data, PAIRS_READ, self.options.seed)
         texts = [pair[side] for pair in pairs for side in ("prompt", "chosen")]
-        counts = []
-        for name in BASES:
-            counts.append(rendered_lengths(save_base(name, work / name / "base", texts, self.options.seed), pairs))
-        tokens = list(zip(*counts, strict=True))
+        lengths = [
+            rendered_lengths(save_base(name, work / name / "base", texts, self.options.seed), pairs) for name in BASES
+        ]
+        tokens = [[count for sides in pair for count in sides] for pair in zip(*lengths, strict=True)]
         kept = choose_pairs(pairs, tokens, self.options.rows // 2, LONGEST)
         self.rows = as_rows([pairs[i] for i in kept])
-        self.long = 2 * sum(min(tokens[i]) > LONG for i in kept)
+        # A row is long where it is for every tokenizer.
+        self.long = sum(min(base[i][side] for base in lengths) > LONG for i in kept for side in (0, 1))
         others = [i for i in range(len(pairs)) if i not in kept and max(tokens[i]) <= LONGEST][:TRAINED_ON]
         write(work / "rows.jsonl", self.rows)
         write(work / "train.jsonl", [pairs[i] for i in others])

@@ -101,8 +101,8 @@ def score(model: Path, rows: Path, output: Path) -> list[float]:
     return [float(value) for value in found]
 
 
-def rendered_lengths(folder: Path, pairs: Sequence[dict[str, Any]]) -> list[int]:
-    """Tokens of each pair's longer sequence as a model of this base reads it."""
+def rendered_lengths(folder: Path, pairs: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """Tokens of each pair's two sequences as a model of this base reads them."""
     from odin_rm.data.tokenise import EncodingSettings, encode_responses
     from odin_rm.model.scoring import load_tokenizer
 
@@ -113,4 +113,4 @@ def rendered_lengths(folder: Path, pairs: Sequence[dict[str, Any]]) -> list[int]
         encode_responses(tokenizer, prompts, [pair[side] for pair in pairs], settings)
         for side in ("chosen", "rejected")
     ]
-    return [max(a.sequence_tokens, b.sequence_tokens) for a, b in zip(*sides, strict=True)]
+    return [(a.sequence_tokens, b.sequence_tokens) for a, b in zip(*sides, strict=True)]

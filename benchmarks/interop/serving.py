@@ -87,9 +87,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline: float
     while time.monotonic() < deadline:
         if process.poll() is not None:
             errors = [line for line in log.read_text(errors="replace").splitlines() if "Error" in line]
-            raise ServerFailed(
-                f"vllm serve ended with {process.returncode}: {errors[-1] if errors else 'see ' + log.name}"
-            )
+            reason = errors[-1] if errors else f"see {log.name}"
+            raise ServerFailed(f"vllm serve ended with {process.returncode}: {reason}")
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             urllib.request.urlopen(url, timeout=5).close()
             return

@@ -34,11 +34,11 @@ def read_pairs(data: Path | None, count: int, seed: int) -> tuple[list[dict[str,
 
 
 def choose_pairs(pairs: Sequence[dict[str, Any]], tokens: Sequence[Sequence[int]], count: int, most: int) -> list[int]:
-    """Positions of the pairs to score: the first that fit every model's window, one of each prompt where there are enough.
+    """Positions of the pairs to score: the first that fit, one of each prompt where there are enough.
 
     Args:
         pairs: the pairs.
-        tokens: for each pair, tokens of its longest sequence under each tokenizer.
+        tokens: for each pair, tokens of its sequences under all tokenizers.
         count: how many.
         most: most tokens of a sequence.
 

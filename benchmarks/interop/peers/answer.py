@@ -2,7 +2,8 @@
 
 A script is called as ``python SCRIPT.py REQUEST.json ANSWER.json``. The request holds ``rows`` (``prompt``,
 ``response``; a pair's two rows follow each other), ``models`` (name -> ``export``: its folder, ``encoder``: whether it
-is one) and what else the script needs. The answer is written anew after each way of calling, so a crash loses only what was not reached.
+is one) and what else the script needs. The answer is written anew after each way of calling, so a crash loses only what
+was not reached.
 """
 
 from __future__ import annotations
