@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.interop.bases import BASES, save_base
 from benchmarks.interop.models import MAX_LENGTH, CommandFailed, make_model, rendered_lengths
 from benchmarks.interop.serving import ServerFailed, client_calls, own_environment, serve
-from benchmarks.interop.table import SKIPPED, Outcome, judge, markdown, reasons, record, summary
+from benchmarks.interop.table import SKIPPED, Outcome, between_marks, judge, markdown, reasons, record, summary
 from benchmarks.interop.texts import LONG, as_rows, choose_pairs, read_pairs
 from benchmarks.interop.tools import TOOLS, VERL, VLLM, Tool
 from odin_rm.core.files import RowWriter, atomic_write_text
@@ -224,7 +224,7 @@ class Comparison:
     # ---- results -------------------------------------------------------------------------------------------------
 
     def write(self) -> str:
-        """Write ``results.json`` and ``table.md``; returns the table."""
+        """Write ``results.json`` and ``table.md``, and the table into a page where one is named; returns the table."""
         counts = summary(self.outcomes)
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         versions = [
@@ -232,8 +232,8 @@ class Comparison:
             for tool, found in self.versions.items()
         ]
         page = [
-            f"{len(self.rows)} texts from {self.source}, {self.long} of them over {LONG} tokens for every tokenizer; "
-            f"seed {self.options.seed}. {told}.",
+            f"{time.strftime('%Y-%m-%d')}: {len(self.rows)} texts from {self.source}, {self.long} of them over {LONG} "
+            f"tokens for every tokenizer; seed {self.options.seed}. {told}.",
             markdown(self.outcomes, self.options.models).rstrip(),
             "Bold: failed, with Spearman's correlation. `d`: this way cannot give the score, by design. `-`: skipped.",
             "\n".join(versions),
@@ -241,6 +241,9 @@ class Comparison:
         ]
         table = "\n\n".join(part for part in page if part) + "\n"
         atomic_write_text(self.output / "table.md", table)
+        if self.options.page:
+            page_text = self.options.page.read_text(encoding="utf-8")
+            atomic_write_text(self.options.page, between_marks(page_text, table))
         record_of_all = {
             "date": time.strftime("%Y-%m-%d"),
             "source": self.source,
@@ -278,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=100, help="texts to score, an even number")
     parser.add_argument("--steps", type=int, default=8, help="optimiser steps of each reward model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--page", type=Path, help="page whose measured part is replaced by the table")
     comparison = Comparison(parser.parse_args(argv))
     comparison.prepare()
     tools = [TOOLS[name] for name in comparison.options.tools]

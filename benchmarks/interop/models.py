@@ -33,7 +33,9 @@ def run_command(*arguments: str) -> None:
         raise CommandFailed(f"odin-rm {arguments[0]} ended with {code}: {said.getvalue().strip()[-2000:]}")
 
 
-def make_model(folder: Path, training: Path, rows: Path, *, steps: int, seed: int) -> dict[str, Any]:
+def make_model(
+    folder: Path, training: Path, rows: Path, *, steps: int, seed: int, max_length: int = MAX_LENGTH
+) -> dict[str, Any]:
     """Train a reward model of a base, scale its head, export it, and score the rows with ``odin-rm score``.
 
     Args:
@@ -41,10 +43,11 @@ def make_model(folder: Path, training: Path, rows: Path, *, steps: int, seed: in
         training: preference file.
         rows: file of the rows to score.
         steps: optimiser steps.
-        seed: of the weights and of training.
+        seed: of training.
+        max_length: window of the model, in tokens.
 
     Returns:
-        ``export`` and ``base``: folders; ``scores`` of the rows; ``deviation`` of them.
+        ``export``: its folder; ``scores`` of the rows; ``deviation`` of them.
 
     Raises:
         CommandFailed: one of our commands did not end well.
@@ -56,7 +59,7 @@ def make_model(folder: Path, training: Path, rows: Path, *, steps: int, seed: in
         "max_steps": steps,
         "batch_pairs": 16,
         "learning_rate": 1e-3,
-        "max_length": MAX_LENGTH,
+        "max_length": max_length,
         "seed": seed,
         "cache_dir": folder / "cache",
         "overwrite_output_dir": True,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 PASSED, FAILED, BY_DESIGN, SKIPPED = "passed", "failed", "by design", "skipped"
 
 
@@ -150,3 +151,16 @@ def record(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         if row["difference"] is not None and math.isinf(row["difference"]):
             row["difference"], row["why"] = None, row["why"] or "a score is not a finite number"
     return rows
+
+
+def between_marks(page: str, table: str) -> str:
+    """A page with what stands between its marks replaced by a table.
+
+    Raises:
+        ValueError: the marks are not there, once each and in order.
+    """
+    before, first, rest = page.partition(BEGIN)
+    _, last, after = rest.partition(END)
+    if not (first and last) or BEGIN in rest or END in after:
+        raise ValueError(f"the page needs the marks {BEGIN} and {END}, once each and in this order")
+    return f"{before}{BEGIN}\n\n{table.strip()}\n\n{END}{after}"
