@@ -30,7 +30,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check format interop clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ bench-trl-ppo-parity: $(INSTALLED_TRL112)  ## Our PPO mathematics against TRL 1.
 
 bench-coverage: $(INSTALLED_TEST)  ## How often the intervals of win-rate hold the truth
 	$(BIN)/python benchmarks/coverage.py $(ARGS)
+
+bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x families x ways of reading; ARGS="--part foreign"
+	$(BIN)/python -m benchmarks.one_score $(ARGS)
 
 bench-trees: $(INSTALLED_TEST)  ## How far trees and packed rows are from padded batches, by family and kernel
 	$(BIN)/python -m benchmarks.tree_equality $(ARGS)

@@ -36,7 +36,9 @@ def line(shop: Path) -> Line:
 def test_it_says_where_the_policy_is_and_nothing_else(command: str, line: Line, room: Path, capfd: Any) -> None:
     assert main(line(command)) == 0
     shown = capfd.readouterr()
-    assert (shown.out, shown.err) == ("Policy written to out/policy\n", "")
+    noun = "demonstrations" if command == "sft" else "pairs"
+    said = f"train data: pairs.jsonl: 24 {noun}, none left out.\nPolicy written to out/policy\n"
+    assert (shown.out, shown.err) == (said, "")
     # A later stage takes the run folder.
     assert main(line("dpo", model="out", output_dir="next")) == 0
     assert (room / "next" / "policy" / "model.safetensors").is_file()

@@ -67,6 +67,22 @@ def test_settings_that_cannot_work(
     refuse(arguments("rl", **given), said)
 
 
+def test_prompts_that_are_left_out_are_counted(arguments: Arguments, room: Path, capfd: Any) -> None:
+    (room / "prompts.jsonl").write_bytes(
+        lines([{"prompt": f"short {k}"} for k in range(5)] + [{"prompt": "long " * 99}])
+    )
+    flags = {"prompts": "prompts.jsonl", "watch_prompts": "prompts.jsonl", "max_prompt_tokens": 40}
+    assert main(arguments("rl", overlong_prompt="drop", max_steps=1, **flags)) == 0
+    said = "prompts.jsonl: 5 of 6 prompts are used. Left out: 1 longer than max_prompt_tokens 40."
+    shown = capfd.readouterr().out
+    assert f"prompts data: {said}\n" in shown
+    assert f"watch prompts data: {said}\n" in shown
+    record = {"source": "prompts.jsonl", "prompts": 5, "prompts_stated": 6, "dropped_overlong_prompts": 1}
+    expected = record | {"max_prompt_tokens": 40}
+    written = json.loads((room / "out" / "data_report.json").read_text(encoding="utf-8"))
+    assert written == {"prompts": expected, "watch_prompts": expected}
+
+
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_last_checkpoint(
     arguments: Arguments, room: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,6 +153,41 @@ def test_a_pair_stays_or_goes_together(plain_tokenizer):
     assert found.overlong == 1
 
 
+def test_what_is_left_out_is_counted(plain_tokenizer):
+    end = {plain_tokenizer.eos_token_id}
+    # Human: what Assistant: and the end token are 4 tokens; qq and zz are one unknown word.
+    pairs = [("a", "b c d"), ("b c d", "a"), ("b c d", "d c b"), ("qq", "zz"), ("a", "b")]
+    rows = PolicyRows(["what"] * 5, pairs, [f"row {k}" for k in range(5)], rows=6, skipped=[{"row": 6}], ties=2)
+    found = encode_rows(plain_tokenizer, rows, end_token_ids=end, max_length=6)
+    assert found.report == {
+        "rows": 6,
+        "skipped_rows": 1,
+        "pairs_stated": 5,
+        "pairs": 1,
+        "dropped_overlong_pairs": 3,
+        "overlong_chosen": 1,
+        "overlong_rejected": 1,
+        "overlong_both": 1,
+        "identical_pairs": 1,
+        "ties": 2,
+        "max_length": 6,
+    }
+    assert len(found.prompt_ids) == 1
+    with pytest.raises(DataError, match="row 3: no usable pair: chosen and rejected have the same tokens"):
+        encode_rows(plain_tokenizer, PolicyRows(["what"], pairs[3:4], ["row 3"]), end_token_ids=end, max_length=6)
+    alone = PolicyRows(["what", "what"], [("a",), ("b c d",)], ["row 1", "row 2"], rows=2)
+    report = encode_rows(plain_tokenizer, alone, end_token_ids=end, max_length=6).report
+    names = ("demonstrations_stated", "demonstrations", "dropped_overlong_demonstrations")
+    assert [report[name] for name in names] == [2, 1, 1]
+    assert "identical_pairs" not in report
+
+
+def test_ties_of_ranked_lists_are_counted():
+    row = {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 2]}
+    read = read_comparisons([row, row])
+    assert (len(read.prompts), read.ties, read.source) == (4, 2, "in-memory rows")
+
+
 def test_a_policy_without_an_end_token_cannot_learn_to_end(plain_tokenizer):
     with pytest.raises(DataError, match="no end token"):
         encode_replies(plain_tokenizer, ["a"], [[1]], ["b"], end_token_ids=set())

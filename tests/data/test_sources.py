@@ -83,7 +83,7 @@ def test_folder_of_files_prefers_the_training_split(plain_tokenizer, tmp_path):
         (2, "train-00001.jsonl, row 1"),
     ]
     assert len(list(iter_preference_rows(f"{folder}:test"))) == 2
-    with pytest.raises(DataError, match="has no files of the split 'dev'"):
+    with pytest.raises(DataError, match=r"has no split 'dev' \(it has test, train\)"):
         open_source(f"{folder}:dev")
 
 

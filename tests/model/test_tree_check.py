@@ -44,7 +44,6 @@ def test_encoders_are_packed(name, tmp_path):
         ("bloom", "from outside"),
         ("deberta-v2", "from outside"),
         ("jamba", "carries a state"),
-        ("llama-dynamic", "rotary positions"),
     ],
 )
 def test_other_families_are_padded_with_a_reason_in_one_line(name, reason, tmp_path):

@@ -15,7 +15,7 @@ from odin_rm.cli.main import main
 from odin_rm.data.batching import collate
 from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings, encode_responses
-from odin_rm.model.backbone import ensure_pad_token
+from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_scorer
 from odin_rm.reward.scoring import score_preferences
@@ -36,7 +36,8 @@ def saved_model(name: str, folder: Path, *, pad: bool = True) -> tuple[RewardMod
     """A saved reward model and what its training forward pass gives for the texts, one at a time, unpadded."""
     tokenizer = build_tokenizer(name, pad=pad)
     model = reward_model(name, folder / "base", head_scale=3.0).train()
-    ensure_pad_token(tokenizer, model.config)
+    ensure_sound_pad_token(tokenizer, model.config, SETTINGS)
+    model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
     model.info = model.info.with_(encoding=vars(SETTINGS))
     forward = []
     for encoded in encode_responses(tokenizer, *map(list, zip(*TEXTS, strict=True)), SETTINGS):

@@ -78,6 +78,7 @@ def test_a_run_writes_what_the_contract_names(
         "samples.jsonl",
         "watch.jsonl",
         "config.yaml",
+        "data_report.json",
         "environment.json",
         "checkpoints",
     }

@@ -47,6 +47,7 @@ def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Pa
         "policy/tokenizer.json",
         "samples.jsonl",
         "config.yaml",
+        "data_report.json",
         "environment.json",
     ):
         assert (run / name).is_file(), name

@@ -41,17 +41,23 @@ def reward(scorer: FakeScorer, tokens: np.ndarray, ids: list[Any]) -> np.ndarray
 
 @pytest.fixture
 def models(monkeypatch) -> dict[str, Any]:
-    """Models called ``pay-<rate>`` exist; calls are recorded."""
-    calls: dict[str, Any] = {"columns": [], "settings": []}
+    """Models called ``pay-<rate>`` exist, of ours with a window of n as ``pay-<rate>@<n>``; calls are recorded."""
+    calls: dict[str, Any] = {"columns": [], "settings": [], "scored": []}
 
     def load_scorer(path, *, column=None, **kwargs):
         if not str(path).startswith("pay-"):
             raise ModelError("cannot be loaded", where=str(path))
         calls["columns"].append(column)
-        return FakeScorer(str(path), float(str(path)[4:]), build_tokenizer(), EncodingSettings())
+        rate, _, window = str(path)[4:].partition("@")
+        scorer = FakeScorer(str(path), float(rate), build_tokenizer(), EncodingSettings())
+        if window:
+            scorer.settings = EncodingSettings(max_length=int(window))
+            scorer.info = SimpleNamespace(encoding={"max_length": int(window)})
+        return scorer
 
     def score_preferences(scorer, data, *, microbatch_tokens, progress=None):
         calls["settings"].append(scorer.settings)
+        calls["scored"].append(data.num_pairs)
         progress(data.num_responses)
         ids = [data.input_ids(r) for r in range(data.num_responses)]
         return preference_scoring.as_scored(data, reward(scorer, data.response_tokens, ids), None, scorer.name)
@@ -111,6 +117,7 @@ def test_models_side_by_side_and_earlier_audits(models, rows, tmp_path) -> None:
     assert json.loads((both / "pay-0.5" / "audit.json").read_text())["name"] == "pay-0.5"
     assert not (both / "pay-1").exists()
     comparison = json.loads((both / "comparison.json").read_text())
+    assert comparison["shared_pairs"] == {"pairs": 40, "pairs_stated": 40, "pairs_left_out": 0}
     assert comparison["models"] == ["pay-0", "pay-0.5", "pay-1"]
     assert comparison["audits"]["pay-1"] == json.loads((out / "audit.json").read_text())
     # Earlier audits alone need no data and no model.

@@ -73,6 +73,7 @@ def test_the_run_folder_and_what_it_learns(dpo: Dpo, capfd: pytest.CaptureFixtur
     assert {p.name for p in run.iterdir()} == {
         "checkpoints",
         "config.yaml",
+        "data_report.json",
         "environment.json",
         "metrics.jsonl",
         "policy",

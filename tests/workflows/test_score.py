@@ -180,23 +180,24 @@ def test_a_long_row_is_kept_with_null_and_counted(model, tmp_path, capsys):
     assert [row["response_tokens"] for row in found] == [1, 60, 1]  # counted before any cut
     printed = capsys.readouterr().out
     assert "Scored 1 of 3 rows" in printed
-    assert "2 rows are longer than max_length" in printed
+    assert "2 of 3 rows are longer than max_length 40, 1 of them by the prompt alone, and have no quality" in printed
 
 
 @pytest.mark.parametrize(
-    "flags, scored, truncated",
+    "flags, scored, truncated, responses",
     [
-        (["--overlong", "truncate_prompt_left"], [True, False, True], 1),
-        (["--overlong", "truncate_response"], [True, True, True], 2),
-        (["--max_length", "200"], [True, True, True], 0),
-        (["--max_length", "5"], [False, False, False], 0),
+        (["--overlong", "truncate_prompt_left"], [True, False, True], 1, 0),
+        (["--overlong", "truncate_response"], [True, True, True], 2, 1),
+        (["--max_length", "200"], [True, True, True], 0, 0),
+        (["--max_length", "5"], [False, False, False], 0, 0),
     ],
 )
-def test_flags_override_the_models_own_policy(flags, scored, truncated, model, tmp_path, capsys):
+def test_flags_override_the_models_own_policy(flags, scored, truncated, responses, model, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", long_rows())
     assert score(model, source, tmp_path / "out.jsonl", *flags) == 0
     assert [row["quality"] is not None for row in read(tmp_path / "out.jsonl")] == scored
-    assert (f"{truncated} rows were cut" in capsys.readouterr().out) == bool(truncated)
+    said = f"{truncated} rows were cut to max_length 40; {responses} of them lost a part of the response"
+    assert (said in capsys.readouterr().out) == bool(truncated)
 
 
 @pytest.mark.parametrize("flags", [[], ["--on_bad_row", "skip"]])

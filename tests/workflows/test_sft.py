@@ -84,6 +84,7 @@ def test_the_run_folder(sft: Sft, capfd: pytest.CaptureFixture[str]) -> None:
     assert {p.name for p in run.iterdir()} == {
         "checkpoints",
         "config.yaml",
+        "data_report.json",
         "environment.json",
         "metrics.jsonl",
         "policy",

@@ -62,6 +62,7 @@ def test_run_folder_holds_what_the_contract_names(train: Train, bed: dict[str, P
         "model",
         "metrics.jsonl",
         "config.yaml",
+        "data_report.json",
         "environment.json",
         "checkpoints",
     }

@@ -23,11 +23,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def print_table(results: Sequence[AuditResult], folder: Path) -> None:
-    """Every figure with its interval, models side by side, then the finding in words and where the page is."""
+    """Every figure with its interval, models side by side; then the finding, the rows behind it, where the page is."""
     from rich.console import Console
     from rich.table import Table
 
     from odin_rm.reports.audit_report import audit_headline, figures_table
+    from odin_rm.reports.audit_rows import row_lines
 
     content = figures_table(results)
     table = Table(title=f"Audit on {results[0].dataset} (95 % intervals)", title_justify="left")
@@ -39,4 +40,6 @@ def print_table(results: Sequence[AuditResult], folder: Path) -> None:
     console = Console()
     console.print(table)
     console.print(audit_headline(results), markup=False, highlight=False)
+    for line in ["", *row_lines(results)]:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"\nThe report: {folder / 'report.html'}", soft_wrap=True, markup=False)

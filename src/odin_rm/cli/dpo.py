@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.cli.log_lines import shown_log
 from odin_rm.core.ranks import end_processes, is_main_process
 
 
@@ -13,7 +14,9 @@ def run(argv: Sequence[str]) -> int:
     quiet_transformers()
     from odin_rm.workflows.dpo import DPORunConfig, train_dpo
 
-    folder = train_dpo(parse_config(DPORunConfig, list(argv), "dpo"))
+    config = parse_config(DPORunConfig, list(argv), "dpo")
+    with shown_log():
+        folder = train_dpo(config)
     if is_main_process():
         print(f"Policy written to {folder / 'policy'}")
     end_processes()

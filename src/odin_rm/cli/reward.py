@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.cli.log_lines import shown_log
 from odin_rm.core.ranks import end_processes, is_main_process
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ def run(argv: Sequence[str]) -> int:
         if is_main_process():
             print_plan(plan)
     else:
-        _show_log()
-        folder = train_reward_model(config)
+        with shown_log():
+            folder = train_reward_model(config)
         if is_main_process():
             print(f"Reward model written to {folder / 'model'}")
     end_processes()
@@ -46,6 +45,8 @@ def print_plan(plan: RewardPlan) -> None:
         table.add_row(name, value)
     console = Console()
     console.print(table)
+    for line in plan.data:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Batch layout {plan.layout}: {plan.why}.", markup=False, highlight=False)
     console.print("Memory is an estimate from the model's config. Nothing was trained or written.", highlight=False)
 
@@ -80,18 +81,3 @@ def plan_rows(plan: RewardPlan) -> list[tuple[str, str]]:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
-
-
-class _Lines(logging.Handler):
-    """One line each: remarks beside the training log, warnings where errors go."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
-
-
-def _show_log() -> None:
-    """What the run remarks on itself, from the main process."""
-    logger = logging.getLogger("odin_rm")
-    if is_main_process() and not any(isinstance(handler, _Lines) for handler in logger.handlers):
-        logger.addHandler(_Lines())
-        logger.setLevel(logging.INFO)

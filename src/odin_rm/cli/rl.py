@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odin_rm.cli.config import parse_config, quiet_transformers
+from odin_rm.cli.log_lines import shown_log
 from odin_rm.core.ranks import end_processes, is_main_process
 
 
@@ -14,7 +15,9 @@ def run(argv: Sequence[str]) -> int:
     from odin_rm.rl.config import RLConfig
     from odin_rm.workflows.rl import train_policy
 
-    folder = train_policy(parse_config(RLConfig, list(argv), "rl"))
+    config = parse_config(RLConfig, list(argv), "rl")
+    with shown_log():
+        folder = train_policy(config)
     if is_main_process():
         print(f"Policy written to {folder / 'policy'}")
     end_processes()

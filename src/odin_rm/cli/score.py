@@ -16,9 +16,16 @@ def run(argv: Sequence[str]) -> int:
     speed = report.rows / max(report.seconds, 1e-9)
     print(f"Scored {report.scored:,} of {report.rows:,} rows ({speed:,.0f} rows/s), written to {config.output}")
     if report.overlong:
-        print(f"{report.overlong:,} rows are longer than max_length and have no quality (--overlong, --max_length)")
+        alone = f", {report.overlong_prompts:,} of them by the prompt alone" if report.overlong_prompts else ""
+        print(
+            f"{report.overlong:,} of {report.rows:,} rows are longer than max_length {report.max_length:,}{alone}, "
+            "and have no quality (--overlong, --max_length)"
+        )
     if report.truncated:
-        print(f"{report.truncated:,} rows were cut to max_length")
+        print(
+            f"{report.truncated:,} rows were cut to max_length {report.max_length:,}; "
+            f"{report.truncated_responses:,} of them lost a part of the response"
+        )
     if report.bad_rows:
         print(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")
     return 0

@@ -53,6 +53,7 @@ RUN_MARKERS = ("config.yaml", "metrics.jsonl", "model", "policy", "audit.json", 
 # What an overwritten run leaves behind and the next one must not inherit. Nothing else is ever deleted.
 _RUN_FILES = (
     "config.yaml",
+    "data_report.json",
     "metrics.jsonl",
     "samples.jsonl",
     "watch.jsonl",

@@ -31,13 +31,14 @@ COLUMNS = (
     "pair_rejected",
     "pair_margin",
     "pair_row",
+    "pair_key",
 )
 ENVIRONMENT_VARIABLE = "ODIN_RM_CACHE"
 _RECORD = "record.json"
 _EXTRA = "extra-"
 # Files up to this size are checked whole, larger ones by size and both ends.
 _CHECKED_WHOLE = 64 * 2**20
-_CODE = ("rows.py", "render.py", "tokenise.py", "collect.py", "encode.py", "load.py", "cache.py", "sources.py")
+_CODE = ("rows", "render", "tokenise", "collect", "encode", "left_out", "load", "schema", "cache", "sources")
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def _code_fingerprint() -> str:
     digest = hashlib.sha256()
     for name in _CODE:
-        digest.update((Path(__file__).parent / name).read_bytes())
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from odin_rm.core.errors import DataError, RowError
+from odin_rm.data.left_out import overlong_by_side
 from odin_rm.data.prompts import encode_prompts
 from odin_rm.data.render import (
     Prompt,
@@ -42,6 +45,8 @@ class PolicyRows:
         places: of each row, for messages.
         rows: how many the source has.
         skipped: rows left out, each as ``{"row", "reason", "data"}``.
+        source: name of the file, folder or hub id.
+        ties: pairs of equal rank, which make no row.
     """
 
     prompts: list[Prompt] = field(default_factory=list)
@@ -49,6 +54,8 @@ class PolicyRows:
     places: list[str] = field(default_factory=list)
     rows: int = 0
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    source: str = "in-memory rows"
+    ties: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,15 @@ class EncodedRows:
         prompt_ids: what the policy is asked, with the header of its turn.
         response_ids: per row one or two responses, each with its end token.
         overlong: how many rows were left out because they do not fit.
+        report: how many rows there were and why some were left out: ``pairs``, ``pairs_stated``,
+            ``dropped_overlong_pairs`` with its parts by side, ``identical_pairs`` (both responses are the same ids);
+            for demonstrations ``demonstrations``, ``demonstrations_stated``, ``dropped_overlong_demonstrations``.
     """
 
     prompt_ids: list[list[int]]
     response_ids: list[tuple[list[int], ...]]
     overlong: int
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 def read_demonstrations(source: RowSource, *, on_bad_row: Literal["error", "skip"] = "error") -> PolicyRows:
@@ -106,11 +117,16 @@ def read_comparisons(source: RowSource, *, on_bad_row: Literal["error", "skip"] 
         DataError: the source cannot be read, or no row of it can be used.
     """
 
+    ties = 0
+
     def parse(row: Mapping[str, Any]) -> list[tuple[Prompt, tuple[Reply, ...]]]:
+        nonlocal ties
         found = parse_preference_row(row)
+        ties += found.ties
         return [(found.prompt, (found.responses[c], found.responses[r])) for c, r in found.pairs]
 
-    return _read(source, parse, on_bad_row)
+    rows = _read(source, parse, on_bad_row)
+    return replace(rows, ties=ties)
 
 
 def _read(
@@ -149,7 +165,7 @@ def _read(
         first = skipped[0]["reason"] if skipped else "no rows"
         what = f"no usable row in {count + len(unread):,} rows (first problem: {first})"
         raise DataError(what, where=opened.name, fix="Mend the rows, or give another file.")
-    return PolicyRows(prompts, responses, places, count + len(unread), skipped)
+    return PolicyRows(prompts, responses, places, count + len(unread), skipped, opened.name)
 
 
 def _one_message(reply: Reply) -> str:
@@ -182,7 +198,7 @@ def encode_rows(
 
     Raises:
         DataError: a chat template refuses a conversation, a row does not fit and ``overlong`` is ``"error"``, or none
-            fits.
+            is left.
     """
     prompt_ids, _ = encode_prompts(
         tokenizer, rows.prompts, max_prompt_tokens=sys.maxsize, chat_template=chat_template, places=rows.places
@@ -200,14 +216,40 @@ def encode_rows(
         )
     )
     response_ids = [tuple(next(encoded) for _ in replies) for replies in rows.responses]
-    tokens = [len(p) + max(map(len, r)) for p, r in zip(prompt_ids, response_ids, strict=True)]
-    kept = [i for i, count in enumerate(tokens) if count <= max_length]
-    if len(kept) < len(tokens) and (overlong == "error" or not kept):
-        longest = next(i for i, count in enumerate(tokens) if count > max_length)
-        what = f"has {tokens[longest]:,} tokens, more than --max_length ({max_length:,})"
-        fix = "Raise it, or leave longer rows out with --overlong drop." if kept else "No row fits; raise it."
+    fits = np.array(
+        [[len(p) + len(r) <= max_length for r in pair] for p, pair in zip(prompt_ids, response_ids, strict=True)]
+    )
+    fits_B = fits.all(axis=1)
+    if not fits_B.all() and (overlong == "error" or not fits_B.any()):
+        longest = int(np.argmin(fits_B))
+        tokens = len(prompt_ids[longest]) + max(map(len, response_ids[longest]))
+        what = f"has {tokens:,} tokens, more than --max_length ({max_length:,})"
+        fix = "Raise it, or leave longer rows out with --overlong drop." if fits_B.any() else "No row fits; raise it."
         raise DataError(what, where=rows.places[longest], fix=fix)
-    return EncodedRows([prompt_ids[i] for i in kept], [response_ids[i] for i in kept], len(tokens) - len(kept))
+    identical_B = fits_B & np.array([len(pair) == 2 and pair[0] == pair[1] for pair in response_ids])
+    kept = np.flatnonzero(fits_B & ~identical_B).tolist()
+    if not kept:
+        what = "no usable pair: chosen and rejected have the same tokens in all pairs that fit"
+        raise DataError(what, where=rows.places[0], fix="Check what the chat template leaves of the responses.")
+    report = _report(rows, ~fits, identical_B) | {"max_length": max_length}
+    return EncodedRows([prompt_ids[i] for i in kept], [response_ids[i] for i in kept], int((~fits_B).sum()), report)
+
+
+def _report(rows: PolicyRows, too_long: np.ndarray, identical_B: np.ndarray) -> dict[str, Any]:
+    """Counts of pairs (two columns of ``too_long``) or of demonstrations (one)."""
+    stated, sides = too_long.shape
+    noun = "pairs" if sides == 2 else "demonstrations"
+    by_side = overlong_by_side(too_long[:, 0], too_long[:, 1]) if sides == 2 else {}
+    overlong, identical = int(too_long.any(axis=1).sum()), int(identical_B.sum())
+    return {
+        "rows": rows.rows,
+        "skipped_rows": len(rows.skipped),
+        f"{noun}_stated": stated,
+        noun: stated - overlong - identical,
+        f"dropped_overlong_{noun}": overlong,
+        **by_side,
+        **({"identical_pairs": identical, "ties": rows.ties} if sides == 2 else {}),
+    }
 
 
 def encode_replies(

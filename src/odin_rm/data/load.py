@@ -31,6 +31,7 @@ from odin_rm.data.encode import (
     EncodedTexts,
     encode_texts,
 )
+from odin_rm.data.left_out import overlong_by_side
 from odin_rm.data.render import prompt_messages, render_chat, response_messages, uses_chat_template
 from odin_rm.data.rows import PreferenceRow
 from odin_rm.data.schema import TokenisedPreferences
@@ -73,10 +74,13 @@ def load_preferences(
             the list ``<name>`` of a ranked list. A response that appears several times keeps its first number.
 
     Returns:
-        The data. ``report`` counts: ``rows`` read, ``skipped_rows``, ``ties``; ``pairs``, ``prompts``, ``responses``
-        kept; ``duplicate_pairs`` (repetitions of a pair, kept as its multiplicity), ``dropped_overlong_pairs``,
-        ``truncated_prompts`` and ``truncated_responses`` (sequences that lost prompt or response tokens),
-        ``longer_chosen_share`` (of pairs of different length).
+        The data. ``report`` counts: ``rows`` read, ``skipped_rows``, ``ties``; ``pairs_stated`` by the usable rows;
+        ``pairs``, ``prompts``, ``responses`` kept; ``duplicate_pairs`` (repetitions of a pair, kept as its
+        multiplicity); left out ``dropped_overlong_pairs``, which are ``overlong_chosen`` (only that side does not fit),
+        ``overlong_rejected`` and ``overlong_both``, and ``identical_pairs``, whose two sides have the same token ids
+        and so state no preference to the model; ``truncated_prompts`` and ``truncated_responses`` (sequences that lost
+        prompt or response tokens), ``longer_chosen_share`` (of pairs of different length). Always
+        ``pairs_stated = pairs + dropped_overlong_pairs + identical_pairs``.
 
     Raises:
         RowError: an unusable row, placed by file and row number, where ``on_bad_row`` is ``"error"``.
@@ -188,9 +192,13 @@ def _build(
     encoded = encode_texts(collected, first_slots, tokenizer, settings, scratch, num_proc)
 
     dropped = encoded.numbers[:, DROPPED].astype(bool)
-    kept_pairs = np.flatnonzero(~(dropped[chosen] | dropped[rejected]))
+    left_out = overlong_by_side(dropped[chosen], dropped[rejected])
+    identical = _identical(encoded, chosen, rejected, ~(dropped[chosen] | dropped[rejected]))
+    left_out["identical_pairs"] = int(identical.sum())
+    kept_pairs = np.flatnonzero(~(dropped[chosen] | dropped[rejected] | identical))
     if not len(kept_pairs):
-        raise _nothing_fits(source, encoded, settings, len(chosen))
+        raise _nothing_left(source, encoded, settings, len(chosen), left_out["identical_pairs"])
+    key = _pair_keys(collected)[kept_pairs]
     chosen, rejected = chosen[kept_pairs], rejected[kept_pairs]
     used = np.zeros(len(prompt_D), dtype=bool)
     used[chosen] = used[rejected] = True
@@ -206,7 +214,7 @@ def _build(
     numbers = encoded.numbers[responses]
     offsets = np.concatenate([[0], np.cumsum(numbers[:, STORED], dtype=np.int64)])
     report = _report(collected, numbers, chosen, rejected) | {
-        "dropped_overlong_pairs": len(collected.chosen) - len(kept_pairs),
+        **left_out,
         "dropped_overlong_responses": int(dropped.sum()),
         "max_length": settings.max_length,
         "overlong": settings.overlong,
@@ -222,6 +230,7 @@ def _build(
         pair_rejected=rejected.astype(np.int32),
         pair_margin=np.frombuffer(collected.margin, dtype=np.float32)[pairs],
         pair_row=np.frombuffer(collected.row, dtype=np.int64)[pairs],
+        pair_key=key[by_prompt],
         source=source.name,
         report=report,
         extra={
@@ -259,6 +268,7 @@ def _report(collected: Collected, numbers: np.ndarray, chosen: np.ndarray, rejec
     distinct = len(np.unique(chosen * len(numbers) + rejected))
     return {
         "rows": collected.rows,
+        "pairs_stated": len(collected.chosen),
         "pairs": len(chosen),
         "prompts": 0,
         "responses": len(numbers),
@@ -273,7 +283,37 @@ def _report(collected: Collected, numbers: np.ndarray, chosen: np.ndarray, rejec
     }
 
 
-def _nothing_fits(source: Source, encoded: EncodedTexts, settings: EncodingSettings, pairs: int) -> DataError:
+def _identical(encoded: EncodedTexts, chosen: np.ndarray, rejected: np.ndarray, fits_B: np.ndarray) -> np.ndarray:
+    """``(B,)`` bool: pairs that fit and of which both sides are the same ids.
+
+    Texts that differ can be one to the model: where the difference was cut off, or the chat template trims it or leaves
+    it out (a thinking block, say).
+    """
+    lengths = encoded.numbers[:, STORED].astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    same = np.zeros(len(chosen), dtype=bool)
+    for pair in np.flatnonzero(fits_B & (lengths[chosen] == lengths[rejected])):
+        first, second = (encoded.ids[starts[r] : starts[r] + lengths[r]] for r in (chosen[pair], rejected[pair]))
+        same[pair] = np.array_equal(first, second)
+    return same
+
+
+def _pair_keys(collected: Collected) -> np.ndarray:
+    """``(B,)`` uint64, a digest of each pair's prompt, chosen and rejected text, whatever tokenizer reads them."""
+    halves = np.frombuffer(collected.slot_digests, dtype=np.uint64).reshape(-1, 2)
+    chosen, rejected = (np.frombuffer(side, dtype=np.int64) for side in (collected.chosen, collected.rejected))
+    # The halves are digests already; an odd factor makes the sum depend on which side is which.
+    return halves[chosen, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[rejected, 1]
+
+
+def _nothing_left(
+    source: Source, encoded: EncodedTexts, settings: EncodingSettings, pairs: int, identical: int
+) -> DataError:
+    if identical:
+        rest = "" if identical == pairs else f", and in the other {pairs - identical:,} a sequence does not fit"
+        what = f"chosen and rejected have the same tokens in {identical:,} of {pairs:,} pairs{rest}"
+        fix = "Raise --max_length, or check what --overlong and the chat template leave of the responses."
+        return DataError(f"no usable pair: {what}", where=source.name, fix=fix)
     dropped = encoded.numbers[encoded.numbers[:, DROPPED] > 0]
     alone = bool((dropped[:, PROMPT_TOKENS] > settings.max_length).all())
     what = "the prompt alone is" if alone else "a sequence is"

@@ -7,7 +7,8 @@ layout:
   costs its distinct tokens. Sequences with a common beginning stay together; a group that is larger than a row is
   split where the fewest tokens have to be repeated for what they fill;
 - ``packed``: a row costs the sum of its sequences' tokens;
-- ``padded``: a rectangle costs its longest sequence times their number.
+- ``padded``: a rectangle costs its longest sequence times their number;
+- ``single``: one sequence at a time, for models whose scores depend on what is in the batch beside them.
 
 Rows are filled by bin packing over the whole batch and shared out so that the ranks have equal work, counted in
 floating-point operations: tokens, and pairs of a query and a key that it sees. The plan is a function of its arguments
@@ -32,7 +33,7 @@ from odin_rm.data.trees import MIN_SHARED, build_trees, common_prefixes, prefix_
 if TYPE_CHECKING:
     import torch
 
-LAYOUTS = ("tree", "packed", "padded")
+LAYOUTS = ("tree", "packed", "padded", "single")
 _ON_DEVICE = ("input_ids", "position_ids", "attention_mask")
 # Searching for equal shares tries row sizes of this many times the mean; more than this many pieces need no search.
 _SLACKS = (1.02, 1.15, 1.4)
@@ -57,7 +58,7 @@ class BatchPlan:
     """Micro-batches of each rank; every rank has the same number of them.
 
     Attributes:
-        layout: ``tree``, ``packed`` or ``padded``.
+        layout: one of :data:`LAYOUTS`.
         ranks: ``ranks[rank][i]`` int64 positions in the sequences planned; empty where a rank has less to do.
         tokens: ``tokens[rank][i]`` tokens that the micro-batch computes, padding included.
         real_tokens: tokens of all micro-batches without padding.
@@ -102,7 +103,7 @@ def plan_batch(
         sequences: token ids of each sequence.
         microbatch_tokens: most computed tokens of a micro-batch.
         world_size: number of ranks.
-        layout: ``tree``, ``packed`` or ``padded``.
+        layout: one of :data:`LAYOUTS`.
         cost: what a token and a pair of query and key cost; default: a token 1, a pair nothing.
 
     Raises:
@@ -111,8 +112,11 @@ def plan_batch(
     if layout not in LAYOUTS:
         raise ConfigError(f"there is no layout {layout!r}", fix=f"Use one of {', '.join(LAYOUTS)}.")
     lengths = np.array([len(s) for s in sequences], dtype=np.int64)
-    if layout == "padded" or not len(lengths) or microbatch_tokens < 1 or world_size < 1:
-        return _padded_plan(lengths, microbatch_tokens, world_size)
+    if layout in ("padded", "single") or not len(lengths) or microbatch_tokens < 1 or world_size < 1:
+        # A micro-batch always holds one sequence, whatever its length.
+        return _padded_plan(
+            lengths, min(microbatch_tokens, 1) if layout == "single" else microbatch_tokens, world_size, layout
+        )
     cost = cost or Cost()
     share = layout == "tree"
     order = prefix_order(sequences) if share else np.argsort(-lengths, kind="stable")
@@ -140,7 +144,7 @@ def row_inputs(
     sequences: Sequence[np.ndarray], layout: str, pad_token_id: int, padding_side: str = "right"
 ) -> dict[str, torch.Tensor]:
     """What a reward model takes for one micro-batch of these sequences; its scores come in their order."""
-    if layout != "padded":
+    if layout in ("tree", "packed"):
         return tree_tensors(build_trees(sequences, share=layout == "tree"))
     inputs = collate(sequences, pad_token_id, padding_side)
     inputs.pop("position_ids", None)  # the model counts positions itself, from the mask
@@ -152,10 +156,10 @@ def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str
     return {k: v.to(device, non_blocking=True) if k in _ON_DEVICE else v for k, v in inputs.items()}
 
 
-def _padded_plan(lengths: np.ndarray, microbatch_tokens: int, world_size: int) -> BatchPlan:
+def _padded_plan(lengths: np.ndarray, microbatch_tokens: int, world_size: int, layout: str) -> BatchPlan:
     ranks = plan_microbatches(lengths, microbatch_tokens, world_size)
     tokens = [[int(lengths[rows].max()) * len(rows) if len(rows) else 0 for rows in rank] for rank in ranks]
-    return BatchPlan("padded", ranks, tokens, int(lengths.sum()))
+    return BatchPlan(layout, ranks, tokens, int(lengths.sum()))
 
 
 def _row_tokens(sequences: Sequence[np.ndarray], lengths: np.ndarray, row: np.ndarray, share: bool) -> int:

@@ -127,6 +127,33 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat_templ
     return _apply(tokenizer, prompt_messages(prompt), chat_template, True)
 
 
+def template_ending(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> str:
+    """What the chat template writes after a response: ``"<|im_end|>\\n"`` for ChatML; empty where it depends on it."""
+    endings = set()
+    for response in ("Apple", "Seven pears"):
+        try:
+            text = render_chat(tokenizer, "Which?", response, chat_template)
+        except DataError:  # it wants another kind of conversation
+            return ""
+        endings.add(text.rpartition(response)[2] if response in text else "")
+    return endings.pop() if len(endings) == 1 else ""
+
+
+def beyond_turn(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> str:
+    """What the chat template writes after the response's end-of-turn token: ``"\\n"`` for ChatML, often nothing.
+
+    The end-of-turn token is the first special token after the response; without one nothing is beyond it.
+    """
+    ending = template_ending(tokenizer, chat_template)
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    # Of two that begin at the same place the longer one.
+    starts = {ending.find(token): token for token in sorted(special, key=len) if token and token in ending}
+    if not starts:
+        return ""
+    first = min(starts)
+    return ending[first + len(starts[first]) :]
+
+
 def _apply(tokenizer: Any, messages: list[Message], chat_template: str | None, with_header: bool) -> str:
     import jinja2
 

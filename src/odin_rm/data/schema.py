@@ -61,6 +61,8 @@ class TokenisedPreferences:
         pair_chosen, pair_rejected: ``(B,)`` int32 response numbers.
         pair_margin: ``(B,)`` float32, 0 where there is none.
         pair_row: ``(B,)`` int64 row number in the source (1-based), for messages.
+        pair_key: ``(B,)`` uint64 digest of prompt, chosen and rejected text; the same pair has it with every tokenizer.
+            Empty where the data were not read from texts.
         source: name of the file, folder or hub id.
         report: counts of what was read, skipped, dropped and truncated.
         extra: further per-response numeric columns of length ``R`` (the testbed's ``true_quality``).
@@ -74,6 +76,7 @@ class TokenisedPreferences:
     pair_rejected: np.ndarray
     pair_margin: np.ndarray
     pair_row: np.ndarray
+    pair_key: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     source: str = "in-memory rows"
     report: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, np.ndarray] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, read_rows, row_format
+from odin_rm.data.splits import DEFAULT, choose_files, missing_split
 
 Row = Mapping[str, Any]
 RowSource = PathLike | Sequence[Row]
@@ -57,12 +58,12 @@ def open_source(source: RowSource) -> Source:
 
     Args:
         source: a list of rows or a ``datasets.Dataset``; a file (.jsonl, .json, .parquet, .csv, each also .gz); a
-            folder written by ``save_to_disk``, or one with data files (those named after the training split if there
-            are any, else all); a hub id. Folders and ids may name a split: ``"id:test"``; otherwise it is ``train``, or
+            folder written by ``save_to_disk``, or one with data files (:mod:`odin_rm.data.splits` says which split a
+            file belongs to); a hub id. Folders and ids may name a split: ``"id:test"``; otherwise it is ``train``, or
             the only one.
 
     Raises:
-        DataError: nothing of that name is there.
+        DataError: nothing of that name is there, or it has several splits of which none is named.
     """
     if hasattr(source, "_fingerprint") and hasattr(source, "iter"):
         return _dataset_source("data set", source)
@@ -144,12 +145,8 @@ def _folder_source(path: Path, split: str | None) -> Source:
     if not files:
         known = ", ".join(FORMATS)
         raise DataError("the folder holds no data file", where=str(path), fix=f"Put {known} files there (or .gz).")
-    wanted = split or "train"
-    of_split = [f for f in files if re.match(rf"{re.escape(wanted)}\b|{re.escape(wanted)}_", f.name)]
-    of_split = of_split or [f for f in files if wanted in f.relative_to(path).parts[:-1]]
-    if split and not of_split:
-        raise DataError(f"has no files of the split '{split}'", where=str(path), fix="Name the files split*.suffix.")
-    return _files_source(str(path), of_split or files)
+    name = str(path) if split is None else f"{path}:{split}"
+    return _files_source(name, choose_files(files, path, split))
 
 
 def _is_data_file(file: Path, folder: Path) -> bool:
@@ -177,24 +174,26 @@ def _saved_source(path: Path, split: str | None) -> Source:
         raise DataError(what, where=str(path), fix="Write it again with save_to_disk.") from error
     if isinstance(loaded, datasets.DatasetDict):
         loaded = _pick_split(loaded, split, str(path))
-    return _dataset_source(str(path), loaded)
+    elif split is not None and split != str(loaded.split):
+        what = f"is one data set{'' if loaded.split is None else f' ({loaded.split})'}, without the split '{split}'"
+        raise DataError(what, where=str(path), fix="Leave the split out.")
+    return _dataset_source(str(path) if split is None else f"{path}:{split}", loaded)
 
 
 def _pick_split(loaded: Any, split: str | None, name: str) -> Any:
-    wanted = split or "train"
+    wanted = split or DEFAULT
     if wanted in loaded:
         return loaded[wanted]
     if split is None and len(loaded) == 1:
         return next(iter(loaded.values()))
-    known = ", ".join(sorted(loaded))
-    raise DataError(f"has no split '{wanted}' (it has {known})", where=name, fix="Name one of them: 'name:split'.")
+    raise missing_split(name, wanted, loaded)
 
 
 def _hub_source(name: str, split: str | None) -> Source:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, split=split or "train")
+        loaded = datasets.load_dataset(name, split=split or DEFAULT)
     except Exception as error:
         what = f"is neither a local file or folder nor a dataset that can be fetched ({_first_line(error)})"
         raise DataError(what, where=name, fix="Check the path, the id ('id' or 'id:split') and the network.") from error

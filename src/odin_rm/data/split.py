@@ -35,7 +35,24 @@ def split_by_prompt(
 def select_prompts(data: TokenisedPreferences, prompts: np.ndarray) -> TokenisedPreferences:
     """The part of a data set that belongs to ``prompts`` (ascending), renumbered."""
     keep_R = np.isin(data.response_prompt, prompts)
-    keep_B = keep_R[data.pair_chosen]
+    return _select(data, keep_R, keep_R[data.pair_chosen])
+
+
+def select_pairs(data: TokenisedPreferences, keep_B: np.ndarray) -> TokenisedPreferences:
+    """The part of a data set that some pairs need: they, their responses and their prompts, renumbered.
+
+    Args:
+        data: the whole set.
+        keep_B: ``(B,)`` bool, the pairs to keep.
+    """
+    if keep_B.all():
+        return data
+    keep_R = np.zeros(data.num_responses, dtype=bool)
+    keep_R[np.asarray(data.pair_chosen)[keep_B]] = keep_R[np.asarray(data.pair_rejected)[keep_B]] = True
+    return _select(data, keep_R, keep_B)
+
+
+def _select(data: TokenisedPreferences, keep_R: np.ndarray, keep_B: np.ndarray) -> TokenisedPreferences:
     new_R = np.cumsum(keep_R) - 1
     rows = np.flatnonzero(keep_R)
     lengths = np.asarray(data.sequence_tokens)[rows]
@@ -44,11 +61,12 @@ def select_prompts(data: TokenisedPreferences, prompts: np.ndarray) -> Tokenised
         input_ids_flat=np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         response_tokens=np.asarray(data.response_tokens)[rows],
-        response_prompt=np.searchsorted(prompts, np.asarray(data.response_prompt)[rows]).astype(np.int32),
+        response_prompt=np.unique(np.asarray(data.response_prompt)[rows], return_inverse=True)[1].astype(np.int32),
         pair_chosen=new_R[np.asarray(data.pair_chosen)[keep_B]].astype(np.int32),
         pair_rejected=new_R[np.asarray(data.pair_rejected)[keep_B]].astype(np.int32),
         pair_margin=np.asarray(data.pair_margin)[keep_B],
         pair_row=np.asarray(data.pair_row)[keep_B],
+        pair_key=np.asarray(data.pair_key)[keep_B] if len(data.pair_key) else data.pair_key,
         source=data.source,
         report=data.report,
         extra={name: np.asarray(column)[rows] for name, column in data.extra.items()},

@@ -24,6 +24,7 @@ from odin_rm.core.errors import ConfigError, DataError, RowError
 from odin_rm.data.render import (
     Prompt,
     Reply,
+    beyond_turn,
     plain_prompt,
     plain_response,
     render_chat,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["drop", "truncate_prompt_left", "truncate_response", "error"]
+ReadAt = Literal["end", "end_of_turn", "before_pad"]
 # Texts per call of the tokenizer: enough for its threads, few enough to keep Python lists small.
 CHUNK = 1000
 # truncate_response keeps at most this part of the window for the prompt when the response does not fit beside it.
@@ -59,11 +61,17 @@ class EncodingSettings:
             ``"error"``: a :class:`~odin_rm.core.errors.DataError`.
         chat_template: a Jinja template (or the name of one of the tokenizer's) instead of the tokenizer's default;
             ``"plain"`` for the plain template; ``None`` for the tokenizer's own, or plain where it has none.
+        read_at: where a rendered text ends, and with it where the reward is read: at the text's last token.
+            ``"end"``: the template's own end.
+            ``"end_of_turn"``: the end-of-turn token of the response. ChatML ends with ``<|im_end|>`` and a line break;
+            a policy stops at ``<|im_end|>``, so that is the last token that a tool of reinforcement learning sends.
+            ``"before_pad"``: the last token that is not the pad token, for models that an earlier odin-rm trained so.
     """
 
     max_length: int = 1024
     overlong: Overlong = "drop"
     chat_template: str | None = None
+    read_at: ReadAt = "end"
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
@@ -71,6 +79,9 @@ class EncodingSettings:
         if self.overlong not in get_args(Overlong):
             known = ", ".join(get_args(Overlong))
             raise ConfigError(f"overlong is '{self.overlong}'", where="--overlong", fix=f"Use one of {known}.")
+        if self.read_at not in get_args(ReadAt):
+            known = ", ".join(get_args(ReadAt))
+            raise ConfigError(f"read_at is '{self.read_at}'", where="--read_at", fix=f"Use one of {known}.")
 
 
 @dataclass(frozen=True)
@@ -149,9 +160,14 @@ def encode_named(
         _full_text(tokenizer, prompt, response, settings, name, chat)
         for prompt, response, name in zip(prompts, responses, names, strict=True)
     ]
+    if chat and settings.read_at == "end_of_turn":
+        beyond = beyond_turn(tokenizer, settings.chat_template)
+        texts = [text.removesuffix(beyond) for text in texts]
     sequences = _ids(tokenizer, texts, special=not chat)
     if not chat:
         _append_end(tokenizer, sequences)
+    if settings.read_at == "before_pad":
+        sequences = [_before_pad(ids, tokenizer.pad_token_id) for ids in sequences]
     lengths = _response_lengths(tokenizer, responses)
     overlong = [i for i, ids in enumerate(sequences) if len(ids) > settings.max_length]
     starts = [_prompt_text(tokenizer, prompts[i], texts[i], settings, chat) for i in overlong]
@@ -207,6 +223,11 @@ def _response_lengths(tokenizer: Any, responses: Sequence[Reply]) -> list[int]:
     counts = [len(ids) for ids in _ids(tokenizer, [text for parts in texts for text in parts], special=False)]
     ends = np.cumsum([len(parts) for parts in texts]).tolist()
     return [sum(counts[end - len(parts) : end]) for end, parts in zip(ends, texts, strict=True)]
+
+
+def _before_pad(ids: list[int], pad_token_id: int | None) -> list[int]:
+    last = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] != pad_token_id), 0)
+    return ids[: last + 1]
 
 
 def _common_start(first: list[int], second: list[int]) -> int:

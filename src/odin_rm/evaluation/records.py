@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,23 @@ class ScoredPreferences:
     name: str = "model"
     dataset: str = "dataset"
     report: dict[str, Any] = field(default_factory=dict)
+
+    def of_pairs(self, keep_B: np.ndarray) -> ScoredPreferences:
+        """Some of the pairs and the responses in them, renumbered; the report stays that of the whole set.
+
+        Args:
+            keep_B: ``(B,)`` bool, the pairs to keep.
+        """
+        if keep_B.all():
+            return self
+        chosen, rejected = np.asarray(self.chosen)[keep_B], np.asarray(self.rejected)[keep_B]
+        kept, numbers = np.unique(np.concatenate([chosen, rejected]), return_inverse=True)
+        columns = {
+            name: np.asarray(column)[kept]
+            for name in ("quality", "response_tokens", "prompt", "length_reward", "true_quality")
+            if (column := getattr(self, name)) is not None
+        }
+        return replace(self, chosen=numbers[: len(chosen)], rejected=numbers[len(chosen) :], **columns)
 
 
 @dataclass(frozen=True)

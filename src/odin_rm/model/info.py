@@ -29,6 +29,7 @@ class RewardModelInfo:
         encoding: fields of :class:`odin_rm.data.tokenise.EncodingSettings` used in training.
         reward_mean, reward_std: mean and deviation of the quality reward on the reference set, reward units.
         reference: what the reference set was and how many responses it had.
+        vocabulary: rows of the embedding where a pad token was added to them, else ``None``.
         base_model: folder or hub id that a LoRA model's adapter belongs to; ``None`` for a full model.
         audit: figures of the last audit for the model card.
         training: the settings of the run for the model card.
@@ -44,6 +45,7 @@ class RewardModelInfo:
     reward_mean: float | None = None
     reward_std: float | None = None
     reference: dict[str, Any] = field(default_factory=dict)
+    vocabulary: int | None = None
     base_model: str | None = None
     audit: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)

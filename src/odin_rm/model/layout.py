@@ -1,11 +1,13 @@
 """Which batch layout a model is run in: a wish, held against what the model was seen to do.
 
 Trees and packed rows rest on the model attending as it is told. Whether it does is decided by its structure and by
-scores on a few sequences (:mod:`odin_rm.model.tree_check`); where it does not, sequences are padded as usual.
+scores on a few sequences (:mod:`odin_rm.model.tree_check`); where it does not, sequences are padded as usual, or
+computed one at a time.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +20,10 @@ from torch import nn
 from odin_rm.core.errors import ConfigError
 from odin_rm.data.planning import LAYOUTS, Cost
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.model.tree_check import TreeSupport, tree_support
+from odin_rm.model.tree_check import TreeSupport, padded_reason, tree_support
 from odin_rm.model.tree_kernels import KERNELS
+
+log = logging.getLogger(__name__)
 
 BATCH_LAYOUTS = ("auto", *LAYOUTS)
 TREE_ATTENTION = ("auto", *KERNELS)
@@ -40,22 +44,24 @@ def choose_layout(
         model: the reward model.
         sequences: a few token sequences, some of them with a common beginning.
         pad_token_id: what to pad with.
-        wish: ``auto``, ``tree``, ``packed`` or ``padded``.
+        wish: ``auto``, ``tree``, ``packed``, ``padded`` or ``single``.
         kernel: attention of trees: ``auto`` or a name.
         device: where the model is.
 
     Raises:
         ConfigError: what is wished for does not give the model's own scores.
     """
-    if wish == "padded":
-        return TreeSupport("padded", None, "as asked")
+    if wish == "single":
+        return TreeSupport("single", None, "as asked")
     support = tree_support(model, sequences, pad_token_id, kernel=kernel, device=device)
     if wish in ("auto", support.layout):
         if kernel != "auto" and support.kernel != kernel:
             raise ConfigError(f"is not possible: {support.why}", where=f"--tree_attention {kernel}", fix="Use auto.")
         return support
-    if wish == "packed" and support.layout == "tree":
-        return replace(support, layout="packed")
+    if LAYOUTS.index(wish) > LAYOUTS.index(support.layout):  # it can do more than is asked
+        if wish == "padded" and (reason := padded_reason(model, sequences, pad_token_id, device=device)):
+            raise ConfigError(f"is not possible: {reason}", where="--batch_layout padded", fix="Use auto.")
+        return replace(support, layout=wish, kernel=None if wish == "padded" else support.kernel, why="as asked")
     raise ConfigError(f"is not possible: {support.why}", where=f"--batch_layout {wish}", fix="Use auto.")
 
 
@@ -77,17 +83,22 @@ def known_layout(
         return TreeSupport("padded", None, "padded batches: not a model")
     place = (wish, kernel, str(device), next(model.parameters()).dtype)
     known = _KNOWN.get(model)
-    if known is None or known[0] != place:
+    longest = max(map(len, sequences), default=0)
+    if known is None or known[0] != place or longest > known[2]:
         with torch.no_grad():
             found = choose_layout(
                 model, representative(sequences), pad_token_id, wish=wish, kernel=kernel, device=device
             )
-        known = (place, found)
+        if found.layout == "single" and wish == "auto":
+            log.warning("%s", found.why)
+        # Some models change with the length of what they read, so much longer ones are verified again.
+        known = (place, found, max(2 * longest, _LENGTHS_ALIKE))
         _KNOWN[model] = known
     return known[1]
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, TreeSupport]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, TreeSupport, int]] = WeakKeyDictionary()
+_LENGTHS_ALIKE = 256
 
 
 def representative(sequences: Sequence[np.ndarray]) -> list[np.ndarray]:

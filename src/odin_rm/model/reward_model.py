@@ -35,6 +35,7 @@ from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.products import use_fast_products
+from odin_rm.model.reading import forget_lengths, padded_logits
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
 from odin_rm.model.tree_rows import score_row
 
@@ -153,6 +154,8 @@ class RewardModel(nn.Module):
                 where=f"{path} on {info.base_model}",
                 fix="Put the base model back, or correct 'base_model' in odin_rm.json.",
             ) from error
+        if info.vocabulary is not None:
+            model.grow_vocabulary(info.vocabulary)  # a LoRA model's base has the rows it always had
         model.info = info
         if info.base_model is not None:
             peft = import_peft()
@@ -198,23 +201,25 @@ class RewardModel(nn.Module):
         """Rewards of ``R`` padded sequences of ``T`` tokens, or of the ``R`` sequences in a row of ``T`` tokens.
 
         Args:
-            input_ids: ``(R, T)`` token ids, padded on either side with the config's pad token; or ``(1, T)``.
+            input_ids: ``(R, T)`` token ids, padded on either side with any token; or ``(1, T)``.
             attention_mask: ``(R, T)`` 1 for real tokens; left out for a row.
             **row: the other tensors of a row (:func:`odin_rm.data.trees.tree_tensors`).
 
         Returns:
-            :class:`RewardScores` with ``(R,)`` float32 rewards per head. The padding side changes nothing.
+            :class:`RewardScores` with ``(R,)`` float32 rewards per head. A causal model is read at the last token that
+            is no padding, whatever its id (:mod:`odin_rm.model.reading`); the padding side changes nothing.
         """
         if attention_mask is None:
             return self._scores(self._score_row({"input_ids": input_ids, **row}))
         input_ids, attention_mask = pad_right(input_ids, attention_mask)
-        kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
         if self.info.pooling == "mean":
+            kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
             base = self.classifier.base_model
+            forget_lengths(base)
             hidden_RTD = base(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
             rewards_RH = self.heads(mean_pool(hidden_RTD, attention_mask))
         else:
-            rewards_RH = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
+            rewards_RH = padded_logits(self.classifier, self.backbone, input_ids, attention_mask)
         return self._scores(rewards_RH)
 
     def head_cosine(self) -> Tensor | None:
@@ -237,6 +242,24 @@ class RewardModel(nn.Module):
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """The name that older transformers releases call."""
         self.activation_checkpointing_enable(activation_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+    # ---- vocabulary --------------------------------------------------------------------------------------------------
+
+    def grow_vocabulary(self, rows: int) -> None:
+        """Give the embedding at least ``rows`` rows; new ones are zeros and draw nothing from a seed.
+
+        Args:
+            rows: size of the tokenizer's vocabulary with what was added to it.
+        """
+        classifier = self.classifier
+        if classifier.get_input_embeddings().num_embeddings >= rows:
+            return
+        old = classifier.get_input_embeddings().num_embeddings
+        with torch.random.fork_rng(), quiet_loading():
+            classifier.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.no_grad():
+            classifier.get_input_embeddings().weight[old:] = 0
+        self.info = self.info.with_(vocabulary=rows)
 
     # ---- LoRA --------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ read the same numbers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,21 +24,26 @@ from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.model.backbone import (
     check_model_folder,
-    ensure_pad_token,
     find_output_layer,
     load_classifier,
     load_config,
     model_window,
     pad_right,
     position_table,
+    reads_left_to_right,
 )
 from odin_rm.model.device import is_out_of_memory, pick_device
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.layout import known_layout
+from odin_rm.model.pad_token import closing_ids
 from odin_rm.model.products import use_fast_products
+from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.tree_check import TreeSupport
 from odin_rm.model.tree_rows import score_row
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -82,12 +88,19 @@ class Scorer:
 
     @property
     def pad_token_id(self) -> int:
-        """What sequences are padded with."""
-        return int(self.tokenizer.pad_token_id)
+        """What stands on padding: the config's pad id, else the tokenizer's, else any; the mask marks padding."""
+        classifier = getattr(self.model, "classifier", None)
+        rows = classifier.get_input_embeddings().num_embeddings if classifier is not None else None
+        known = [] if classifier is None else [stock_skip_id(classifier.config)]
+        known.append(self.tokenizer.pad_token_id)
+        return next((int(i) for i in known if i is not None and (rows is None or i < rows)), 0)
 
 
 class ColumnClassifier(nn.Module):
-    """Somebody's sequence classifier, one column of its logits read as quality.
+    """Somebody's sequence classifier, one column of its logits read as quality, where stock transformers reads it.
+
+    Neither its config nor its tokenizer is changed: the pad id of the config says where the model was trained to be
+    read, one sequence at a time (:mod:`odin_rm.model.reading`).
 
     Args:
         classifier: the transformers model.
@@ -101,6 +114,7 @@ class ColumnClassifier(nn.Module):
         super().__init__()
         self.classifier, self.column = classifier, column
         self.tree_kernel = "auto"
+        self.reads_left_to_right = reads_left_to_right(getattr(classifier, "base_model", classifier))
         use_fast_products(classifier)
 
     def forward(
@@ -113,8 +127,12 @@ class ColumnClassifier(nn.Module):
             logits = score_row(classifier, layer, {"input_ids": input_ids, **row}, kernel=self.tree_kernel)
             return RewardScores(logits[:, self.column].float())
         input_ids, attention_mask = pad_right(input_ids, attention_mask)
-        logits = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
+        logits = padded_logits(self.classifier, self.classifier, input_ids, attention_mask, stock=True)
         return RewardScores(logits[:, self.column].float())
+
+    def read_part(self, ids: np.ndarray) -> np.ndarray:
+        """What of a sequence its score depends on: a causal model reads nothing behind the token that stock reads."""
+        return up_to_reading(ids, stock_skip_id(self.classifier.config)) if self.reads_left_to_right else ids
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -141,6 +159,7 @@ def load_scorer(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     settings: EncodingSettings | None = None,
+    read_at: str | None = None,
 ) -> Scorer:
     """Load a reward model of ours (or the run folder that holds it) or any sequence classifier.
 
@@ -152,9 +171,10 @@ def load_scorer(
         attn_implementation: attention of transformers.
         trust_remote_code: run code that comes with the model.
         settings: text settings; default the model's own.
+        read_at: ``end`` or ``before_pad`` for a model of an earlier odin-rm that does not say where it is read.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or does not say where it is read (and ``read_at`` neither).
         ConfigError: ``column`` is missing for a classifier with several labels, or names none of them.
     """
     if (Path(path) / "model" / INFO_FILE).is_file():
@@ -174,6 +194,9 @@ def load_scorer(
         info: RewardModelInfo | None = model.info
         config, has_length = model.config, model.has_length_head
     else:
+        if read_at is not None:
+            what = "is for reward models of odin-rm; somebody's classifier is read where its config says"
+            raise ConfigError(what, where="--read_at", fix="Leave it out.")
         check_model_folder(path)
         config = load_config(path, trust_remote_code=trust_remote_code)
         if _is_classifier(config):
@@ -183,9 +206,12 @@ def load_scorer(
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
-    ensure_pad_token(tokenizer, config)
     if settings is None:
-        settings = EncodingSettings(**info.encoding) if info is not None and info.encoding else EncodingSettings()
+        settings = EncodingSettings()
+        if info is not None:
+            settings = saved_settings(info, tokenizer, config, path, read_at=read_at)
+        else:
+            _say_where_stock_reads(tokenizer, config, model, settings, str(path))
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
     return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
 
@@ -195,7 +221,7 @@ def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: st
 
     Args:
         scorer: the model.
-        max_length: most tokens of a sequence; default the model's own setting, or 1024 and at most its window.
+        max_length: most tokens of a sequence; default the model's own setting, else its window.
         overlong: what happens to longer ones; default the model's own setting.
 
     Raises:
@@ -207,7 +233,7 @@ def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: st
         changes["max_length"] = max_length
     elif not known:
         window = model_window(scorer.model, scorer.tokenizer)
-        changes["max_length"] = min(scorer.settings.max_length, window or scorer.settings.max_length)
+        changes["max_length"] = window or scorer.settings.max_length
     if overlong is not None:
         changes["overlong"] = overlong
     settings = replace(scorer.settings, **changes)
@@ -252,6 +278,9 @@ def score_sequences(
     has_length = False
     if not len(sequences):
         return quality_R, None
+    read_part = getattr(model, "read_part", None)
+    if read_part is not None:
+        sequences = [read_part(np.asarray(one)) for one in sequences]
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     plan = plan_batch(sequences, microbatch_tokens, world_size, layout=layout.layout)
     # A rank with less to do runs the shortest sequence, so that collectives inside the model match.
@@ -338,6 +367,19 @@ def check_finite(values: Iterable[float] | np.ndarray, name: str) -> None:
             where=name,
             fix="Load the model in float32, or check that its weights are sound.",
         )
+
+
+def _say_where_stock_reads(tokenizer: Any, config: Any, model: Any, settings: EncodingSettings, name: str) -> None:
+    """One line where somebody's decoder is read before the end of a text, or does not say where."""
+    skip = stock_skip_id(config)
+    if not model.reads_left_to_right:
+        return
+    closing = closing_ids(tokenizer, settings)
+    if skip is None:
+        log.warning("%s: its config has no pad token; the reward is read at the last token of a text", name)
+    elif skip in closing:
+        token = tokenizer.convert_ids_to_tokens(skip)
+        log.warning("%s: its config says to skip %s at the end of a text, so the reward is read before it", name, token)
 
 
 def _is_classifier(config: Any) -> bool:

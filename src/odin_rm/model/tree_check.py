@@ -3,7 +3,8 @@
 A tree gives the scores of padded batches only where nothing but attention passes between tokens, where attention is
 computed by our function, and where no token's state depends on later ones. Structure rules out what is known to differ.
 What remains must give the scores (and some gradients) of the same sequences one by one on a few of them. Where trees
-fail, packed rows are tried, then there are padded batches, which need nothing; the reason is one line.
+fail, packed rows are tried, then padded batches. Those are held against the sequences one by one too, for some models
+let the length of a batch decide a score; such a model computes one sequence at a time. The reason is one line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from odin_rm.model.backbone import reads_left_to_right
 from odin_rm.model.compiled import repeated_layers
 from odin_rm.model.last_layer import read_all, read_only_ends
 from odin_rm.model.tree_attention import Asked, what_layers_asked
-from odin_rm.model.tree_rows import structural_reason
+from odin_rm.model.tree_rows import neighbour_reason, structural_reason
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,10 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-4, torch.float16: 1e-2, torc
 GRADIENT_SLACK = 4
 """Gradients may differ by so many times as much: rounding adds up over both passes."""
 
-LONGEST_EXAMPLE = 256
+ENDING = 8
+"""Tokens that count as the end of a sequence: an end-of-turn token, a line break, an end token."""
+
+LONGEST_BRANCH = 256
 LONGEST_FOR_A_WINDOW = 1024
 
 
@@ -44,8 +48,8 @@ class TreeSupport:
     """How sequences may share a forward pass of a model.
 
     Attributes:
-        layout: ``tree``, ``packed`` (no padding, nothing shared) or ``padded``.
-        kernel: attention kernel that was seen to work, or ``None`` for ``padded``.
+        layout: ``tree``, ``packed`` (no padding, nothing shared), ``padded`` or ``single`` (one at a time).
+        kernel: attention kernel that was seen to work, or ``None`` for ``padded`` and ``single``.
         why: one line: what was checked, or why it is not a tree.
     """
 
@@ -76,18 +80,16 @@ def tree_support(
     classifier = getattr(model, "classifier", None)
     if not isinstance(classifier, PreTrainedModel) or not hasattr(model, "tree_kernel"):
         return TreeSupport("padded", None, "padded batches: the model is no sequence classifier of transformers")
-    reason = structural_reason(classifier)
-    if reason is not None:
-        return TreeSupport("padded", None, f"padded batches: {reason}")
     if kernel != "auto":
         model.tree_kernel = kernel
+    reasons = [reason for reason in (neighbour_reason(classifier), structural_reason(classifier)) if reason]
     examples = _examples(sequences, classifier.config)
-    plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
-    reasons = []
     read_all(classifier.base_model)  # of an earlier check in another state
+    plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
     causal = reads_left_to_right(classifier.base_model)
-    for layout in ("tree", "packed") if causal else ("packed",):
-        row = tree_tensors(build_trees(examples, share=layout == "tree", min_shared=2))
+    read = [model.read_part(e) if hasattr(model, "read_part") else e for e in examples]
+    for layout in () if reasons else ("tree", "packed") if causal else ("packed",):
+        row = tree_tensors(build_trees(read, share=layout == "tree", min_shared=2))
         try:
             difference = _difference(_scores_and_gradients(model, [row], device), plain, _tolerance(classifier))
             layers = what_layers_asked(classifier.base_model)
@@ -95,14 +97,50 @@ def tree_support(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a foreign model does with a row, padded batches are still right
-            reasons.append(str(error).strip().split("\n")[0][:200] or type(error).__name__)
+            reasons.append(_one_line(error))
             continue
         if causal and (reason := _confine_last_layer(model, row, layers, plain, device)):
             log.info("the last layer computes all tokens of a row: %s", reason)
         checked = f"equal to {len(examples)} sequences one by one within {difference:.0e} of the largest score"
         why = f"no trees: {reasons[0]}" if reasons else checked
         return TreeSupport(layout, layers[0][1].kernel, why)
-    return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
+    if (reason := neighbour_reason(classifier) or _apart_when_padded(model, read, plain, pad_token_id, device)) is None:
+        return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
+    return TreeSupport("single", None, f"one sequence at a time: {reason}")
+
+
+def padded_reason(
+    model: Any, sequences: Sequence[np.ndarray], pad_token_id: int, *, device: torch.device
+) -> str | None:
+    """Why padded batches do not give a model's own scores, or ``None`` where they do; see :func:`tree_support`."""
+    classifier = getattr(model, "classifier", None)
+    if not isinstance(classifier, PreTrainedModel):
+        return None
+    if (reason := neighbour_reason(classifier)) is not None:
+        return reason
+    examples = _examples(sequences, classifier.config)
+    plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
+    read = [model.read_part(e) if hasattr(model, "read_part") else e for e in examples]
+    return _apart_when_padded(model, read, plain, pad_token_id, device)
+
+
+def _apart_when_padded(
+    model: Any, examples: list[np.ndarray], plain: list[Tensor], pad_token_id: int, device: torch.device
+) -> str | None:
+    """Why padded batches do not give the scores of the sequences one by one, or ``None`` where they do."""
+    # Pairs of a long and a short one: padding is largest, and memory holds them where it holds the longest alone.
+    pairs = [collate(examples[i : i + 2], pad_token_id) for i in range(0, len(examples), 2)]
+    try:
+        _difference(_scores_and_gradients(model, pairs, device), plain, _tolerance(model.classifier))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # some models refuse a batch
+        return _one_line(error).replace("scores differ", "scores in padded batches differ")
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def _confine_last_layer(
@@ -118,7 +156,7 @@ def _confine_last_layer(
         raise
     except Exception as error:
         read_all(base)
-        return str(error).strip().split("\n")[0][:200] or type(error).__name__
+        return _one_line(error)
     return None
 
 
@@ -140,27 +178,32 @@ def check_layers(layers: Sequence[tuple[nn.Module, Asked]], config: Any) -> None
 
 
 def _examples(sequences: Sequence[np.ndarray], config: Any) -> list[np.ndarray]:
-    """A few sequences with all that trees have: nested branches, a repeat, one that begins another, a stranger."""
+    """A few sequences with all that trees have: nested branches, a repeat, one that begins another, a stranger.
+
+    The longest is as long as the data have it, and each ends as theirs do: with an end-of-turn token and a line break,
+    say, or with an id that stock code takes for padding. A long and a short one alternate.
+    """
     arrays = sorted((np.asarray(s) for s in sequences if len(s)), key=len)
     trunk, other = arrays[-1], arrays[len(arrays) // 2]
+    end, other_end = trunk[-ENDING:], other[-ENDING:]
     window = getattr(config, "sliding_window", None)
-    most = LONGEST_EXAMPLE
-    if window is not None and window + 32 <= max(len(trunk), LONGEST_FOR_A_WINDOW):
-        most = max(most, window + 32)  # long enough to look out of it
-        limit = getattr(config, "max_position_embeddings", None) or most
-        trunk = np.resize(trunk, max(len(trunk), min(most, limit)))
-    trunk, other = trunk[:most], other[:LONGEST_EXAMPLE]
-    half, quarter = max(1, len(trunk) // 2), max(1, len(trunk) // 4)
-    branch = other[::-1][: max(1, len(trunk) // 3)]
+    if window is not None and window + 32 > len(trunk) and window + 32 <= LONGEST_FOR_A_WINDOW:
+        # Long enough to look out of it.
+        limit = getattr(config, "max_position_embeddings", None) or window + 32
+        trunk = np.append(np.resize(trunk, max(len(trunk), min(window + 32, limit) - len(end))), end)
+    short = trunk[:LONGEST_BRANCH]
+    half, quarter = max(1, len(short) // 2), max(1, len(short) // 4)
+    other = np.append(other[:LONGEST_BRANCH], other_end) if len(other) > LONGEST_BRANCH else other
+    branch = other[::-1][: max(1, len(short) // 3)]
     return [
         trunk,
-        np.concatenate([trunk[:half], branch]),
-        np.concatenate([trunk[: half + half // 2], branch[: max(1, len(branch) // 2)]]),
-        np.concatenate([trunk[:quarter], branch[1:], trunk[:1]]),
+        np.concatenate([short[:half], branch, end]),
+        np.concatenate([short[: half + half // 2], branch[: max(1, len(branch) // 2)], other_end]),
+        np.concatenate([short[:quarter], branch[1:], trunk[:1], end]),
         other,
-        trunk,
-        trunk[:half],
-        other[: max(1, len(other) // 3)][::-1],
+        np.append(other[: max(1, len(other) // 3)][::-1], other_end),
+        trunk[: max(1, len(trunk) - ENDING // 2)],
+        short[:half],
     ]
 
 

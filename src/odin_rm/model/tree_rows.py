@@ -45,7 +45,7 @@ def score_row(
     """
     if set(row) != set(ROW):
         raise TypeError(f"a row is {', '.join(ROW)}; got {', '.join(sorted(row))}")
-    reason = structural_reason(classifier)
+    reason = neighbour_reason(classifier) or structural_reason(classifier)
     if reason is not None:
         raise NotImplementedError(reason)
     base: Any = classifier.base_model
@@ -83,6 +83,12 @@ def structural_reason(classifier: PreTrainedModel) -> str | None:
         return f"layers of kind {', '.join(sorted(kinds)) or 'chunked_attention'}"
     if not getattr(base, "_supports_attention_backend", False):
         return "its attention layers do not take their attention from outside"
+    return None
+
+
+def neighbour_reason(classifier: PreTrainedModel) -> str | None:
+    """Why a sequence's score depends on the longest one beside it, in rows and in padded batches; else ``None``."""
+    config: Any = classifier.base_model.config
     scaled = _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}
     if scaled:
         return f"its rotary positions ({', '.join(sorted(scaled))}) depend on the longest sequence of a batch"

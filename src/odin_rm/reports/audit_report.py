@@ -9,6 +9,7 @@ from typing import Any
 from odin_rm.evaluation.audit import CORRELATIONS, AuditResult
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports import plots
+from odin_rm.reports.audit_rows import rows_table, shared_line, shared_pairs, subtitle
 from odin_rm.reports.page import Percent, Plot, Section, Table, Text, format_number, write_report
 
 # Rows of the figures table: name in audit.json, words for people, percent or not.
@@ -103,11 +104,13 @@ def audit_sections(
         scored: the scored sets behind them for the scatter plots (``None`` where only the figures are at hand; the
             plot then shows the trend alone).
     """
-    return [
+    sections = [
         Section("Reward and length", [*_length_blocks(results, scored)]),
         Section("Where the accuracy comes from", [*_accuracy_blocks(results)]),
         Section("All figures", [Text(_EXPLANATION), figures_table(results), *_details(results)]),
     ]
+    table = rows_table(results)
+    return sections if table is None else [*sections, Section("The pairs behind the figures", [table])]
 
 
 def _length_blocks(
@@ -198,7 +201,8 @@ def figures_table(results: Sequence[AuditResult]) -> Table:
     if len({result.dataset for result in results}) > 1:
         rows.append(["Data", *(result.dataset for result in results)])
     columns = ["Figure", *(result.name for result in results)]
-    return Table("Figures with their 95 % bootstrap intervals.", columns, rows)
+    note = "" if shared_pairs(results) is not None else shared_line(results)
+    return Table("Figures with their 95 % bootstrap intervals.", columns, rows, note=note)
 
 
 def _details(results: Sequence[AuditResult]) -> list[Table]:
@@ -234,6 +238,5 @@ def write_audit_report(
     Returns:
         The path of the page.
     """
-    first = results[0]
-    subtitle = f"{first.dataset}: {first.pairs:,} pairs, {first.responses:,} distinct responses"
-    return write_report(title, audit_headline(results), audit_sections(results, scored), output_dir, subtitle=subtitle)
+    sections = audit_sections(results, scored)
+    return write_report(title, audit_headline(results), sections, output_dir, subtitle=subtitle(results))

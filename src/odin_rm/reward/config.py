@@ -18,6 +18,7 @@ from odin_rm.model.products import CPU_PRODUCTS
 OBJECTIVES = ("odin", "bradley_terry")
 LENGTH_SCOPES = ("batch", "prompt")
 POOLINGS = ("backbone", "mean")
+READ_AT = ("end_of_turn", "end")
 OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
 
 # Fields of TrainingArguments that would do nothing here, and what to use instead. Setting one is an error.
@@ -125,6 +126,14 @@ class RewardConfig(TrainingArguments):
             "choices": list(POOLINGS),
         },
     )
+    read_at: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where a text ends and the reward is read: end_of_turn (the response's end-of-turn token, where a "
+            "policy stops) or end (all that the chat template writes). Default end_of_turn, or the reward model's own.",
+            "choices": list(READ_AT),
+        },
+    )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the heads. Default: --learning_rate."}
     )
@@ -152,7 +161,7 @@ class RewardConfig(TrainingArguments):
         default="auto",
         metadata={
             "help": "How responses share a forward pass: tree (shared prompts once, no padding), packed (no padding), "
-            "padded, or auto: the first of them that gives this model's own scores.",
+            "padded, single (one at a time), or auto: the first of them that gives this model's own scores.",
             "choices": list(BATCH_LAYOUTS),
         },
     )
@@ -277,6 +286,8 @@ class RewardConfig(TrainingArguments):
         one_of("length_scope", self.length_scope, LENGTH_SCOPES)
         one_of("pooling", self.pooling, POOLINGS)
         one_of("overlong", self.overlong, OVERLONG)
+        if self.read_at is not None:
+            one_of("read_at", self.read_at, READ_AT)
         one_of("on_bad_row", self.on_bad_row, ("error", "skip"))
         one_of("batch_layout", self.batch_layout, BATCH_LAYOUTS)
         one_of("tree_attention", self.tree_attention, TREE_ATTENTION)
@@ -284,7 +295,7 @@ class RewardConfig(TrainingArguments):
         if self.torch_compile:
             fix = "Use --compile_layers, which compiles the layers one by one."
             raise ConfigError("compiles the heads away", where="--torch_compile", fix=fix)
-        if self.batch_layout == "padded" and self.tree_attention != "auto":
+        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             fix = "Use --batch_layout tree or packed, or leave it out."
             raise ConfigError("has no effect on padded batches", where="--tree_attention", fix=fix)
         for name in ("batch_pairs", "max_pairs_per_prompt"):

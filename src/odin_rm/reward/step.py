@@ -25,6 +25,7 @@ from odin_rm.model.device import is_out_of_memory
 from odin_rm.model.layout import choose_layout, longest_and_first, some_sequences
 from odin_rm.model.products import set_products
 from odin_rm.model.tree_check import TreeSupport
+from odin_rm.model.tree_rows import neighbour_reason
 from odin_rm.reward import memory, processes
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import Engine, ScoreFunction
@@ -68,9 +69,9 @@ class StepMemory:
         # The weights are in pieces or elsewhere; under FSDP they come together when training begins.
         if self.is_deepspeed_enabled and wish in ("tree", "packed"):
             raise ConfigError("cannot be verified under DeepSpeed", where=f"--batch_layout {wish}", fix="Use padded.")
-        return TreeSupport(
-            "padded", None, "DeepSpeed splits the model" if self.is_deepspeed_enabled else "not yet known"
-        )
+        why = "DeepSpeed splits the model" if self.is_deepspeed_enabled else "not yet known"
+        alone = wish == "single" or neighbour_reason(self.model.classifier) is not None
+        return TreeSupport("single" if alone else "padded", None, why)
 
     def before_training(self) -> None:
         """What waits for model and optimiser to be in place, on every rank alike."""

@@ -5,6 +5,9 @@ Everything is measured before the output folder is touched. The folder then hold
 - ``audit.json`` of ``--model``, ``report.html`` and its figures, ``config.yaml``, ``environment.json``;
 - with ``--compare`` also ``comparison.json`` (all audits by name) and ``<name>/audit.json`` of each further model that
   was scored.
+
+Models side by side are measured on the same pairs, those that all of them can read: see
+:mod:`odin_rm.workflows.audit_shared`.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,12 +25,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import yaml
 
-from odin_rm.core.errors import ConfigError, DataError, OutputError
+from odin_rm.core.errors import ConfigError, OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
-from odin_rm.workflows.audit_data import Twins, earlier_audit, load_audit_data, read_audit, read_twins
+from odin_rm.workflows.audit_data import (
+    Twins,
+    audited_lengths,
+    earlier_audit,
+    load_audit_data,
+    read_audit,
+    read_twins,
+)
+from odin_rm.workflows.audit_shared import (
+    Measured,
+    ScoredTwins,
+    SharedRows,
+    check_same_pairs,
+    on_shared_pairs,
+    twin_counts,
+)
+from odin_rm.workflows.progress import progress_bar
 
 if TYPE_CHECKING:
     from odin_rm.model.scoring import Scorer
@@ -71,15 +89,19 @@ class AuditConfig:
     overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = field(
         default=None, metadata={"help": "What to do with longer ones; default the model's own setting, or drop."}
     )
+    read_at: str | None = field(
+        default=None,
+        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
+    )
     on_bad_row: Literal["error", "skip"] = field(
         default="error", metadata={"help": "Stop at an unusable row, or leave it out and count it."}
     )
     microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
-    batch_layout: Literal["auto", "tree", "packed", "padded"] = field(
+    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = field(
         default="auto",
         metadata={
-            "help": "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, or "
-            "auto: the first of them that gives the model's own scores."
+            "help": "How responses share a forward pass: tree (shared prompts once), packed (no padding), padded, "
+            "single (one at a time), or auto: the first of them that gives the model's own scores."
         },
     )
     tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
@@ -108,7 +130,7 @@ class AuditConfig:
             raise ConfigError(f"is {self.bootstrap_samples}", where="--bootstrap_samples", fix="Give at least 2.")
         if self.microbatch_tokens < 1:
             raise ConfigError(f"is {self.microbatch_tokens}", where="--microbatch_tokens", fix="Give at least 1.")
-        if self.batch_layout == "padded" and self.tree_attention != "auto":
+        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             what = "has no effect on padded batches"
             raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
@@ -131,24 +153,29 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
         One result per model, ``--model`` first.
 
     Raises:
-        OdinError: bad input, an output folder that holds something else, a model that cannot be scored.
+        OdinError: bad input, an output folder that holds something else, a model that cannot be scored, models that
+            have no pair in common, an earlier audit of other pairs of the same data.
     """
     folder = _check_output(config.output, config.overwrite_output_dir)
     twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
-    audited: list[_Audited] = []
-    for place in ([config.model] if config.model else []) + list(config.compare):
+    places = ([config.model] if config.model else []) + list(config.compare)
+    shared = SharedRows()
+    found: list[AuditResult | Measured] = []
+    for place in places:
         # --model is always scored; only --compare may name an earlier audit.
-        earlier = None if config.model and not audited else earlier_audit(place)
-        if earlier is not None:
-            audited.append(_Audited(read_audit(earlier)))
-        else:
-            audited.append(_audit_model(config, place, twins))
-    audited = _with_own_names(audited, ([config.model] if config.model else []) + list(config.compare))
+        earlier = None if config.model and not found else earlier_audit(place)
+        found.append(_measure(config, place, twins, shared) if earlier is None else read_audit(earlier))
+    audited = [
+        _Audited(item) if isinstance(item, AuditResult) else _audited(config, item, twins, shared) for item in found
+    ]
+    audited = _with_own_names(audited, places)
+    check_same_pairs([item.result for item in audited])
     _write(config, folder, audited)
     return [item.result for item in audited]
 
 
-def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audited:
+def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: SharedRows) -> Measured:
+    """A model's scores of the rows that it and the models before it can read."""
     from odin_rm.model import scoring
     from odin_rm.model.info import is_reward_model_folder
     from odin_rm.reward.scoring import score_preferences
@@ -163,63 +190,67 @@ def _audit_model(config: AuditConfig, place: str, twins: Twins | None) -> _Audit
         device=config.device,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
+        read_at=config.read_at if ours or place == config.model else None,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
-    data, lengths = load_audit_data(
+    data = load_audit_data(
         config.dataset,
         scorer.tokenizer,
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
     )
-    with _progress(f"scoring with {scorer.name}", data.num_responses) as advance:
+    data = shared.narrow(scorer.name, data)
+    with progress_bar(f"scoring with {scorer.name}", data.num_responses) as advance:
         scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=advance)
+    lengths = audited_lengths(data, config.length_unit)
     scored = replace(scored, response_tokens=lengths, length_unit=f"response {config.length_unit}")
-    result = audit_preferences(scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed)
-    if twins is not None:
-        result = _with_twins(config, scorer, twins, result)
-    return _Audited(result, scored)
+    scored_twins = None if twins is None else _score_twins(config, scorer, twins, shared)
+    return Measured(scored, np.asarray(data.pair_key), scored_twins)
 
 
-def _with_twins(config: AuditConfig, scorer: Scorer, twins: Twins, result: AuditResult) -> AuditResult:
-    """The audit with the share of twins that the wordier one wins; rows that do not fit the window are left out."""
+def _score_twins(config: AuditConfig, scorer: Scorer, twins: Twins, shared: SharedRows) -> ScoredTwins:
+    """Rewards of the twins; those that do not fit the window, or are the same tokens, are left out."""
     from odin_rm.data.tokenise import encode_responses
     from odin_rm.model import scoring
 
     sides = (twins.shorter, twins.longer)
     encoded = [encode_responses(scorer.tokenizer, twins.prompts, side, scorer.settings) for side in sides]
-    fits = [not (a.dropped or b.dropped) for a, b in zip(*encoded, strict=True)]
-    if not any(fits):
-        fix = "Raise --max_length, or choose --overlong truncate_prompt_left."
-        raise DataError("no twin fits into max_length", where=str(config.twins), fix=fix)
-    prompts = _kept(twins.prompts, fits)
-    shorter, longer = (
-        scoring.score_texts(scorer, prompts, _kept(side, fits), microbatch_tokens=config.microbatch_tokens)[0]
-        for side in sides
-    )
-    figure = verbosity_twins(
-        shorter, longer, prompt=np.array(prompts), bootstrap_samples=config.bootstrap_samples, seed=config.seed
-    )
-    counts = {"twins": len(prompts), "twins_left_out": len(fits) - len(prompts) + twins.skipped}
-    return replace(result.with_figure(TWINS_FIGURE, figure), data_report=result.data_report | counts)
+    overlong_T = np.array([a.dropped or b.dropped for a, b in zip(*encoded, strict=True)])
+    identical_T = ~overlong_T & np.array([a.input_ids == b.input_ids for a, b in zip(*encoded, strict=True)])
+    asked_T = shared.narrow_twins(~(overlong_T | identical_T), scorer.name, str(config.twins))
+    prompts = _kept(twins.prompts, asked_T)
+    quality: list[np.ndarray] = []
+    for side in sides:
+        quality_T = np.full(len(asked_T), np.nan)
+        quality_T[asked_T], *_ = scoring.score_texts(
+            scorer, prompts, _kept(side, asked_T), microbatch_tokens=config.microbatch_tokens
+        )
+        quality.append(quality_T)
+    return ScoredTwins(quality[0], quality[1], overlong=int(overlong_T.sum()), identical=int(identical_T.sum()))
 
 
-def _kept(values: Sequence[Any], keep: Sequence[bool]) -> list[Any]:
+def _kept(values: Sequence[Any], keep: np.ndarray) -> list[Any]:
     return [value for value, wanted in zip(values, keep, strict=True) if wanted]
 
 
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal, nothing in a log file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
+def _audited(config: AuditConfig, measured: Measured, twins: Twins | None, shared: SharedRows) -> _Audited:
+    """All figures of one model, of the rows that all models can read."""
+    scored = on_shared_pairs(measured, shared)
+    result = audit_preferences(scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed)
+    if twins is None or measured.twins is None or shared.twins is None:
+        return _Audited(result, scored)
+    figure = verbosity_twins(
+        measured.twins.shorter[shared.twins],
+        measured.twins.longer[shared.twins],
+        prompt=np.array(_kept(twins.prompts, shared.twins)),
+        bootstrap_samples=config.bootstrap_samples,
+        seed=config.seed,
+    )
+    result = result.with_figure(TWINS_FIGURE, figure)
+    counts = twin_counts(twins, measured.twins, shared)
+    return _Audited(replace(result, data_report=result.data_report | counts), scored)
 
 
 def _with_own_names(audited: list[_Audited], places: Sequence[str]) -> list[_Audited]:
@@ -255,6 +286,7 @@ def _check_output(output: str, overwrite: bool) -> Path:
 def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> None:
     """Write everything beside the folder first, then move it in, ``audit.json`` last."""
     from odin_rm.reports.audit_report import write_audit_report
+    from odin_rm.reports.audit_rows import shared_pairs
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +300,11 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
         atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         atomic_write_json(stage / "environment.json", environment_record())
         if len(audited) > 1:
-            content = {"models": [r.name for r in results], "audits": {r.name: r.to_json() for r in results}}
+            content = {
+                "models": [r.name for r in results],
+                "shared_pairs": shared_pairs(results),
+                "audits": {r.name: r.to_json() for r in results},
+            }
             atomic_write_json(stage / "comparison.json", content)
         for k, item in enumerate(audited):
             if item.scored is None or (config.model and k == 0):

@@ -33,8 +33,8 @@ def measure(response: Reply, unit: str) -> int:
 
 def load_audit_data(
     source: str, tokenizer: Any, settings: EncodingSettings, *, on_bad_row: OnBadRow, length_unit: str
-) -> tuple[TokenisedPreferences, np.ndarray]:
-    """The pairs to audit and the length of each response in the wanted unit.
+) -> TokenisedPreferences:
+    """The pairs to audit, with the length of each response in the wanted unit (:func:`audited_lengths`).
 
     Rows that carry ``chosen_true_quality`` and ``rejected_true_quality`` (or a list ``true_quality``) bring the true
     quality along, as the testbed's do. Other units than tokens hold the rows in memory, since they need the texts.
@@ -45,17 +45,18 @@ def load_audit_data(
         settings: how texts are rendered and cut.
         on_bad_row: raise at an unusable row, or leave it out and count it.
         length_unit: ``tokens``, ``characters`` or ``words``.
-
-    Returns:
-        The data and ``(R,)`` lengths.
     """
     extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row) else []
     if length_unit == "tokens":
-        data = load_preferences(source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra)
-        return data, np.asarray(data.response_tokens)
+        return load_preferences(source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra)
     rows = _measured_rows(source, length_unit, on_bad_row)
     data = load_preferences(rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, _LENGTH])
-    return replace(data, source=source), data.extra[_LENGTH]
+    return replace(data, source=source)
+
+
+def audited_lengths(data: TokenisedPreferences, length_unit: str) -> np.ndarray:
+    """``(R,)`` lengths of the responses that :func:`load_audit_data` has read, in its unit."""
+    return np.asarray(data.response_tokens if length_unit == "tokens" else data.extra[_LENGTH])
 
 
 def _has_true_quality(source: str, on_bad_row: OnBadRow) -> bool:

@@ -58,6 +58,10 @@ class ExportConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "Precision of the exported weights."}
     )
+    read_at: str | None = field(
+        default=None,
+        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
+    )
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1, ...; default CUDA if there is one."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier export in the folder."})
@@ -84,9 +88,9 @@ def run_export(config: ExportConfig) -> ParityReport:
         OdinError: the model cannot be loaded, or the output folder holds something else.
     """
     _check_output(config)
-    from odin_rm.model.backbone import ensure_pad_token
     from odin_rm.model.device import pick_device
     from odin_rm.model.export import export_quality_head
+    from odin_rm.model.pad_token import ensure_sound_pad_token
     from odin_rm.model.reward_model import RewardModel
     from odin_rm.model.scoring import DTYPES, load_tokenizer
 
@@ -95,8 +99,15 @@ def run_export(config: ExportConfig) -> ParityReport:
     model = RewardModel.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     model.to(device)
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
-    ensure_pad_token(tokenizer, model.config)
-    settings = _settings(model, tokenizer)
+    settings = _settings(model, tokenizer, config.model, config.read_at)
+    if settings.read_at == "before_pad":
+        raise ExportError(
+            "the model is read before its pad token; vLLM, verl and OpenRLHF read the last token",
+            where=config.model,
+            fix="Train it anew; odin-rm score and audit go on reading it as it is.",
+        )
+    ensure_sound_pad_token(tokenizer, model.config, settings)
+    model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
     model.info = model.info.with_(encoding=vars(settings))
     sequences = parity_sequences(tokenizer, settings)
     if config.parity_dataset is not None:
@@ -133,14 +144,14 @@ def parity_sequences(tokenizer: Any, settings: EncodingSettings) -> list[list[in
     return sequences
 
 
-def _settings(model: Any, tokenizer: Any) -> EncodingSettings:
+def _settings(model: Any, tokenizer: Any, where: str, read_at: str | None) -> EncodingSettings:
     """The training's text settings; a model saved without any is held to its window."""
-    from odin_rm.data.tokenise import EncodingSettings
     from odin_rm.model.backbone import model_window
+    from odin_rm.model.saved_reading import saved_settings
 
+    settings = saved_settings(model.info, tokenizer, model.config, where, read_at=read_at)
     if model.info.encoding:
-        return EncodingSettings(**model.info.encoding)
-    settings = EncodingSettings()
+        return settings
     return replace(settings, max_length=min(settings.max_length, model_window(model, tokenizer) or settings.max_length))
 
 

@@ -1,7 +1,8 @@
 """What supervised fine-tuning and DPO share: settings, TRL's trainers without their network calls, the run folder.
 
-The folder holds ``config.yaml`` (resolved), ``environment.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end
-``policy/``. Everything that can be refused is refused before it is touched.
+The folder holds ``config.yaml`` (resolved), ``environment.json``, ``data_report.json`` (what of the rows was used),
+``metrics.jsonl``, ``checkpoints/`` and at the end ``policy/``. Everything that can be refused is refused before it is
+touched.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from odin_rm.model.backbone import position_table, quiet_loading
 from odin_rm.model.policy import end_token_ids, load_policy, save_policy
 from odin_rm.model.scoring import DTYPES
 from odin_rm.workflows.callbacks import FiniteLoss, MetricsFile, StopOnSignal
+from odin_rm.workflows.data_record import DATA_FILE, data_record, say_data
 from odin_rm.workflows.run_folder import (
     as_config_errors,
     check_required,
@@ -198,11 +200,14 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
         encode = _encoder(config, model, tokenizer)
         encoded = encode(rows)
         data = Dataset.from_dict(job.columns(encoded))
+        records = {"train": data_record(encoded.report, rows.source)}
         held_out = None
         if config.eval_dataset is not None:
-            held_out = Dataset.from_dict(
-                job.columns(encode(job.read(config.eval_dataset, on_bad_row=config.on_bad_row)))
-            )
+            held_out_rows = job.read(config.eval_dataset, on_bad_row=config.on_bad_row)
+            encoded_held_out = encode(held_out_rows)
+            held_out = Dataset.from_dict(job.columns(encoded_held_out))
+            records["eval"] = data_record(encoded_held_out.report, held_out_rows.source)
+        say_data(records, noun="pairs" if "pairs" in encoded.report else "demonstrations")
         note = {"settings": trajectory(config), "data": _digest(encoded)}
         if checkpoint is not None:
             _check_checkpoint(checkpoint, note, job.command)
@@ -214,6 +219,7 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
             (run / "checkpoints").mkdir(exist_ok=True)
             write_settings(run, config, job.refused, checkpoint)
+            atomic_write_json(run / DATA_FILE, records)
             for row in rows.skipped:
                 append_jsonl(run / "skipped_rows.jsonl", row)
     _train(trainer, run, checkpoint)

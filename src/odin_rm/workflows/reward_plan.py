@@ -20,14 +20,15 @@ from transformers import AutoModelForSequenceClassification
 from odin_rm.data.batching import build_optimiser_batch, plan_epoch
 from odin_rm.data.planning import BatchPlan, plan_batch
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.model.backbone import ensure_pad_token, load_config, reads_left_to_right
+from odin_rm.model.backbone import load_config, reads_left_to_right
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
 from odin_rm.model.layout import forward_cost
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.model.storage import local_folder
-from odin_rm.model.tree_check import structural_reason
+from odin_rm.model.tree_check import neighbour_reason, structural_reason
 from odin_rm.reward import memory
 from odin_rm.reward.config import RewardConfig
+from odin_rm.workflows.data_record import data_lines
 
 MOST_STEPS = 200
 """So many steps of an epoch are planned at most, spread over it; the figures of tokens are theirs."""
@@ -86,6 +87,7 @@ class RewardPlan:
         parameters, trained: weights of the model.
         memory: bytes by name: weights, gradients, optimiser, activations.
         devices: processes of the run.
+        data: a line on each data set: what of it is used and what is left out for which reason.
     """
 
     prompts: int
@@ -106,26 +108,29 @@ class RewardPlan:
     trained: int
     memory: dict[str, int]
     devices: int
+    data: list[str]
 
 
-def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, window: Any) -> RewardPlan:
+def plan_reward_run(
+    config: RewardConfig, model_path: str, load_data: Any, prepare_texts: Any, data_records: Any
+) -> RewardPlan:
     """The plan of the run that a config describes.
 
     Args:
         config: the settings.
         model_path: folder or hub id of the model; its weights are not read.
         load_data: ``(config, tokenizer, file for skipped rows) -> (training data, held-out data)``.
-        window: ``(max_length, classifier) -> longest sequence``.
+        prepare_texts: ``(config, classifier, tokenizer, path)``: settles where texts end, are padded and are cut.
+        data_records: ``(training data, held-out data) -> what of the rows is used``.
 
     Raises:
         OdinError: bad input, as the run itself would refuse it.
     """
     classifier = _without_weights(model_path, config)
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
-    ensure_pad_token(tokenizer, classifier.config)
-    config.max_length = window(config.max_length, classifier)
+    prepare_texts(config, classifier, tokenizer, model_path)
     with tempfile.TemporaryDirectory() as scratch:
-        data, _ = load_data(config, tokenizer, Path(scratch) / "skipped_rows.jsonl")
+        data, held_out = load_data(config, tokenizer, Path(scratch) / "skipped_rows.jsonl")
     layout, why = _expected_layout(config, classifier)
     parameters = sum(p.numel() for p in classifier.parameters())
     trained = _trained(config, classifier, parameters)
@@ -173,6 +178,7 @@ def plan_reward_run(config: RewardConfig, model_path: str, load_data: Any, windo
         trained=trained,
         memory={**held, "activations": at_once * per_token},
         devices=config.world_size,
+        data=data_lines(data_records(data, held_out)),
     )
 
 
@@ -203,8 +209,9 @@ def _without_weights(model_path: str, config: RewardConfig) -> Any:
 def _expected_layout(config: RewardConfig, classifier: Any) -> tuple[str, str]:
     if config.batch_layout != "auto":
         return config.batch_layout, "as asked; verified when the run starts"
-    reason = structural_reason(classifier)
-    if reason is not None:
+    if (reason := neighbour_reason(classifier)) is not None:
+        return "single", reason
+    if (reason := structural_reason(classifier)) is not None:
         return "padded", reason
     layout = "tree" if reads_left_to_right(classifier.base_model) else "packed"
     return layout, "by the model's structure; verified when the run starts"

@@ -1,7 +1,8 @@
 """A reinforcement-learning run from a config to a run folder: the body of ``odin-rm rl``.
 
 Everything that can be refused is refused before the run folder is touched. The folder then holds ``config.yaml``
-(resolved), ``environment.json``, ``metrics.jsonl``, ``samples.jsonl``, ``checkpoints/`` and at the end ``policy/``.
+(resolved), ``environment.json``, ``data_report.json`` (what of the prompts was used), ``metrics.jsonl``,
+``samples.jsonl``, ``checkpoints/`` and at the end ``policy/``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import (
     append_jsonl,
     atomic_folder,
+    atomic_write_json,
     check_run_folder,
     claim_run_folder,
 )
@@ -48,6 +50,7 @@ from odin_rm.rl.shaping import ShapingSettings
 from odin_rm.rl.trainer import Look, RLTrainer
 from odin_rm.rl.watch import HackingWatch, WatchLimits
 from odin_rm.rl.watch_look import observe_policy
+from odin_rm.workflows.data_record import DATA_FILE
 from odin_rm.workflows.rl_parts import Parts, load_parts
 from odin_rm.workflows.run_folder import check_required, drop_later_lines, write_settings
 
@@ -87,6 +90,7 @@ def train_policy(config: RLConfig) -> Path:
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
             (run / "checkpoints").mkdir(exist_ok=True)
             write_settings(run, config, (), checkpoint)
+            atomic_write_json(run / DATA_FILE, parts.data)
             if checkpoint is not None:
                 drop_later_lines(run / "samples.jsonl", int(read_state(checkpoint)["step"]))
     if config.report_to not in ("none", ""):

@@ -17,6 +17,7 @@ from odin_rm.model.scoring import DTYPES
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import RewardSource
 from odin_rm.rl.reward_source import load_reward_source
+from odin_rm.workflows.data_record import Records, data_record, say_data
 
 DEFAULT_PROMPT_TOKENS = 512
 """Tokens of the longest prompt, where the policy's window has room for them."""
@@ -36,6 +37,7 @@ class Parts:
     prompt_ids: list[list[int]]
     watch_prompts: PromptSet
     watch_ids: list[list[int]]
+    data: Records
 
 
 def load_parts(config: RLConfig, device: torch.device) -> Parts:
@@ -55,10 +57,12 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
         **kwargs,
     )
     _set_prompt_window(config, policy, tokenizer)
-    prompts, prompt_ids = _load_prompts(config, str(config.prompts), tokenizer)
+    prompts, prompt_ids, counts = _load_prompts(config, str(config.prompts), tokenizer)
+    records = {"prompts": counts}
     watch_prompts, watch_ids = prompts, prompt_ids
     if config.watch_prompts is not None:
-        watch_prompts, watch_ids = _load_prompts(config, config.watch_prompts, tokenizer)
+        watch_prompts, watch_ids, records["watch_prompts"] = _load_prompts(config, config.watch_prompts, tokenizer)
+    say_data(records, noun="prompts", limit="max_prompt_tokens")
     source = _load_source(config, str(config.reward), tokenizer, device)
     held_out = _load_source(config, config.watch_reward, tokenizer, device) if config.watch_reward else None
     _set_standardisation(config, source)
@@ -70,11 +74,15 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
         watch_prompts.source,
     )
     watch_ids = watch_ids[: config.watch_size]
-    return Parts(policy, tokenizer, reference, critic, source, held_out, prompts, prompt_ids, watch_set, watch_ids)
+    return Parts(
+        policy, tokenizer, reference, critic, source, held_out, prompts, prompt_ids, watch_set, watch_ids, records
+    )
 
 
-def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[PromptSet, list[list[int]]]:
+def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[PromptSet, list[list[int]], dict[str, Any]]:
+    """Prompts that fit, their ids, and how many do not."""
     prompts = load_prompts(source)
+    stated = len(prompts.prompts)
     assert config.max_prompt_tokens is not None
     ids, kept = encode_prompts(
         tokenizer,
@@ -86,7 +94,13 @@ def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[Prompt
     if len(kept) < len(prompts.prompts):
         columns = {name: [values[i] for i in kept] for name, values in prompts.columns.items()}
         prompts = PromptSet([prompts.prompts[i] for i in kept], columns, prompts.source)
-    return prompts, ids
+    counts = {
+        "prompts": len(kept),
+        "prompts_stated": stated,
+        "dropped_overlong_prompts": stated - len(kept),
+        "max_prompt_tokens": config.max_prompt_tokens,
+    }
+    return prompts, ids, data_record(counts, prompts.source)
 
 
 def _set_prompt_window(config: RLConfig, policy: torch.nn.Module, tokenizer: Any) -> None:

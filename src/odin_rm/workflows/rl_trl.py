@@ -29,7 +29,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError
-from odin_rm.core.files import check_run_folder, claim_run_folder, json_safe
+from odin_rm.core.files import atomic_write_json, check_run_folder, claim_run_folder, json_safe
 from odin_rm.core.ranks import together
 from odin_rm.core.settings import given
 from odin_rm.model.backbone import quiet_loading
@@ -43,6 +43,7 @@ from odin_rm.rl.trl_reward import ShapedReward
 from odin_rm.rl.watch import WatchLimits
 from odin_rm.rl.watch_callback import WatchCallback
 from odin_rm.workflows.callbacks import FiniteLoss, MetricsFile, StopOnSignal
+from odin_rm.workflows.data_record import DATA_FILE
 from odin_rm.workflows.policy_training import NOTE_FILE, QuietTrainer, finish_policy
 from odin_rm.workflows.rl import shaping_settings
 from odin_rm.workflows.rl_parts import Parts, load_parts
@@ -143,6 +144,7 @@ def run_trl(config: RLConfig) -> Path:
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
             (run / "checkpoints").mkdir(exist_ok=True)
             write_settings(run, config, (), checkpoint)
+            atomic_write_json(run / DATA_FILE, parts.data)
             if checkpoint is not None:
                 drop_later_lines(run / "samples.jsonl", int(checkpoint.name.split("-")[1]))
     _train(trainer, run, checkpoint)

@@ -61,16 +61,20 @@ class ScoreConfig:
             "With drop the row is written with quality null."
         },
     )
+    read_at: str | None = field(
+        default=None,
+        metadata={"help": "end or before_pad: where a model of an earlier odin-rm that does not say it was read."},
+    )
     on_bad_row: Literal["error", "skip"] = field(
         default="error",
         metadata={"help": "Stop at an unusable row, or write it unscored and list it in OUTPUT.skipped.jsonl."},
     )
     microbatch_tokens: int = field(default=16384, metadata={"help": "Computed tokens per forward pass (memory)."})
-    batch_layout: Literal["auto", "tree", "packed", "padded"] = field(
+    batch_layout: Literal["auto", "tree", "packed", "padded", "single"] = field(
         default="auto",
         metadata={
-            "help": "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, or auto: "
-            "the first of them that gives this model's own scores."
+            "help": "How rows share a forward pass: tree (shared prompts once), packed (no padding), padded, "
+            "single (one at a time), or auto: the first of them that gives this model's own scores."
         },
     )
     tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = field(
@@ -95,7 +99,7 @@ class ScoreConfig:
         for name in ("microbatch_tokens", "chunk_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"is {getattr(self, name)}", where=f"--{name}", fix="Give at least 1.")
-        if self.batch_layout == "padded" and self.tree_attention != "auto":
+        if self.batch_layout in ("padded", "single") and self.tree_attention != "auto":
             what = "has no effect on padded batches"
             raise ConfigError(what, where="--tree_attention", fix="Choose another --batch_layout, or leave it out.")
 
@@ -108,7 +112,10 @@ class ScoreReport:
         rows: rows written.
         scored: rows with a quality reward.
         overlong: rows longer than ``max_length``, written with quality null.
+        overlong_prompts: those of them of which the prompt alone is longer.
+        max_length: the most tokens of a sequence.
         truncated: scored rows of which something was cut away.
+        truncated_responses: those of them that lost a part of the response.
         bad_rows: unusable rows, written with nulls.
         seconds: wall-clock time of reading, scoring and writing, without loading the model.
     """
@@ -116,7 +123,10 @@ class ScoreReport:
     rows: int = 0
     scored: int = 0
     overlong: int = 0
+    overlong_prompts: int = 0
+    max_length: int = 0
     truncated: int = 0
+    truncated_responses: int = 0
     bad_rows: int = 0
     seconds: float = 0.0
 
@@ -161,10 +171,11 @@ def run_score(config: ScoreConfig) -> ScoreReport:
         device=config.device,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
+        read_at=config.read_at,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
-    report, start = ScoreReport(), time.perf_counter()
+    report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
     with interruptible(), ExitStack() as stack:
         advance = stack.enter_context(_progress(config))
         writer = stack.enter_context(RowWriter(config.output))
@@ -340,7 +351,9 @@ def _count(report: ScoreReport, item: _Item) -> None:
     report.bad_rows += item.error is not None
     if item.encoded is not None:
         report.overlong += item.encoded.dropped
+        report.overlong_prompts += item.encoded.dropped and item.encoded.prompt_tokens > report.max_length
         report.truncated += item.encoded.truncated
+        report.truncated_responses += item.encoded.response_cut > 0
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Training a reward model from a config to a run folder: the body of ``odin-rm reward``.
 
 Everything that can be refused is refused before the run folder is touched. The folder then holds ``config.yaml``
-(resolved), ``environment.json``, ``metrics.jsonl``, ``checkpoints/`` and at the end ``model/``.
+(resolved), ``environment.json``, ``data_report.json`` (what of the rows was used), ``metrics.jsonl``,
+``checkpoints/`` and at the end ``model/``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from odin_rm.core.files import (
     append_jsonl,
     atomic_folder,
     atomic_write_bytes,
+    atomic_write_json,
     check_run_folder,
     claim_run_folder,
 )
@@ -29,14 +31,17 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
-from odin_rm.model.backbone import check_model_folder, ensure_pad_token, position_table
-from odin_rm.model.info import is_reward_model_folder
+from odin_rm.model.backbone import check_model_folder, position_table
+from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
+from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.workflows.callbacks import MetricsFile, StopOnSignal
+from odin_rm.workflows.data_record import DATA_FILE, Records, data_record, say_data
 from odin_rm.workflows.reward_plan import RewardPlan, plan_reward_run
 from odin_rm.workflows.run_folder import (
     as_config_errors,
@@ -52,6 +57,8 @@ from odin_rm.workflows.run_folder import (
 log = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 1024
 """Tokens, as in the paper."""
+DEFAULT_READ_AT = "end_of_turn"
+"""Where a policy stops, and so the last token that every tool of reinforcement learning sends."""
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
 BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
@@ -78,6 +85,8 @@ def train_reward_model(config: RewardConfig) -> Path:
     # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
     with together(), config.main_process_first(desc="tokenising"):
         train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
+    records = data_records(train_data, eval_data)
+    say_data(records)
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with together():
@@ -92,6 +101,7 @@ def train_reward_model(config: RewardConfig) -> Path:
             claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
             (run / "checkpoints").mkdir(exist_ok=True)
             write_settings(run, config, REFUSED, checkpoint)
+            atomic_write_json(run / DATA_FILE, records)
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
@@ -138,9 +148,25 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     # The seed decides the heads' first weights; nothing may draw from it in between.
     set_seed(config.seed)
     model = build_model(config, model_path)
-    ensure_pad_token(tokenizer, model.config)
-    config.max_length = _window(config.max_length, model.classifier)
+    _prepare_texts(config, model.classifier, tokenizer, model_path)
+    model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
     return model, tokenizer, checkpoint
+
+
+def choose_reading(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> str:
+    """Where the run reads: as asked, else where a saved reward model was read, else at the end of the turn.
+
+    Raises:
+        ModelError: the saved model does not say where it was read.
+        ConfigError: it was read before its pad token, which no new model is.
+    """
+    if not is_reward_model_folder(path):
+        return config.read_at or DEFAULT_READ_AT
+    saved = saved_settings(RewardModelInfo.load(path), tokenizer, model_config, path).read_at
+    if saved == "before_pad":
+        fix = "Train from the backbone."
+        raise ConfigError("training does not go on from a model that is read before its pad token", where=path, fix=fix)
+    return config.read_at or saved
 
 
 def plan_run(config: RewardConfig) -> RewardPlan:
@@ -151,7 +177,14 @@ def plan_run(config: RewardConfig) -> RewardPlan:
     """
     model_path = _check_required(config)
     with together(), config.main_process_first(desc="tokenising"):
-        return plan_reward_run(config, model_path, load_data, _window)
+        return plan_reward_run(config, model_path, load_data, _prepare_texts, data_records)
+
+
+def _prepare_texts(config: RewardConfig, classifier: Any, tokenizer: Any, path: str) -> None:
+    """Settle where the run reads, with it the pad token, and the window."""
+    config.read_at = choose_reading(config, classifier.config, tokenizer, path)
+    ensure_sound_pad_token(tokenizer, classifier.config, encoding_settings(config))
+    config.max_length = _window(config.max_length, classifier)
 
 
 def _window(max_length: int | None, classifier: Any) -> int:
@@ -245,10 +278,19 @@ def load_data(
     return data, eval_data
 
 
+def data_records(train_data: TokenisedPreferences, eval_data: TokenisedPreferences | None) -> Records:
+    """What of the rows is used, by use; held-out prompts of the training rows are within their counts."""
+    records = {"train": data_record(train_data.report, train_data.source)}
+    if eval_data is not None and eval_data.report is not train_data.report:
+        records["eval"] = data_record(eval_data.report, eval_data.source)
+    return records
+
+
 def encoding_settings(config: RewardConfig) -> EncodingSettings:
     """How the run renders and cuts texts; stored with the model."""
     max_length = config.max_length or DEFAULT_MAX_LENGTH
-    return EncodingSettings(max_length=max_length, overlong=config.overlong)  # type: ignore[arg-type]
+    read_at = config.read_at or DEFAULT_READ_AT
+    return EncodingSettings(max_length=max_length, overlong=config.overlong, read_at=read_at)  # type: ignore[arg-type]
 
 
 def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
@@ -324,7 +366,8 @@ def _check_required(config: RewardConfig) -> str:
 
 def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
     theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
-    check_same_settings(checkpoint, config.trajectory(), theirs)
+    # A checkpoint from before there was a choice was read at the template's own end.
+    check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", **theirs})
     if their_data != data_note(data):
         raise CheckpointError(
             f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",

@@ -1,0 +1,131 @@
+"""Where a reward is read: one rule, for training in every layout, scoring, audit, judge, RL and export.
+
+- *A model of ours* is read at the last token of the conversation as it was rendered: the last token that is no padding,
+  whatever its id. ``read_at`` of the text settings says where the rendered text ends (:mod:`odin_rm.data.tokenise`).
+- *Somebody's classifier* is read where stock transformers reads it, one sequence at a time, with its config as saved.
+  Stock decoders read the last token whose id is not ``config.pad_token_id``. Where a text ends with that very id, they
+  read an earlier token; nobody but the model's author can say that this is wrong, so it is done, and said.
+- An encoder is read by its own code (its first token, a pooler, a mean).
+
+Two things in stock code do not fit the first rule, and both are mended here for the time of one forward pass. Stock
+decoders find the end of a padded row by comparing ids, not by its mask: padding is therefore filled with an id that no
+row of the batch ends with. And rotary positions of the kind ``dynamic`` remember the longest sequence that they have
+seen: they are made to forget it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from odin_rm.model.backbone import reads_left_to_right
+
+
+def stock_skip_id(config: Any) -> int | None:
+    """The id that stock decoders skip at the end of a text: the pad id of the (text) config; ``None`` without one.
+
+    Some configs say -1 for "none"; no token has that id, so nothing is skipped.
+    """
+    pad = getattr(_text_config(config), "pad_token_id", None)
+    return None if pad is None or int(pad) < 0 else int(pad)
+
+
+def set_pad_id(config: Any, pad_token_id: int | None) -> None:
+    """Set the pad id of a config and of the text config in it, which is the one that stock decoders ask."""
+    config.pad_token_id = pad_token_id
+    _text_config(config).pad_token_id = pad_token_id
+
+
+def up_to_reading(ids: np.ndarray, skip_id: int | None) -> np.ndarray:
+    """A sequence up to the token that is read: the last whose id is not ``skip_id`` (the first where all are).
+
+    In a causal model what comes after that token changes nothing.
+
+    Args:
+        ids: ``(T,)`` token ids.
+        skip_id: see :func:`stock_skip_id`.
+    """
+    if skip_id is None or not len(ids) or ids[-1] != skip_id:
+        return ids
+    others = np.flatnonzero(np.asarray(ids) != skip_id)
+    return ids[: int(others[-1]) + 1] if len(others) else ids[:1]
+
+
+def padded_logits(
+    classifier: Any, backbone: Any, input_ids: Tensor, attention_mask: Tensor, *, stock: bool = False
+) -> Tensor:
+    """``(R, H)`` output of a classifier for rows padded on the right, each read by the rule of this module.
+
+    Args:
+        classifier: the sequence classifier itself.
+        backbone: what is called: the classifier or a wrapper around it (LoRA).
+        input_ids: ``(R, T)`` token ids.
+        attention_mask: ``(R, T)`` 1 for real tokens.
+        stock: read where the saved config says; without it at the last real token.
+    """
+    forget_lengths(classifier.base_model)
+    options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") else {}
+    if not reads_left_to_right(classifier.base_model):
+        return backbone(input_ids=input_ids, attention_mask=attention_mask, **options).logits
+    skip = stock_skip_id(classifier.config)
+    if stock and skip is not None:
+        filled = input_ids.masked_fill(attention_mask == 0, skip)
+        return backbone(input_ids=filled, attention_mask=attention_mask, **options).logits
+    with last_token_read(classifier.config, input_ids, attention_mask) as filled:
+        return backbone(input_ids=filled, attention_mask=attention_mask, **options).logits
+
+
+@contextmanager
+def last_token_read(config: Any, input_ids: Tensor, attention_mask: Tensor) -> Iterator[Tensor]:
+    """Within the block a stock decoder with this config reads each row of the yielded ids at its last real token.
+
+    Args:
+        config: the classifier's config; its pad id is another one within the block where a row ends with it.
+        input_ids: ``(R, T)`` token ids.
+        attention_mask: ``(R, T)`` 1 for real tokens.
+    """
+    last_R1 = (attention_mask * torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)).argmax(-1, True)
+    ends = set(input_ids.gather(1, last_R1).flatten().tolist())
+    saved = config.pad_token_id, _text_config(config).pad_token_id
+    filler = stock_skip_id(config)
+    if filler is None or filler in ends:
+        filler = next(number for number in range(len(ends) + 1) if number not in ends)
+    set_pad_id(config, filler)
+    try:
+        yield input_ids.masked_fill(attention_mask == 0, filler)
+    finally:
+        config.pad_token_id, _text_config(config).pad_token_id = saved
+
+
+def forget_lengths(base: nn.Module) -> None:
+    """Let rotary positions of the kind ``dynamic`` forget the longest sequence they have seen.
+
+    Stock code keeps the frequencies of that sequence for every later one between the model's original window and it, so
+    a score would depend on what was scored before.
+    """
+    for module in base.modules():
+        original = getattr(module, "original_max_seq_len", None)
+        if original is None:
+            continue
+        for name in [n for n in vars(module) if n.endswith("max_seq_len_cached")]:
+            prefix = name.removesuffix("max_seq_len_cached")
+            frequencies = getattr(module, f"{prefix}original_inv_freq", None)
+            current = getattr(module, f"{prefix}inv_freq", None)
+            if frequencies is None or current is None or getattr(module, name) == original:
+                continue
+            module.register_buffer(f"{prefix}inv_freq", frequencies.to(current.device), persistent=False)
+            setattr(module, name, original)
+
+
+def ends_skipped(sequences: Sequence[Sequence[int]], skip_id: int | None) -> int:
+    """How many sequences are read before their last token, because it is ``skip_id``."""
+    return sum(1 for ids in sequences if len(ids) and ids[-1] == skip_id) if skip_id is not None else 0
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
