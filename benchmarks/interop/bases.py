@@ -51,7 +51,7 @@ class Base:
     tokenizer: Callable[[Sequence[str]], Any]
     config: Callable[[Any], Any]
     encoder: bool = False
-    spread: float = 0.05
+    spread: float = 0.03
 
 
 def byte_pairs(texts: Sequence[str], special: Sequence[str]) -> Tokenizer:
