@@ -29,8 +29,8 @@ REQUIREMENTS := benchmarks/interop/requirements
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart reproduce test test-slow check format interop clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-trees
+.PHONY: help quickstart reproduce test test-slow check format clean
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -57,6 +57,7 @@ format: $(INSTALLED_TEST)  ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
+.PHONY: interop
 interop: $(INSTALLED_TEST)  ## One text, one score in real peer packages, 20 to 40 minutes; ARGS="--tools trl --models qwen"
 	@for peer in $(PEERS); do $(MAKE) --no-print-directory .venv-interop-$$peer/.installed \
 		|| echo "interop: the environment '$$peer' cannot be installed here, so its tools are skipped"; done
@@ -79,6 +80,9 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python -m benchmarks.compare_trl $(ARGS)
+
+bench-read-at: $(INSTALLED_TEST)  ## Reward read at the end of the turn or of the template; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.read_at $(ARGS)
 
 bench-reward-speed: $(INSTALLED_TEST)  ## Reward training beside TRL's at its best settings; ARGS="--data DIR"
 	$(BIN)/python -m benchmarks.reward_speed $(ARGS)

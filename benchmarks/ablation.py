@@ -38,7 +38,7 @@ from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.objectives.association import pearson
 from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
-from odin_rm.reward.loader import RankBatch
+from odin_rm.reward.loader import PairColumns
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.experiment import TRUE_QUALITY, QuickstartConfig, reward_config, write_data
 from odin_rm.testbed.tiny import save_tiny_model
@@ -69,7 +69,7 @@ COLUMNS = {
 }
 
 
-def slot_groups(batch: RankBatch, size: int, *, by_length: bool) -> list[Tensor]:
+def slot_groups(batch: PairColumns, size: int, *, by_length: bool) -> list[Tensor]:
     """Positions of the batch's chosen and rejected slots in groups of ``size``: whole pairs, or like lengths."""
     if by_length:
         slots = torch.cat([batch.chosen_B, batch.rejected_B])
@@ -84,7 +84,7 @@ class AblationTrainer(RewardTrainer):
     group: int | None = None
     by_length = False
 
-    def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
+    def objective(self, scores: RewardScores, batch: PairColumns, warmth: float = 1.0) -> DisentangledLoss:
         """The exact objective, or the one that micro-batches of ``group`` sequences would give."""
         if self.group is None:
             return super().objective(scores, batch, warmth)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.export_parity [--output FILE.json]
 
-Tiny random models (``tests/families.py``) in float32, eight sequences of 2 to 30 tokens for the check of the export,
-and texts through ``transformers.pipeline("text-classification")`` and through TRL's reward path (``num_labels=1``,
-right padding, ``logits[:, 0]``). Printed are the largest absolute differences in reward units.
+Tiny random models (``tests/families.py``) in float32, eight sequences of 2 to 30 tokens and the built-in texts for the
+check of the export, in every way of reading, and texts through ``transformers.pipeline("text-classification")`` and
+through TRL's reward path (``num_labels=1``, right padding, ``logits[:, 0]``). Printed are the largest absolute
+differences in reward units.
 """
 
 from __future__ import annotations

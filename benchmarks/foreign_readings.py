@@ -25,7 +25,7 @@ from odin_rm.model.scoring import load_scorer, score_sequences
 
 EOS, OWN = 2, 0
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-LENGTHS = (300, 7, 41, 130, 3, 64, 257, 18)
+LENGTHS = (300, 9, 41, 130, 8, 64, 257, 18)  # Canine needs at least 4 tokens
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 LONGROPE = {
     "rope_type": "longrope",
@@ -77,10 +77,10 @@ def architectures() -> dict[str, Any]:
         "electra": tf.ElectraConfig(**common, **SMALL, embedding_size=16, **room),
         "distilbert": tf.DistilBertConfig(**common, dim=16, hidden_dim=32, n_layers=2, n_heads=2, **room),
         "mpnet": tf.MPNetConfig(**common, **SMALL, **room),
-        "nystromformer": tf.NystromformerConfig(**common, **SMALL, **room, segment_means_seq_len=64, num_landmarks=8),
+        "nystromformer": tf.NystromformerConfig(**common, **SMALL, **room),
         "canine": tf.CanineConfig(
             **{**common, "vocab_size": 1}, **SMALL, **room, downsampling_rate=4, num_hash_functions=2,
-            num_hash_buckets=64, local_transformer_stride=16,
+            num_hash_buckets=512, local_transformer_stride=16,
         ),
         "fnet": tf.FNetConfig(**{**common}, **{k: v for k, v in SMALL.items() if k != "num_attention_heads"}, **room),
         "funnel": tf.FunnelConfig(

@@ -117,7 +117,8 @@ def by_stock(path: Path, rows: list[tuple[str, str]], *, causal: bool) -> dict[s
     chats = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in rows]
     rendered = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
     found = {}
-    for side in ("right", "left") if causal else ("right",):
+    # Stock GPT-2 counts positions from the padding on; the tokenizer of the export pads on the right.
+    for side in ("right", "left") if causal and model.config.model_type != "gpt2" else ("right",):
         inputs = tokenizer(rendered, return_tensors="pt", padding=True, padding_side=side, add_special_tokens=False)
         found[f"export, padded on the {side}"] = model(**inputs).logits[:, 0].double().numpy()
     if causal:

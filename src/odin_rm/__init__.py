@@ -28,6 +28,7 @@ _HOME = {
     "load_preferences": "odin_rm.data.load",
     "load_scorer": "odin_rm.model.scoring",
     "score_preferences": "odin_rm.reward.scoring",
+    "score_rendered": "odin_rm.model.score_rendered",
     "score_texts": "odin_rm.model.scoring",
     "train_reward_model": "odin_rm.workflows.train",
 }
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from odin_rm.evaluation.records import ScoredPreferences as ScoredPreferences
     from odin_rm.model.export import export_quality_head as export_quality_head
     from odin_rm.model.reward_model import RewardModel as RewardModel
+    from odin_rm.model.score_rendered import score_rendered as score_rendered
     from odin_rm.model.scoring import Scorer as Scorer
     from odin_rm.model.scoring import load_scorer as load_scorer
     from odin_rm.model.scoring import score_texts as score_texts

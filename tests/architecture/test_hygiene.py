@@ -121,3 +121,21 @@ def can_fail(node: ast.AST) -> bool:
         return True
     checks = ("raises", "fail", "assert", "check", "gradcheck", "warns", "refus", "expect")
     return any(word in name.split(".")[-1].lower() for name, _ in calls(node) for word in checks)
+
+
+# Where a process, a page or a server has no sign to wait for.
+MAY_SLEEP = {
+    "tests/waiting.py",
+    "tests/chromium.py",
+    "tests/judging/server.py",
+    "tests/judging/test_killed.py",
+    "tests/rl/test_runs.py",
+    "tests/serve/test_study_page.py",
+    "tests/workflows/sweep_worker.py",
+}
+
+
+def test_tests_wait_for_signs_and_not_for_time():
+    sleeps = re.compile(r"\btime\.sleep\(|\bsleep \d")
+    found = {str(path.relative_to(ROOT)) for path in TESTS if sleeps.search(path.read_text(encoding="utf-8"))}
+    assert found - {"tests/architecture/test_hygiene.py"} == MAY_SLEEP

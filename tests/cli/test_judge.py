@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from odin_rm.cli.main import main
 from tests.judging.conftest import write_outputs
 from tests.judging.server import KEY, FakeEndpoint, biased, honest
+from tests.waiting import PATIENCE
 
 
 def row(k: int, **fields) -> dict:
@@ -169,26 +169,28 @@ def test_without_the_client_the_extra_is_named(sides, refuse, monkeypatch):
     refuse(command(), "pip install 'odin-rm[judge]'")
 
 
-def test_a_signal_ends_it_with_130_and_it_goes_on_from_there(sides, monkeypatch):
+@pytest.mark.parametrize("sigint", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background of a script"])
+def test_a_signal_ends_it_with_130_and_it_goes_on_from_there(sides, monkeypatch, sigint):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     write_outputs(sides / "candidate.json", [8] * 40, "new")
     write_outputs(sides / "baseline.json", [5] * 40, "old")
     with FakeEndpoint() as server:
-        server.seconds = 0.1
+        server.held_from = 6
         words = command(base_url=server.url, concurrency=2)
         process = subprocess.Popen(
-            [sys.executable, "-m", "odin_rm.cli.main", *words], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "odin_rm.cli.main", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
         )
-        deadline = time.monotonic() + 240
-        while len(server.answered) < 6 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        # A worker asks for the next reply when it has saved the one before: six are saved, two are under way.
+        server.until(8)
         process.send_signal(signal.SIGTERM)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 130, error
-        assert "of 80 judgements are saved. Run the same command again to go on." in error
+        assert "6 of 80 judgements are saved. Run the same command again to go on." in error
         assert error.count("\n") == 1
-        server.seconds = 0.0
-        before = len(server.requests)
+        server.let_go()
         assert main(words) == 0
-        assert len(server.requests) - before <= 80 - 4
+        assert len(server.requests) == 8 + 74
     assert len(json.loads(Path("out/annotations.json").read_text())) == 40

@@ -152,13 +152,17 @@ raise SystemExit(main(["score"]))
 
 def test_output_that_nobody_reads_is_no_bug() -> None:
     process = subprocess.Popen(
-        ["bash", "-c", 'sleep 1; exec "$0" -c "$1"', sys.executable, TALKS],
+        ["bash", "-c", 'read -r; exec "$0" -c "$1"', sys.executable, TALKS],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     assert process.stderr is not None
+    assert process.stdin is not None
     process.stdout.close()  # before the first word is written
+    process.stdin.write("now\n")
+    process.stdin.close()
     assert process.stderr.read() == ""
     assert process.wait() == 141

@@ -6,7 +6,6 @@ import json
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from odin_rm.serve.study import run as study_run
 from odin_rm.serve.study.config import StudyConfig
 from tests.serve.conftest import write_policies
 from tests.serve.test_study_server import post
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -48,9 +48,7 @@ def test_a_study_from_the_first_line_to_the_last(sides, capsys, monkeypatch):
     monkeypatch.setattr(uvicorn, "Server", Server)
 
     def rate() -> None:
-        deadline = time.monotonic() + 60
-        while not (servers and servers[-1].started) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: servers and servers[-1].started)
         address = f"http://127.0.0.1:{servers[-1].servers[0].sockets[0].getsockname()[1]}"
         try:
             state = post(address, "start", rater="Ann")

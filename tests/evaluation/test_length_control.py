@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from odin_rm.core.errors import ShapeError
+from odin_rm.evaluation.annotations import read_annotations
 from odin_rm.evaluation.length_control import (
     RIDGE,
     deviation_length_term,
@@ -25,6 +26,7 @@ from odin_rm.evaluation.length_control import (
     length_tells_all,
     relative_length_term,
 )
+from tests.evaluation.made import ALPACA_EVAL, MADE, PROMPTS
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval_annotations"
 # What the public leaderboard says: win rate, length-controlled win rate, and the length-only reference fit.
@@ -274,6 +276,22 @@ def test_one_gamed_system_cannot_move_the_others_far(real):
     without = fit_joint(label[honest], term[honest], ones).controlled(ones)[0]
     assert np.abs(whole - without).max() < 4
     assert np.argsort(whole).tolist() == np.argsort(without).tolist()
+
+
+# ---- AlpacaEval's own code -------------------------------------------------------------------------------------------
+
+
+def test_the_length_term_alone_is_alpaca_evals_fit_on_annotations_of_our_own():
+    systems = read_annotations([MADE]).systems
+    assert [system.candidate for system in systems] == list(ALPACA_EVAL)
+    for system in systems:
+        win_rate, controlled, wins, losses = ALPACA_EVAL[system.candidate]
+        label = system.preference - 1
+        assert (100 * label.mean(), (label > 0.5).sum(), (label < 0.5).sum()) == pytest.approx((win_rate, wins, losses))
+        candidate, baseline = (
+            np.array([len(text) for text in texts]) for texts in (system.candidate_outputs, system.baseline_outputs)
+        )
+        assert point(length_only(label, candidate, baseline), PROMPTS) == pytest.approx(controlled, abs=1e-3)
 
 
 # ---- the public files ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from odin_rm.judging import pacing
 from odin_rm.workflows.judge import JudgeConfig
+from tests.judging.clock import ManualClock
 from tests.judging.server import KEY
 
 
@@ -32,6 +33,14 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.01)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The time of every judge that is made from here on: it stands still."""
+    made = ManualClock()
+    monkeypatch.setattr(pacing, "CLOCK", made)
+    return made
 
 
 @pytest.fixture

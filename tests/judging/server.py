@@ -16,6 +16,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from odin_rm.judging import pacing
+from tests.waiting import PATIENCE
+
 KEY = "sk-secret-of-the-tests"
 _ANSWERS = re.compile(r"<answer_[1a]>\n(.*?)\n</answer_[1a]>.*<answer_[2b]>\n(.*?)\n</answer_[2b]>", re.DOTALL)
 _WORTH = re.compile(r"worth (-?\d+)")
@@ -47,6 +50,12 @@ class FakeEndpoint(ThreadingHTTPServer):
             ``html``, ``half_json``, ``no_choices``, ``cut``, ``cut_stream``, ``drop``, ``quota``, or a pair of a
             status and headers.
         port: 0 takes a free one.
+
+    Attributes:
+        held_from: requests from this number on wait for :meth:`let_go` before they are answered.
+        after: by its number, how many requests must have come before a request is answered.
+        times: when each request came, by the clock of the judge.
+        seconds: of sleep before each answer.
     """
 
     daemon_threads = True
@@ -56,23 +65,37 @@ class FakeEndpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.reply, self.faults = reply, faults or {}
         self.seconds = 0.0
+        self.held_from: int | None = None
+        self.after: dict[int, int] = {}
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.headers: list[dict[str, str]] = []
         self.answered: Counter[str] = Counter()
         self.log: Any = None
-        self.under_way = self.most_under_way = 0
-        self.guard = threading.Lock()
+        self.under_way = 0
+        self.guard = threading.Condition()
+        self.opened, self.closing = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
+    def until(self, requests: int) -> None:
+        """Wait until so many requests have come."""
+        with self.guard:
+            assert self.guard.wait_for(lambda: len(self.requests) >= requests, PATIENCE), len(self.requests)
+
+    def let_go(self) -> None:
+        """Answer what was held back at the gate, and whatever comes."""
+        self.opened.set()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # clients of these tests hang up as they like
 
     def __exit__(self, *args: Any) -> None:
+        self.opened.set()
+        self.closing.set()
         self.shutdown()
         super().__exit__(*args)
 
@@ -90,13 +113,17 @@ class _Handler(BaseHTTPRequestHandler):
         with server.guard:
             number = len(server.requests)
             server.requests.append(body)
-            server.times.append(time.monotonic())
+            server.times.append(pacing.CLOCK.now())
             server.headers.append({name.lower(): value for name, value in self.headers.items()})
             server.under_way += 1
-            server.most_under_way = max(server.most_under_way, server.under_way)
+            server.guard.notify_all()
         try:
             if server.seconds:
                 time.sleep(server.seconds)
+            if number in server.after:
+                server.until(server.after[number])
+            if server.held_from is not None and number >= server.held_from:
+                server.opened.wait()
             if self.headers.get("Authorization") == f"Bearer {KEY}":
                 self.answer(body, server.faults.get(number))
             else:
@@ -116,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "quota":
             self.send(429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
         elif fault == "hang":
-            time.sleep(3.0)
+            self.server.closing.wait()
+            self.close_connection = True
         elif fault == "drop":
             self.close_connection = True
         elif fault == "html":

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
-import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from odin_rm.core.errors import ConfigError, JudgeError, OutputError
+from odin_rm.judging import pacing
 from odin_rm.judging.cache import JudgementCache
+from odin_rm.judging.chat import Call, ChatClient, ChatSettings, Reply
 from odin_rm.workflows.judge import estimate_run, run_judge
+from tests.judging.clock import beside
 from tests.judging.conftest import annotations, write_outputs
 from tests.judging.server import KEY, FakeEndpoint, biased
+from tests.waiting import PATIENCE
 
 PREFERENCES = [2.0, 2.0, 1.0, 1.5, 2.0]
 
@@ -80,40 +84,61 @@ def test_the_two_orders_cancel_a_judges_liking_for_the_first_place(room, make_co
     assert report["first_place_preference"] == pytest.approx(0.9)
 
 
-def patience(fault: object) -> float:
-    """Seconds for a call: less than the server hangs, else so many that a busy machine is no fault."""
-    return 2.0 if fault == "hang" else 60.0
-
-
 @pytest.mark.parametrize(
-    "fault", [429, 500, 503, "hang", "html", "half_json", "no_choices", "cut", "drop", (429, {"Retry-After": "0.05"})]
+    "fault", [429, 500, 503, "html", "half_json", "no_choices", "cut", "drop", (429, {"Retry-After": "0.05"})]
 )
 def test_what_may_pass_is_asked_again_and_counted(make_config, fault):
     with FakeEndpoint(faults={0: fault, 4: fault, 7: fault}) as server:
-        report = run_judge(make_config(base_url=server.url, timeout=patience(fault), concurrency=3))
+        report = run_judge(make_config(base_url=server.url, concurrency=3))
         expect_all_judged_once(server)
         assert len(server.requests) == 13
     assert report["judgements"]["calls_made_again"] == 3
     assert report["judgements"]["unparsed_replies"] == 0
 
 
-@pytest.mark.parametrize("fault", ["cut_stream", "half_json", "hang", "drop", 500])
+@pytest.mark.parametrize("fault", ["cut_stream", "half_json", "drop", 500])
 def test_streams_that_break_off_are_asked_again(make_config, fault):
     with FakeEndpoint(faults={0: fault, 5: fault}) as server:
-        report = run_judge(make_config(base_url=server.url, stream=True, timeout=patience(fault)))
+        report = run_judge(make_config(base_url=server.url, stream=True))
         expect_all_judged_once(server)
     assert report["judgements"]["calls_made_again"] == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_hangs_is_given_up_after_the_timeout_and_made_again(make_config, clock, stream):
+    hangs = (0, 4, 7)
+    with FakeEndpoint(faults=dict.fromkeys(hangs, "hang")) as server:
+        config = make_config(base_url=server.url, stream=stream, timeout=30.0, concurrency=1)
+        with beside(run_judge, config, at_end=clock.let_go) as run:
+            for number in hangs:
+                server.until(number + 1)
+                clock.advance(29.0)
+                clock.advance(1.0)
+                clock.until_pausing(1)
+                clock.advance(pacing.FIRST_PAUSE)
+            report = run.result(PATIENCE)
+        assert len(server.requests) == 13
+        expect_all_judged_once(server)
+    assert report["judgements"]["calls_made_again"] == 3
+    assert len(clock.pauses) == 3
+
+
 @pytest.mark.parametrize("header", ["Retry-After", "retry-after-ms"])
-def test_a_refused_call_holds_all_workers_back_for_as_long_as_the_server_asks(make_config, header):
+def test_a_refused_call_holds_all_workers_back_for_as_long_as_the_server_asks(make_config, clock, header):
     wait = {"Retry-After": "1.0", "retry-after-ms": "1000"}[header]
     with FakeEndpoint(faults={0: (429, {header: wait})}) as server:
-        server.seconds = 0.05
-        run_judge(make_config(base_url=server.url, concurrency=3))
+        server.after[0], server.held_from = 3, 1
+        config = make_config(base_url=server.url, concurrency=3)
+        with beside(run_judge, config, at_end=lambda: (clock.let_go(), server.let_go())) as run:
+            clock.until_pausing(1)  # the one that was refused
+            server.let_go()
+            clock.until_pausing(3)  # and two that were answered
+            assert len(server.requests) == 3
+            clock.advance(1.0)
+            run.result(PATIENCE)
+        assert server.times == [0.0] * 3 + [1.0] * 8
+        assert clock.pauses == [1.0] * 3
         expect_all_judged_once(server)
-        # Without it the longest silence would be the time of one reply.
-        assert max(b - a for a, b in pairwise(server.times)) >= 0.5
 
 
 def test_a_wait_that_is_too_long_ends_the_run_with_what_it_has(make_config):
@@ -125,15 +150,40 @@ def test_a_wait_that_is_too_long_ends_the_run_with_what_it_has(make_config):
         expect_all_judged_once(server)
 
 
-def test_calls_under_way_and_calls_per_minute_are_limited(make_config):
+def test_calls_per_minute_are_limited(make_config, clock):
     with FakeEndpoint() as server:
-        server.seconds = 0.05
-        run_judge(make_config(base_url=server.url, concurrency=3))
-        assert server.most_under_way == 3
-    with FakeEndpoint() as server:
-        start = time.monotonic()
-        run_judge(make_config(base_url=server.url, requests_per_minute=1200, output="other"))
-        assert time.monotonic() - start >= 9 * 60 / 1200
+        config = make_config(base_url=server.url, requests_per_minute=240, concurrency=1)
+        with beside(run_judge, config, at_end=clock.let_go) as run:
+            for _ in range(9):
+                clock.until_pausing(1)
+                clock.advance(0.25)
+            run.result(PATIENCE)
+        assert server.times == [0.25 * k for k in range(10)]
+        assert clock.pauses == [0.25] * 9
+        expect_all_judged_once(server)
+
+
+def test_as_many_calls_are_under_way_as_asked(monkeypatch):
+    """Each call lets all others go as far as they can before it ends."""
+    under_way: list[int] = []
+    most = []
+
+    async def call(self: ChatClient, client: Any, one: Call) -> Reply:
+        under_way.append(1)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        most.append(len(under_way))
+        under_way.pop()
+        return Reply("", "stop", None, None)
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(ChatClient, "_call", call)
+    settings = ChatSettings("m", base_url="http://nowhere/v1", concurrency=3)
+    taken: list[int] = []
+    calls = [Call([{"role": "user", "content": "?"}])] * 10
+    ChatClient(settings, role="judge", error=JudgeError).complete(calls, lambda number, reply: taken.append(number))
+    assert max(most) == 3
+    assert sorted(taken) == list(range(10))
 
 
 def test_a_reply_that_cannot_be_read_is_asked_for_once_more_and_never_guessed(make_config):
@@ -307,12 +357,15 @@ def test_every_question_is_its_own_key(make_config):
 
 def test_what_is_under_way_when_another_call_fails_is_still_taken_in(make_config):
     with FakeEndpoint(faults={3: "quota"}) as server:
-        server.seconds = 0.2
-        with pytest.raises(JudgeError, match="quota"):
-            run_judge(make_config(base_url=server.url, concurrency=4))
-        # Whatever was answered is kept, and nothing was asked after the failure.
-        assert len(stored()) == sum(server.answered.values()) < 10
-        server.seconds = 0.0
+        server.held_from = 0
+        config = make_config(base_url=server.url, concurrency=4)
+        with beside(run_judge, config, at_end=server.let_go) as run:
+            server.until(4)
+            server.let_go()
+            with pytest.raises(JudgeError, match="quota"):
+                run.result(PATIENCE)
+        # Whatever was answered is kept, and little was asked after the failure: no worker began a second call more.
+        assert 3 <= len(stored()) == sum(server.answered.values()) < 10
         run_judge(make_config(base_url=server.url))
         expect_all_judged_once(server)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from odin_rm.core.errors import DataError, OdinError
+from odin_rm.evaluation.annotation_rows import ORDERS
+from odin_rm.evaluation.annotations import read_annotations
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_scorer, load_tokenizer, score_texts
 from odin_rm.testbed.phrases import FILLERS, HARMFUL, HELPFUL
@@ -128,14 +131,69 @@ def test_orders_that_were_recorded_apart_stay_apart(make_config, steps):
     assert (report["reversal"], report["missing"]) == (1.0, 1)
 
 
+def by_order(*orders: str) -> list[dict]:
+    """Each order as a row of its own; in the second the candidate is liked a tenth more."""
+    return [
+        row | {"order": order, "preference": row["preference"] + 0.1 * k}
+        for k, order in enumerate(orders)
+        for row in recorded()
+    ]
+
+
+def save_rows(name: str, rows: list[dict]) -> None:
+    """As JSON, or as CSV, where every field is text and a missing one is empty."""
+    if name.endswith(".json"):
+        Path(name).write_text(json.dumps(rows))
+        return
+    with Path(name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(field for row in rows for field in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("name", ["notes.json", "notes.csv"])
+@pytest.mark.parametrize(
+    ("rows", "expected", "straight"),
+    [
+        # AlpacaEval's older sign of a tie is 0.
+        (recorded(preference=0), [1.0, 1.5, 1.4, 1.6, 1.8], [1.0, 1.5, 1.4, 1.6, 1.8]),
+        (recorded(preference="1.75"), [1.0, 1.75, 1.4, 1.6, 1.8], [1.0, 1.75, 1.4, 1.6, 1.8]),
+        ([{"prompt": row.pop("instruction")} | row for row in recorded()], [1.0, 1.2, 1.4, 1.6, 1.8], None),
+        (by_order("candidate_second", "candidate_first"), [1.05, 1.25, 1.45, 1.65, 1.85], [1.0, 1.2, 1.4, 1.6, 1.8]),
+        (by_order("b", "a"), [1.05, 1.25, 1.45, 1.65, 1.85], [1.05, 1.25, 1.45, 1.65, 1.85]),
+        (
+            [row | {f"preference_{order}": None for order in ORDERS} for row in recorded(preference=0)],
+            [1.0, 1.5, 1.4, 1.6, 1.8],
+            None,
+        ),
+        (
+            [row | {"preference_candidate_second": 0, "preference_candidate_first": 2} for row in recorded()],
+            [1.75] * 5,
+            [1.5] * 5,
+        ),
+    ],
+    ids=["zero", "text", "prompt", "orders apart", "orders by other names", "orders unknown", "zero in an order"],
+)
+def test_the_judge_reads_what_win_rate_reads(make_config, steps, rows, expected, straight, name):
+    save_rows(name, rows)
+    (system,) = read_annotations([name]).systems
+    assert system.preference.tolist() == pytest.approx(expected)
+    run_judge(make_config(judge=name))
+    assert [row["preference"] for row in annotations()] == pytest.approx(expected)
+    if straight is not None:
+        assert [row["preference_candidate_second"] for row in annotations()] == pytest.approx(straight)
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
         (recorded(output_2="another"), "holds no judgement of these outputs for 1 instructions (one is 'q1')"),
-        (recorded(preference=3), "row 2: 'preference' is 3, not a number from 1 to 2"),
-        (recorded(preference="good"), "row 2: 'preference' is 'good'"),
-        (recorded(output_1=None), "row 2: is no annotation of two outputs"),
+        (recorded(preference=3), "row 2: the preference is 3, not between 1 and 2"),
+        (recorded(preference="good"), "row 2: the preference is not a number"),
+        (recorded(output_1=None), "row 2: field 'output_1' is missing"),
         (recorded() + recorded()[:1], "row 6: the same two outputs are judged again"),
+        (recorded() + by_order("a")[:1], "row 6: the same two outputs are judged again"),
+        (by_order("a", "b") + by_order("b")[:1], "row 11: the same two outputs are judged again"),
     ],
 )
 def test_unusable_records(make_config, steps, rows, said):

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.judging.conftest import write_outputs
 from tests.judging.server import KEY
+from tests.waiting import wait_until
 
 PROMPTS, CONCURRENCY = 1000, 8
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,13 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def start(*words: str) -> subprocess.Popen:
     environment = {**os.environ, "OPENAI_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-m", *words], env=environment, stdout=subprocess.DEVNULL)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def listens(port: int) -> bool:

@@ -11,7 +11,7 @@ from odin_rm.data.batching import collate
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from odin_rm.model.layout import choose_layout
 from odin_rm.model.pad_token import OWN_PAD, closing_ids, ensure_sound_pad_token
-from odin_rm.model.reading import forget_lengths, last_token_read, set_pad_id, stock_skip_id, up_to_reading
+from odin_rm.model.reading import forget_earlier, last_token_read, set_pad_id, stock_skip_id, up_to_reading
 from odin_rm.model.scoring import ColumnClassifier, score_sequences
 from tests.model.tree_cases import model_of
 from tests.model.words import build_tokenizer
@@ -41,7 +41,7 @@ def classifier(pad: int | None, **rope) -> ColumnClassifier:
 
 @torch.no_grad()
 def stock(model: ColumnClassifier, ids) -> float:
-    forget_lengths(model.classifier)
+    forget_earlier(model.classifier)
     return float(model.classifier(input_ids=torch.as_tensor(np.asarray(ids), dtype=torch.int64)[None]).logits[0, 0])
 
 

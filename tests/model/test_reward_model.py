@@ -242,6 +242,23 @@ def test_the_card_holds_the_audit(tmp_path):
     assert "| learning_rate | 1e-05 |" in text
 
 
+def test_the_folder_says_what_transformers_4_and_other_tools_read(tmp_path):
+    model = reward_model("llama", tmp_path / "base")
+    model.info = model.info.with_(reward_mean=0.25, reward_std=1.5)
+    model.save_pretrained(tmp_path / "model", tokenizer=build_tokenizer("llama"))
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    expected = {"rope_theta": 10_000.0, "torch_dtype": "float32", "mean": 0.25, "std": 1.5, "pad_token_id": 0}
+    assert {name: config[name] for name in expected} == expected
+    assert config["rope_parameters"]["rope_theta"] == 10_000.0
+    assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"
+    reader = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert reader["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert reader["model_input_names"] == ["input_ids", "attention_mask"]
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "odin-rm export --model this-folder --output exported" in card
+    assert "vLLM, verl, OpenRLHF" in card
+
+
 def test_push_to_hub_uploads_the_folder(tmp_path, monkeypatch):
     import huggingface_hub
 

@@ -84,7 +84,7 @@ def outputs_file(path: Path, texts: dict[str, str], tokens: int = 7) -> Path:
     return write_json(path, rows)
 
 
-def judged_folder(folder: Path, preferences: tuple[float | None, ...] = (2.0, 2.0, 1.5, 1.0)) -> Path:
+def judged_folder(folder: Path, preferences: tuple[Any, ...] = (2.0, 2.0, 1.5, 1.0)) -> Path:
     rows = [
         {"instruction": f"q{k}", "output_1": "base", "output_2": "candidate answer", "generator_1": "sft",
          "generator_2": "ppo", "annotator": "fake-judge", "preference": value}

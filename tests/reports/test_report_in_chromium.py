@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import operator
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from odin_rm.workflows.report import ReportConfig, run_report
 from tests.chromium import AXE, WITHOUT_AXE, chromium, colour_scheme, faults
 from tests.reports import run_folders as made
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +37,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     names = [made.HOSTILE[1], *(path.stem for path in paths[1:])]
     config = ReportConfig([str(path) for path in paths], str(tmp_path / "page.html"), names=names)
     return run_report(config).page.as_uri()
-
-
-def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Reader:
@@ -87,7 +80,7 @@ class Reader:
 
 def open_page(browser, address: str) -> Reader:
     browser.get(address)
-    wait(lambda: "drawn" in browser.find_element("css selector", "html").get_attribute("class"))
+    wait_until(lambda: "drawn" in browser.find_element("css selector", "html").get_attribute("class"))
     return Reader(browser, "rl_quality")
 
 
@@ -113,47 +106,47 @@ def test_everything_on_the_page_can_be_used(browser, address):
         whole = one.width("yaxis")
         for name, compare in (("in", operator.lt), ("out", operator.eq), ("reset", operator.eq)):
             browser.execute_script("arguments[0].click()", one.all(f"[data-do={name}]")[0])
-            wait(lambda: compare(round(one.width("yaxis"), 6), round(whole, 6)))  # noqa: B023
+            wait_until(lambda: compare(round(one.width("yaxis"), 6), round(whole, 6)))  # noqa: B023
     whole = figure.width()
     figure.focus()
     figure.press("+")
-    wait(lambda: figure.width() < whole)
+    wait_until(lambda: figure.width() < whole)
     assert figure.reading == "Zoomed in."
     figure.press("-", "-")
-    wait(lambda: figure.width() > whole)
+    wait_until(lambda: figure.width() > whole)
     figure.press("0")
-    wait(lambda: round(figure.width(), 6) == round(whole, 6))
+    wait_until(lambda: round(figure.width(), 6) == round(whole, 6))
     canvas = figure.all(".canvas")[0]
     figure.centre()
     ActionChains(browser).move_to_element_with_offset(canvas, -60, -60).click_and_hold().move_by_offset(
         120, 90
     ).release().perform()
-    wait(lambda: figure.width() < whole)
+    wait_until(lambda: figure.width() < whole)
     ActionChains(browser).move_to_element(figure.all("h3")[0]).perform()  # a resting mouse reads points, too
     figure.focus()
     figure.press("0")
-    wait(lambda: figure.reading == "The whole figure is shown.")
+    wait_until(lambda: figure.reading == "The whole figure is shown.")
 
     # Points are read by key and by hovering.
     figure.press(Keys.ARROW_RIGHT)
-    wait(lambda: figure.reading.startswith(f"{made.HOSTILE[1]}: 0.500 at 1 (optimiser steps)"))
+    wait_until(lambda: figure.reading.startswith(f"{made.HOSTILE[1]}: 0.500 at 1 (optimiser steps)"))
     figure.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
-    wait(lambda: "1.000 at 2" in figure.reading)
+    wait_until(lambda: "1.000 at 2" in figure.reading)
     figure.press(Keys.ARROW_DOWN)
-    wait(lambda: "watch" in figure.reading)
+    wait_until(lambda: "watch" in figure.reading)
     figure.press(Keys.ARROW_UP)
     assert browser.find_elements("css selector", "#chart-rl_quality .hoverlayer .hovertext")
     figure.centre()
     point = figure.all(".scatterlayer .points path")[0]
     ActionChains(browser).move_to_element(point).perform()
-    wait(lambda: "at 1 (optimiser steps)" in figure.reading)
+    wait_until(lambda: "at 1 (optimiser steps)" in figure.reading)
 
     # Series are hidden and shown.
     for number, button in enumerate(figure.all(".legend button")):
         for pressed in ("false", "true"):
             browser.execute_script("arguments[0].click()", button)
             assert button.get_attribute("aria-pressed") == pressed
-            wait(lambda: figure.shown()[number] is (pressed == "true"))  # noqa: B023
+            wait_until(lambda: figure.shown()[number] is (pressed == "true"))  # noqa: B023
 
     # What is folded opens, links lead to their part.
     for part in browser.find_elements("css selector", "details > summary"):
@@ -180,8 +173,7 @@ def test_light_dark_narrow_paper_and_no_script(browser, address):
         colours.append(browser.execute_script(code))
     assert colours == ["rgb(89, 98, 109)", "rgb(163, 172, 183)"]
     browser.set_window_size(500, 900)
-    time.sleep(0.3)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    wait_until(lambda: browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"))
 
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
     assert all(image.is_displayed() for image in browser.find_elements("css selector", ".still img"))

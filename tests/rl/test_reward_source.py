@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_empty_texts_have_a_reward(plain):
     assert judged.tokens.tolist() == [0, 1]
     none = load_reward_source(str(plain)).judge(policy_request([], []))
     assert none.quality.shape == (0,)
+
+
+def test_a_response_that_the_policy_did_not_end_is_read_without_an_ending(plain):
+    source = load_reward_source(str(plain))
+    scorer = source.scorer
+    both = policy_request(["Why?", "Why?"], ["no cats", "no cats"])
+    judged = source.judge(replace(both, ended=np.array([False, True])))
+    ids = scorer.tokenizer("Human: Why?\n\nAssistant: no cats")["input_ids"]
+    with torch.no_grad():
+        rows = [torch.tensor([row]) for row in (ids, [*ids, scorer.tokenizer.eos_token_id])]
+        alone = [scorer.model(row, torch.ones_like(row)).quality.item() for row in rows]
+    assert judged.quality.tolist() == pytest.approx(alone, abs=1e-5)
+    assert abs(alone[0] - alone[1]) > 1e-3
+    assert judged.tokens.tolist() == [2, 2]
+    assert source.judge(both).quality.tolist() == pytest.approx([alone[1]] * 2, abs=1e-5)
 
 
 def test_a_long_prompt_loses_its_start_and_a_long_response_has_no_reward(plain):

@@ -18,6 +18,7 @@ from odin_rm.model.policy import load_policy
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import JudgedResponses, RewardRequest
 from odin_rm.rl.shaping import ShapingSettings
+from odin_rm.rl.trainer import prompt_positions
 from odin_rm.rl.trl_reward import ShapedReward
 from odin_rm.workflows import rl_parts, rl_trl
 from odin_rm.workflows.rl import train_policy
@@ -137,27 +138,13 @@ def test_going_on_ends_in_the_same_policy(
         train_policy(make("cut", **settings, resume_from_checkpoint="true", temperature=0.5))
 
 
+# What TRL is given, by value: test_the_settings_that_trl_is_given. Here, that its trainers come by it.
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"kl_coef": 0.5},
-        {"length_penalty": 0.5},
-        {"missing_end_penalty": 2.0},
-        {"reward_clip": 3.5},
-        {"temperature": 0.7},
-        {"num_generations": 2},
-        {"experience_size": 8},
-        {"experience_size": 8, "clip_epsilon": 1e-4},
-        {"learning_rate": 1e-2},
-        {"weight_decay": 0.5},
-        {"max_grad_norm": 0.01},
-        {"warmup_steps": 3},
-        {"adam_beta1": 0.5},
-        {"seed": 1},
-    ],
+    [{"kl_coef": 0.5}, {"missing_end_penalty": 2.0}, {"experience_size": 8, "clip_epsilon": 1e-4}],
     ids=str,
 )
-def test_every_option_changes_the_policy(make: MakeConfig, changes: dict[str, Any]) -> None:
+def test_a_run_comes_by_its_settings(make: MakeConfig, changes: dict[str, Any]) -> None:
     plain = {"experience_size": 8} if len(changes) > 1 else {}
     runs = [train_policy(make(name, **settings)) for name, settings in (("plain", plain), ("changed", changes))]
     with pytest.raises(AssertionError):
@@ -256,6 +243,36 @@ def test_what_trl_decides_cannot_be_set(make: MakeConfig, tmp_path: Path, change
     assert not (tmp_path / "run").exists()
 
 
+@BOTH
+def test_the_settings_that_trl_is_given(make: MakeConfig, algorithm: str) -> None:
+    given: dict[str, Any] = {"kl_coef": 0.5, "clip_epsilon": 0.3, "max_new_tokens": 7, "sample_steps": 3}
+    same = {"max_steps": 5, "learning_rate": 1e-2, "weight_decay": 0.5, "adam_beta1": 0.5, "adam_beta2": 0.7}
+    same |= {"adam_epsilon": 1e-4, "max_grad_norm": 0.01, "warmup_steps": 3, "temperature": 0.7, "num_generations": 2}
+    same |= {"seed": 5, "logging_steps": 2, "save_steps": 4, "save_total_limit": 6}
+    config = make(algorithm=algorithm, lr_scheduler_type="linear", **given, **same)
+    check_trl_config(config)
+    args = trl_arguments(config, "x")
+    assert {name: getattr(args, name) for name in same} == same
+    assert (args.beta, args.epsilon, args.max_completion_length, args.lr_scheduler_type) == (0.5, 0.3, 7, "linear")
+    assert args.shuffle_dataset is False
+    for changes, schedule in (({}, "constant"), ({"warmup_steps": 2}, "constant_with_warmup")):
+        assert trl_arguments(make(algorithm=algorithm, **changes), "x").lr_scheduler_type == schedule
+
+
+@BOTH
+def test_the_rewards_and_the_order_that_trl_is_given(make: MakeConfig, algorithm: str) -> None:
+    shaping = {"length_penalty": 0.5, "missing_end_penalty": 2.0}
+    config = make(algorithm=algorithm, standardise="model", reward_clip=3.5, on_bad_reward="skip", seed=5, **shaping)
+    check_trl_config(config)
+    parts = load_parts(config, torch.device("cpu"))
+    trainer, function = build_trl_trainer(config, trl_arguments(config, "x"), parts, Path("x"))
+    assert function.shaping == ShapingSettings(mean=1.0, std=2.0, clip=3.5, **shaping)
+    assert function.skip_bad_rewards
+    order = prompt_positions(len(parts.prompt_ids), 5, 0, 4)
+    assert [int(row["prompt"]) for row in trainer.train_dataset] == order
+    assert order != prompt_positions(len(parts.prompt_ids), 0, 0, 4)
+
+
 def test_the_sizes_that_trl_is_given(make: MakeConfig) -> None:
     config = make(minibatch_size=8, experience_size=16, microbatch_tokens=60, max_steps=5)
     check_trl_config(config)
@@ -310,7 +327,8 @@ def test_shaping_by_hand() -> None:
     assert (request.prompts, request.columns, request.step) == (["q", "p"], {"c": [6, 5]}, 4)
     assert request.response_tokens.tolist() == [2, 3]
     assert logged["mean_quality_reward"] == -2.5
-    assert logged["ended_share"] == 0.5
+    assert request.ended.tolist() == [True, False]
+    assert (logged["ended_share"], logged["cut_responses"]) == (0.5, 1.0)
     assert logged["standardised_reward"] == 1.0
     assert logged["mean_length_reward"] == 100.0
     assert logged["source_letters"] == 4.0

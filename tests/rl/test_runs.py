@@ -20,6 +20,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError, Ou
 from odin_rm.rl.config import RLConfig
 from odin_rm.workflows.rl import train_policy
 from tests.rl.conftest import MakeConfig
+from tests.waiting import wait_until
 
 CONTRACT = (
     *("step", "samples_seen", "mean_response_tokens", "mean_quality_reward", "mean_length_reward"),
@@ -42,19 +43,21 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("algorithm", ["ppo", "remax"])
 def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Path, algorithm: str) -> None:
     run = train_policy(make_config(algorithm=algorithm, watch_steps=2, watch_size=4))
-    for name in (
-        "policy/model.safetensors",
-        "policy/tokenizer.json",
-        "samples.jsonl",
-        "config.yaml",
-        "data_report.json",
-        "environment.json",
-    ):
-        assert (run / name).is_file(), name
+    files = {"policy", "checkpoints", "metrics.jsonl", "samples.jsonl", "config.yaml", "environment.json"}
+    files.add("data_report.json")
+    assert {path.name for path in run.iterdir()} == files
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (run / "policy" / name).is_file(), name
     steps = [row for row in metrics(run) if "samples_seen" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert all(math.isfinite(row[name]) for row in steps for name in CONTRACT)
     assert [row["samples_seen"] for row in steps] == [4, 8, 12, 16]
+    # Two minibatches a collection, in whose rows it is counted; all its responses are usable.
+    cut = [row["cut_responses"] for row in steps if "cut_responses" in row]
+    missing = [4 * (1 - row["ended_share"]) for row in steps]
+    collections = [sum(missing[i : i + len(steps) // len(cut)]) for i in range(0, 4, len(steps) // len(cut))]
+    assert cut == pytest.approx(collections)
+    assert sum(cut) > 0
     assert not same(weights(run), load_file(bench / "policy" / "model.safetensors"))
     assert [row["step"] for row in metrics(run) if "watch_kl" in row] == [0, 2, 4]
 
@@ -65,36 +68,6 @@ def test_the_first_update_of_a_collection_is_not_stale_and_the_second_is(make_co
     assert clipped[0] == clipped[2] == 0.0
     assert clipped[1] > 0
     assert clipped[3] > 0
-
-
-CHANGES: dict[str, dict[str, Any]] = {
-    "beta": {"kl_coef": 0.5},
-    "estimator": {"kl_estimator": "k3"},
-    "place": {"kl_place": "loss", "kl_estimator": "k2"},
-    "adaptive beta": {"kl_target": 0.001, "kl_horizon": 8},
-    "N": {"experience_size": 4},
-    "epsilon": {"clip_epsilon": 1e-4},
-    "c": {"reward_clip": 0.01},
-    "alpha": {"length_penalty": 0.3},
-    "missing end": {"missing_end_penalty": 2.0},
-    "standardise": {"standardise": "none"},
-    "standardise by reference": {"standardise": "reference", "standardise_responses": 8},
-    "gamma": {"gamma": 0.5},
-    "lambda": {"gae_lambda": 0.1},
-    "whitening": {"whiten_advantages": False},
-    "epochs": {"ppo_epochs": 2, "experience_size": 4},
-    "value clip": {"value_clip": 1e-4},
-    "value coefficient": {"value_coef": 0.01},
-    "critic rate": {"critic_learning_rate": 1e-5},
-    "critic from the reward model": {"critic_init": "reward"},
-    "critic warm-up": {"critic_warmup_steps": 2},
-    "temperature": {"temperature": 0.5},
-    "gradient clipping": {"max_grad_norm": 1e-3},
-    "weight decay": {"weight_decay": 0.5},
-    "warm-up": {"warmup_steps": 3},
-    "schedule": {"lr_scheduler_type": "cosine"},
-    "seed": {"seed": 1},
-}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +86,6 @@ def ppo_config(bench: Path, place: Path, **changes: Any) -> RLConfig:
         "experience_size": 8,
         "max_new_tokens": 8,
         "learning_rate": 3e-3,
-        # A value that the changes below can move away from.
         "max_grad_norm": 100.0,
         "adam_epsilon": 1e-4,
         "kl_coef": 0.1,
@@ -126,11 +98,13 @@ def ppo_config(bench: Path, place: Path, **changes: Any) -> RLConfig:
     return RLConfig(**(values | changes))
 
 
-@pytest.mark.parametrize("name", list(CHANGES))
-def test_every_option_changes_the_policy(
-    name: str, plain_ppo: dict[str, torch.Tensor], bench: Path, tmp_path: Path
+# By value, setting by setting and against a naive run: tests/rl/test_wiring.py. Here, that a whole run with its own
+# sampling and its own reward model comes by them.
+@pytest.mark.parametrize("changes", [{"critic_init": "reward"}, {"temperature": 0.5}, {"seed": 1}], ids=str)
+def test_a_run_comes_by_its_settings(
+    changes: dict[str, Any], plain_ppo: dict[str, torch.Tensor], bench: Path, tmp_path: Path
 ) -> None:
-    changed = weights(train_policy(ppo_config(bench, tmp_path, **CHANGES[name])))
+    changed = weights(train_policy(ppo_config(bench, tmp_path, **changes)))
     assert not same(changed, plain_ppo)
 
 
@@ -194,10 +168,8 @@ def test_killed_at_a_random_point_and_resumed_is_the_same_policy(make_config: Ma
         elif run.exists():
             values["overwrite_output_dir"] = True
         process = subprocess.Popen([sys.executable, "-c", KILLED, json.dumps(values)], stdout=subprocess.PIPE)
-        while step is not None and f'"step": {step},' not in written(run):
-            assert process.poll() is None
-            time.sleep(0.002)
         if step is not None:
+            wait_until(lambda: f'"step": {step},' in written(run), alive=[process])  # noqa: B023
             time.sleep(float(rng.uniform(0.0, 0.1)))
             process.kill()
         assert process.wait() == (0 if step is None else -signal.SIGKILL)

@@ -74,7 +74,7 @@ def test_kl_and_entropy_against_one_unpadded_response_at_a_time():
 
 def test_the_plain_figures_by_hand():
     responses = [20, 21, 20, END], [30, END], [40, 41, 42, 43, 44, 45]
-    held_out = Source(lambda request: [0.5, math.nan, 0.1])
+    held_out = Source(lambda request: [0.5, math.nan, 0.1] if request.ended.tolist() == [True, True, False] else None)
     source = Source(lambda request: [1.0, 2.0, 6.0], lambda request: [0.1, 0.2, 0.6])
     record, rows = look(tiny_policy(), tiny_policy(), engine=Fixed(*responses), source=source, held_out=held_out)
     assert (record.step, record.ended_share) == (40, pytest.approx(2 / 3))

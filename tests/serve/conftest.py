@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from odin_rm.serve.study.config import StudyConfig
 from odin_rm.serve.study.run import open_study
 from odin_rm.serve.study.store import StudyStore
+from tests.waiting import wait_until
 
 # Names that would give the policies away; no reply of the server may hold them.
 NAMES = {"a": "policy-odin", "b": "policy-vanilla"}
@@ -67,10 +67,7 @@ def serving(store: StudyStore, **settings: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + 60
-        while not server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chromium import AXE, WITHOUT_AXE, chromium, faults
 from tests.serve.conftest import serving
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -31,17 +32,11 @@ class Page:
     def __call__(self, name: str):
         return self.browser.find_element("css selector", name)
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
     def rated(self) -> int:
         return int((self("#count").text or "0").split()[0])
 
     def until_rated(self, number: int) -> None:
-        self.wait(lambda: self.rated() == number)
+        wait_until(lambda: self.rated() == number)
         time.sleep(0.4)  # a new pair takes no rating at once
 
     def press(self, key: str) -> None:
@@ -50,10 +45,10 @@ class Page:
         ActionChains(self.browser).send_keys(key).perform()
 
     def enter(self, name: str) -> None:
-        self.wait(lambda: self("#name").is_displayed() and self("#welcome-title").text == "Which answer is better?")
+        wait_until(lambda: self("#name").is_displayed() and self("#welcome-title").text == "Which answer is better?")
         self("#name").send_keys(name)
         self("#start").click()
-        self.wait(lambda: self("#pair").is_displayed())
+        wait_until(lambda: self("#pair").is_displayed())
 
     def faults(self) -> list:
         """Serious faults that axe-core finds, in light and in dark."""
@@ -72,7 +67,7 @@ def test_a_rater_uses_everything_on_the_page(browser, make_store):
     store = make_store(sample_size=8)
     with serving(store) as address:
         page = Page(browser, address)
-        page.wait(lambda: page("#name").is_displayed())
+        wait_until(lambda: page("#name").is_displayed())
         faults = page.faults()
         page.enter("Ann")
         page.until_rated(0)
@@ -96,7 +91,7 @@ def test_a_rater_uses_everything_on_the_page(browser, make_store):
             done += 1
             page.until_rated(done)
         browser.refresh()
-        page.wait(lambda: page("#pair").is_displayed())
+        wait_until(lambda: page("#pair").is_displayed())
         assert page("#status").text == "Welcome back."
         page.until_rated(6)
         page("#leave").click()
@@ -107,7 +102,7 @@ def test_a_rater_uses_everything_on_the_page(browser, make_store):
         page.until_rated(6)
         for number in (7, 8):
             page.press("3")
-            page.wait(lambda: page.rated() == number)  # noqa: B023
+            wait_until(lambda: page.rated() == number)  # noqa: B023
             time.sleep(0.4)
         assert page("#finished").is_displayed()
         assert not page("[data-side=left]").is_displayed()
@@ -138,10 +133,10 @@ def test_the_down_key_scrolls_before_it_rates_and_a_double_press_rates_once(brow
         page.enter("Ann")
         page.until_rated(0)
         page.press(Keys.ARROW_DOWN)
-        page.wait(lambda: browser.execute_script("return scrollY") > 0)
+        wait_until(lambda: browser.execute_script("return scrollY") > 0)
         assert page.rated() == 0
         page.press(Keys.END)
-        page.wait(lambda: browser.execute_script("return endInView()"))
+        wait_until(lambda: browser.execute_script("return endInView()"))
         page.press(Keys.ARROW_DOWN)
         page.until_rated(1)
         browser.execute_script(
@@ -154,11 +149,11 @@ def test_the_down_key_scrolls_before_it_rates_and_a_double_press_rates_once(brow
 def test_a_token_is_asked_for_and_taken_from_the_address(browser, make_store):
     with serving(make_store(), token="very-secret") as address:
         page = Page(browser, address)
-        page.wait(lambda: page("#problem").is_displayed() and page("#token").is_displayed())
+        wait_until(lambda: page("#problem").is_displayed() and page("#token").is_displayed())
         page("#name").send_keys("Ann")
         page("#token").send_keys("very-secret")
         page("#start").click()
-        page.wait(lambda: page("#pair").is_displayed())
+        wait_until(lambda: page("#pair").is_displayed())
         browser.execute_script("sessionStorage.clear()")
         browser.get("about:blank")
         page = Page(browser, f"{address}/#token=very-secret")
@@ -174,7 +169,7 @@ def test_a_study_that_is_gone_says_that_nothing_was_saved(browser, make_store):
         page.until_rated(0)
         page.check_quiet()
     page.press("1")
-    page.wait(lambda: page("#problem").is_displayed())
+    wait_until(lambda: page("#problem").is_displayed())
     assert page("#problem").text.startswith("The study cannot be reached, so nothing was saved.")
     assert page("#pair").is_displayed()
     assert store.ratings() == []

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from odin_rm.serve.study.design import turns
 from odin_rm.serve.study.store import StudyStore, rater_key
 from tests.serve.conftest import serving, write_policies
+from tests.waiting import wait_until
 
 RATERS = 8
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,14 +89,15 @@ def start(port: int) -> subprocess.Popen:
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://127.0.0.1:")
-    deadline = time.monotonic() + 60
-    while True:
-        try:
+
+    def answers() -> bool:
+        with suppress(urllib.error.URLError):
             post(f"http://127.0.0.1:{port}", "start", rater="Nobody")
-            return process
-        except urllib.error.URLError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+            return True
+        return False
+
+    wait_until(answers, alive=[process])
+    return process
 
 
 def test_killed_in_the_middle_and_resumed_no_confirmed_rating_is_lost_or_doubled(room):
@@ -117,10 +118,7 @@ def test_killed_in_the_middle_and_resumed_no_confirmed_rating_is_lost_or_doubled
     threads = [threading.Thread(target=rate, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 60
-    while sum(map(len, given.values())) < 16:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: sum(map(len, given.values())) >= 16)
     process.kill()
     process.wait()
     for thread in threads:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -42,6 +41,7 @@ from odin_rm.testbed.reproduce_plan import ARMS, FULL, KNOBS, MINIATURE, Plan
 from odin_rm.testbed.reproduce_points import Answers, Point, judge_by_truth, make_point
 from odin_rm.testbed.sweep import PolicyRun
 from odin_rm.testbed.world import World, count_tokens
+from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "odin_rm.cli.main", "reproduce", "--preset", "miniature"]
 RUNS = len(MINIATURE.runs(0))
@@ -291,9 +291,7 @@ def test_a_miniature_killed_twice_and_resumed(tmp_path: Path) -> None:
     stamps: dict[str, int] = {}
     for number, needed in ((signal.SIGKILL, 2), (signal.SIGTERM, 4)):
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as study:
-            while len(finished_runs(folder)) < needed:
-                assert study.poll() is None, study.communicate()[1]
-                time.sleep(0.05)
+            wait_until(lambda: len(finished_runs(folder)) >= needed, alive=[study])  # noqa: B023
             os.kill(study.pid, number)
             _, said = study.communicate()
         assert study.returncode == (130 if number == signal.SIGTERM else -number), said

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from odin_rm.testbed.rl_experiment import (
 from odin_rm.testbed.rl_figures import Measured, PolicyResult
 from odin_rm.testbed.sweep import PolicyRun, SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
+from tests.waiting import wait_until
 
 RUNS = [PolicyRun("odin", "ppo", 0.05, 1e-3), PolicyRun("length_only", "remax", 0.1, 1e-3)]
 SMALL = SweepSettings(sweep="small", sft_steps=8, policy_responses=64, max_new_tokens=16)
@@ -211,28 +211,25 @@ def test_command_lines_can_be_repeated(finished: Path) -> None:
 def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import multiprocessing, os, time\n"
+        "import multiprocessing, os, threading\n"
         "from odin_rm.testbed.rl_experiment import _begin_worker\n"
         "def work(pipe):\n"
         "    _begin_worker()\n"
         "    pipe.send(os.getpid())\n"
-        "    time.sleep(300)\n"
+        "    threading.Event().wait()\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"
         "    mine, theirs = context.Pipe()\n"
         "    context.Process(target=work, args=(theirs,)).start()\n"
         "    print(mine.recv(), flush=True)\n"
-        "    time.sleep(300)\n"
+        "    threading.Event().wait()\n"
     )
     with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         os.kill(worker, 0)
         parent.kill()
-    for _ in range(300):
-        if not running(worker):
-            break
-        time.sleep(0.1)
+    wait_until(lambda: not running(worker))
     assert not running(worker)
 
 

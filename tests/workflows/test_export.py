@@ -12,8 +12,8 @@ from odin_rm.cli.main import main
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.model.heads import RewardHeads
+from odin_rm.model.parity_texts import PARITY_TEXTS, parity_sequences
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.workflows.export import PARITY_TEXTS, parity_sequences
 from tests.families import save_base
 from tests.model.words import TEXTS, build_tokenizer, reward_model
 
@@ -58,6 +58,62 @@ def test_the_run_folder_or_its_model_folder_is_exported_and_the_parity_printed(s
     assert "stock" in card
     assert "reward_heads" not in card
     assert "Texts longer than 48 tokens" in card
+
+
+def test_each_way_of_reading_is_printed(saved, tmp_path, capsys):
+    assert export(saved, tmp_path / "a") == 0
+    printed = capsys.readouterr().out
+    ways = [line.strip().rsplit(":", 1) for line in printed.splitlines() if line.startswith("  ")]
+    assert [how for how, _ in ways] == [
+        "one by one",
+        "at the last token",
+        "padded on the right",
+        "padded on the left",
+        "rotary positions in transformers 4",
+    ]
+    assert all(float(difference.split()[0]) < 1e-5 for _, difference in ways)
+    assert "README.md has the call of each tool" in printed
+
+
+def saved_again(saved, **encoding):
+    """The saved model with other text settings."""
+    path = saved / "model" / "odin_rm.json"
+    content = json.loads(path.read_text())
+    content["encoding"] |= encoding
+    path.write_text(json.dumps(content))
+
+
+def test_what_the_template_cannot_say_is_said(saved, tmp_path, capsys):
+    """Trained without the start token that the tokenizer adds: a tool that lets it add one has no way to be right."""
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' <eos>' }}{% endfor %}"
+    saved_again(saved, chat_template=template)
+    assert export(saved, tmp_path / "out") == 0
+    assert "refuses query and document of tools that add special tokens (vLLM)" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`/score` and `/rerank` join the texts" in card
+    assert "The tokenizer adds special tokens by itself that the training did not have." in card
+    assert '"input_ids": [' in card
+
+
+def test_a_model_that_is_read_before_its_pad_token_is_refused(saved, tmp_path, capsys):
+    saved_again(saved, read_at="before_pad")
+    assert "read before its pad token" in refused(capsys, saved, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_end_of_turn_that_no_template_can_say_is_refused(saved, tmp_path, capsys, monkeypatch):
+    import odin_rm.model.stock_tokenizer as module
+
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<eos> .' }}{% endfor %}"
+    saved_again(saved, chat_template=template, read_at="end_of_turn")
+    assert export(saved, tmp_path / "right") == 0
+    text = tf.AutoTokenizer.from_pretrained(tmp_path / "right").apply_chat_template(
+        [{"role": "user", "content": "why"}, {"role": "assistant", "content": "no"}], tokenize=False
+    )
+    assert text == "user: why<eos> .assistant: no<eos>"
+    monkeypatch.setattr(module, "around", lambda template, **options: template)
+    assert "cannot be made to end there" in refused(capsys, saved, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_sequences_from_a_preference_file(saved, tmp_path, capsys):

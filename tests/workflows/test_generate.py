@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from odin_rm.core.errors import OdinError, OutputError, RolloutError, RunInterrupted
+from odin_rm.data.prompts import PromptSet
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.testbed.tiny import save_tiny_model
@@ -83,6 +84,31 @@ def test_the_seed_decides_what_is_drawn(generate) -> None:
     assert generate("2.json") == first
     assert [row["output"] for row in generate("3.json", seed=1)] != [row["output"] for row in first]
     assert generate("4.json", limit=4) == first[:4]
+
+
+def test_each_chunk_draws_from_a_random_state_of_its_own(policy: Path, room: Path, monkeypatch) -> None:  # noqa: F811
+    """The same prompts in three chunks: no chunk repeats another's responses, and a chunk alone gives its own again."""
+    monkeypatch.setattr(response_writers, "CHUNK", 2)
+    config = GenerateConfig(str(policy), "prompts.jsonl", "out.json", max_new_tokens=8, seed=3)
+    writer = response_writers.ModelWriter(config, PromptSet(PROMPTS[:2] * 3, {}, "prompts", [""] * 6))
+    written: dict[int, list[str]] = {}
+    seeds: list[int] = []
+    real = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed) or real(seed))
+
+    def take(start: int, rows: list[dict[str, Any]]) -> None:
+        written[start] = [row["output"] for row in rows]
+
+    writer.write(range(6), take)
+    assert len({tuple(texts) for texts in written.values()}) == 3
+    whole = written.copy()
+    written.clear()
+    writer.write([3], take)
+    assert written == {2: whole[2]}
+    # Neighbouring seeds share no state either, however many chunks there are.
+    config.seed = 4
+    response_writers.ModelWriter(config, PromptSet(PROMPTS[:2], {}, "prompts", [""] * 2)).write([0], take)
+    assert seeds == [3_000_009, 3_000_011, 3_000_013, 3_000_011, 4_000_012]
 
 
 def test_greedy_responses_are_those_of_transformers(generate, policy: Path) -> None:

@@ -17,6 +17,7 @@ from odin_rm.evaluation.bootstrap import PromptBootstrap
 from odin_rm.evaluation.win_score import interval_levels
 from odin_rm.workflows.pareto import ParetoConfig, run_pareto
 from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+from tests.evaluation.made import ALPACA_EVAL, MADE, PROMPTS
 from tests.evaluation.runs_kit import judge_folder, judged_rows, sweep_folder, training_run, write_csv
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval_annotations"
@@ -254,6 +255,19 @@ def test_folders_that_hold_something_else_are_left_alone(table, tmp_path):
     training_run(tmp_path / "run", [1.0], [1.0])
     with pytest.raises(OutputError, match="holds another run"):
         run_pareto(ParetoConfig(output=str(tmp_path / "run"), runs=[table]))
+
+
+def test_on_annotations_of_our_own(tmp_path):
+    content = fronts(tmp_path, MADE, x="characters", bootstrap_samples=50)
+    assert content["resampled"]["prompts"] == PROMPTS
+    shown = {point["name"]: point["score"]["value"] for point in content["points"]}
+    expected = {name: 50 + 100 * (wins - losses) / PROMPTS for name, (_, _, wins, losses) in ALPACA_EVAL.items()}
+    assert shown == pytest.approx(expected)
+    lengths = {point["name"]: point["length"]["value"] for point in content["points"]}
+    assert lengths["terse"] < lengths["plain"] < lengths["wordy"]
+    rates = fronts(tmp_path, MADE, x="characters", y="win_rate", bootstrap_samples=20)
+    shown = {point["name"]: point["score"]["value"] for point in rates["points"]}
+    assert shown == pytest.approx({name: figures[0] for name, figures in ALPACA_EVAL.items()}, abs=1e-3)
 
 
 def test_on_the_public_annotation_files(tmp_path):

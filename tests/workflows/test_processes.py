@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from odin_rm.core.errors import DataError, OdinError
 from odin_rm.core.ranks import together
+from tests.waiting import wait_until
 from tests.workflows.conftest import read_metrics
 from tests.workflows.test_train import weights
 
@@ -66,9 +66,7 @@ class Processes:
         ]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 300
-        while not condition() and time.monotonic() < deadline and all(p.poll() is None for p in self.ranks):
-            time.sleep(0.05)
+        wait_until(condition, alive=self.ranks)
 
     def finish(self) -> tuple[list[int], list[str]]:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from odin_rm.cli.main import main
-from odin_rm.core.errors import OdinError
+from odin_rm.core.errors import OdinError, RowError
 from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables
 from odin_rm.reports.comparison.records import Response
 from odin_rm.reports.comparison.story import all_audits
@@ -85,10 +85,14 @@ def test_scored_rows_and_annotations_are_read_from_files(tmp_path):
         [{"prompt": [{"role": "user", "content": "Q"}], "response": "R", "quality": 1.5, "length_reward": None,
           "response_tokens": 3}],
     )  # fmt: skip
-    folder = made.judged_folder(tmp_path / "judged", (2.0, None))
+    # 0 is AlpacaEval's older sign of a tie, and numbers may be text.
+    folder = made.judged_folder(tmp_path / "judged", (2.0, None, 0, "1.75"))
     found = read_material([str(tmp_path / "scored.jsonl"), str(folder / "annotations.json")])
     assert found.files[0].texts[0] == Response("Q", "R", 3, 1.5)
-    assert [pair.preference for pair in found.judged[0].pairs] == [2.0, None]
+    assert [pair.preference for pair in found.judged[0].pairs] == [2.0, None, 1.5, 1.75]
+    made.judged_folder(folder, (2.0, 3.0))
+    with pytest.raises(RowError, match=r"row 2: the preference is 3\.0, not between 1 and 2"):
+        read_material([str(folder)])
 
 
 def test_means_and_changes_by_hand(tmp_path):

@@ -398,3 +398,94 @@ def test_only_one_chunk_is_in_memory(model, tmp_path, monkeypatch):
     assert ahead == 0
     assert most == 6
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[-1])["id"] == 39
+
+
+# ---- rendered text ---------------------------------------------------------------------------------------------------
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {{ eos_token }} . {% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+ASKED = "user : why not? <eos> . assistant : "
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = build_tokenizer("llama")
+    tokenizer.chat_template = CHAT
+    made = reward_model("llama", folder / "base", head_scale=2.0)
+    made.info = made.info.with_(encoding={"max_length": 40, "read_at": "end"})
+    made.save_pretrained(folder / "model", tokenizer=tokenizer)
+    return folder / "model"
+
+
+def test_rendered_texts_score_like_their_conversations(chat_model, tmp_path, capsys):
+    rows = [
+        {"prompt": "why not?", "response": "cats sleep."},
+        {"text": f"<bos>{ASKED}cats sleep. <eos> . "},
+        {"text": f"{ASKED}cats sleep. <eos>"},
+        {"text": f"{ASKED}cats sleep.<eos>", "prompt": "why not?"},
+        {"text": f"{ASKED}cats sleep. <eos>", "prompt": ASKED, "response": None},
+        {"prompt": f"<bos>{ASKED}", "response": "cats sleep."},
+        {"prompt": "why not?", "response": "cats sleep. <eos>"},
+        {"prompt": "why not?", "response": "cats sleep.", "text": "something else"},
+        {"text": f"{ASKED}cats sleep."},
+    ]
+    source = write(tmp_path / "in.jsonl", rows)
+    assert score(chat_model, source, tmp_path / "out.jsonl", "--batch_layout", "single") == 0
+    found = read(tmp_path / "out.jsonl")
+    assert [{name: row[name] for name in own} for row, own in zip(found, rows, strict=True)] == rows
+    quality = [row["quality"] for row in found]
+    assert quality[:8] == pytest.approx([quality[0]] * 8, abs=1e-6)
+    assert abs(quality[8] - quality[0]) > 1e-3
+    assert [row["response_tokens"] for row in found] == [3] * 9
+    assert [row.get("cut", "none") for row in found] == ["none", False, False, False, False, *["none"] * 3, True]
+    said = capsys.readouterr().out
+    assert "3 texts were completed to the template's ending" in said
+    assert "1 texts have no end token and were scored as cut" in said
+
+
+def test_rendered_texts_in_a_table_by_another_name(chat_model, tmp_path):
+    rows = [{"full": f"{ASKED}cats sleep. <eos>"}, {"full": f"{ASKED}cats sleep."}]
+    source = write(tmp_path / "in.csv", rows)
+    assert score(chat_model, source, tmp_path / "out.parquet", "--text_field", "full") == 0
+    assert [row["cut"] for row in read(tmp_path / "out.parquet")] == [False, True]
+
+
+def test_texts_that_the_template_has_not_written_are_unusable(chat_model, tmp_path, capsys):
+    rows = [
+        {"text": f"{ASKED}no <eos>"},
+        {"text": "why not? no"},
+        {"text": ASKED},
+        {"text": f"{ASKED}no <eos>", "prompt": "who?"},
+        {"text": ["no"]},
+    ]
+    source = write(tmp_path / "in.jsonl", rows)
+    line = refused(capsys, chat_model, source, tmp_path / "out.jsonl")
+    assert "in.jsonl, row 2: the text is not in the form of the model's chat template" in line
+    assert score(chat_model, source, tmp_path / "out.jsonl", "--on_bad_row", "skip") == 0
+    found = read(tmp_path / "out.jsonl")
+    assert [row["quality"] is None for row in found] == [False, True, True, True, True]
+    assert [row["cut"] for row in found] == [False, None, None, None, None]
+    reasons = [row["reason"] for row in read(tmp_path / "out.jsonl.skipped.jsonl")]
+    assert [part in reason for part, reason in zip(("form", "no response", "begin", "list"), reasons, strict=True)] == [
+        True
+    ] * 4
+    again = tmp_path / "again.jsonl"
+    assert "the row already has the field 'quality'" in refused(capsys, chat_model, tmp_path / "out.jsonl", again)
+
+
+def test_a_prompt_that_begins_as_rendered_and_is_not_is_refused(tmp_path, capsys):
+    tokenizer = build_tokenizer("llama")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["cats"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}cats {{ m['role'] }} {{ m['content'] }} {{ eos_token }}{% endfor %}"
+    )
+    made = reward_model("llama", tmp_path / "base")
+    made.info = made.info.with_(encoding={"max_length": 40, "read_at": "end"})
+    made.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    source = write(tmp_path / "in.jsonl", [{"question": "cats user why", "response": "no"}])
+    flags = ["--prompt_field", "question"]
+    line = refused(capsys, tmp_path / "model", source, tmp_path / "out.jsonl", *flags)
+    assert "row 1: 'question' begins as the chat template begins, but does not end with ' <eos>'" in line

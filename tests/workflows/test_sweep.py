@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError, Outpu
 from odin_rm.core.lock import file_lock
 from odin_rm.workflows import sweep_engines, sweep_slurm
 from odin_rm.workflows.sweep import SweepConfig, draw_points, plan_runs, run_sweep
+from tests.waiting import wait_until
 from tests.workflows.fake_slurm import install_slurm
 from tests.workflows.sweep_worker import FIELDS, MODULE
 
@@ -208,9 +208,7 @@ class Sweeps:
 
     def sweep(self, until: int, end: signal.Signals | None, *, children: bool = False) -> None:
         process = subprocess.Popen([sys.executable, "-m", MODULE], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
-        while len(ended()) < until and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(ended()) >= until)
         if end is not None:
             under = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             pids = [int(pid) for pid in under.read_text().split()] if children else []

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,11 @@ from transformers import TrainerCallback
 from odin_rm.cli.config import parse_config
 from odin_rm.core.errors import CheckpointError, ConfigError, DataError, NumericalError, OutputError, RunInterrupted
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.scoring import load_tokenizer
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.workflows import callbacks
 from odin_rm.workflows import train as workflow
+from tests.waiting import PATIENCE, wait_until
 from tests.workflows.conftest import read_metrics, write_rows
 
 Train = Callable[..., Path]
@@ -278,29 +279,34 @@ def test_learning_reduces_the_loss(train: Train) -> None:
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.05
 
 
-# Every field of ours changes something that a user can see: the weights, the log, the groups of the optimiser.
-WEIGHT_CHANGES: list[dict[str, Any]] = [
-    {"length_weight": 3.0},
-    {"orthogonality_weight": 0.0},
-    {"length_warmup": 0.9},
-    {"length_scope": "prompt", "max_pairs_per_prompt": 4},
-    {"normalise_heads": False},
-    {"head_scale": 3.0},
-    {"head_learning_rate": 0.1},
-    {"batch_pairs": 8},
-    {"max_pairs_per_prompt": 1},
-    {"max_length": 45, "overlong": "truncate_prompt_left"},
-    {"weight_decay": 0.9},
-    {"learning_rate": 2e-3},
-    {"data_seed": 5},
-    {"objective": "bradley_terry"},
-]
-
-
-@pytest.mark.parametrize("change", WEIGHT_CHANGES, ids=lambda c: next(iter(c)))
-def test_no_dead_setting(train: Train, change: dict[str, Any]) -> None:
-    base, other = train("base", max_steps=3), train("other", **{"max_steps": 3, **change})
+# By value, setting by setting and without runs: tests/reward/test_wiring.py. Here, that a whole run comes by them.
+@pytest.mark.parametrize(
+    "change",
+    [{"length_weight": 3.0}, {"data_seed": 5}, {"max_length": 45, "overlong": "truncate_prompt_left"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_run_comes_by_its_settings(train: Train, change: dict[str, Any]) -> None:
+    base, other = train("base", max_steps=2), train("other", **{"max_steps": 2, **change})
     assert not torch.equal(weights(base)["quality"], weights(other)["quality"])
+    first, changed = (next(row for row in read_metrics(run) if "loss" in row) for run in (base, other))
+    assert (first["ranking_loss"] == changed["ranking_loss"]) == ("length_weight" in change)
+    assert first["length_loss"] > 0
+    expected = first["ranking_loss"] + 3.0 * first["length_loss"] + first["orthogonality_loss"]
+    assert (changed["loss"] == pytest.approx(expected, abs=1e-5)) == ("length_weight" in change)
+
+
+def test_texts_are_cut_as_asked(configure: Any, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = [{}, {"max_length": 45}, {"max_length": 45, "overlong": "truncate_prompt_left"}]
+    whole, dropped, cut = (
+        workflow.load_data(configure(**options), load_tokenizer(configure().model), tmp_path / "skipped.jsonl")[0]
+        for options in asked
+    )
+    tokens_B2 = whole.sequence_tokens[np.stack([whole.pair_chosen, whole.pair_rejected], axis=1)]
+    fit = whole.pair_row[(tokens_B2 <= 45).all(1)].tolist()
+    assert 0 < len(fit) < whole.num_pairs == 96
+    assert dropped.pair_row.tolist() == fit
+    assert set(fit) < set(cut.pair_row.tolist())
+    assert cut.sequence_tokens.max() == 45
 
 
 def test_memory_settings_change_no_weight(train: Train) -> None:
@@ -357,11 +363,9 @@ def test_command_line_sigterm_ends_with_130_and_one_line(bed: dict[str, Path], t
     command += ["--num_train_epochs", "500", "--batch_pairs", "16", "--cache_dir", str(tmp_path / "cache")]
     log = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not log.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(log.exists, alive=[process])
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors[-2000:]
     assert "Traceback" not in errors
     assert "odin-rm reward" in errors.strip().splitlines()[-1]

@@ -16,6 +16,7 @@ from odin_rm.evaluation.length_control import length_only
 from odin_rm.evaluation.win_score import interval_levels, mean_of, resample
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+from tests.evaluation.made import ALPACA_EVAL, MADE, PROMPTS
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval_annotations"
 
@@ -218,6 +219,20 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, files, s
     assert said in line
     assert line.count("\n") == 1
     assert not (tmp_path / "out.json").exists()
+
+
+def test_annotations_of_our_own_through_the_command(tmp_path):
+    content = measure(tmp_path, [str(MADE)])
+    assert [system["generator"] for system in content["systems"]] == list(ALPACA_EVAL)
+    for system in content["systems"]:
+        win_rate, controlled, wins, losses = ALPACA_EVAL[system["generator"]]
+        assert system["win_rate"]["value"] == pytest.approx(win_rate, abs=1e-3)
+        assert system["lc_win_rate"]["length_only"]["value"] == pytest.approx(controlled, abs=1e-3)
+        assert (system["wins"], system["losses"], system["n"]) == (wins, losses, PROMPTS)
+    # The judge pays for length: the raw order of the first and the last is not the joint fit's distance.
+    joint = [system["lc_win_rate"]["joint"]["value"] for system in content["systems"]]
+    raw = [system["win_rate"]["value"] for system in content["systems"]]
+    assert abs(joint[2] - joint[0]) < 0.6 * abs(raw[2] - raw[0])
 
 
 def test_the_public_files_through_the_command(tmp_path):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from odin_rm.cli.config import parse_config
+
+if TYPE_CHECKING:
+    from odin_rm.model.export import ParityReport
 
 
 def run(argv: Sequence[str]) -> int:
@@ -17,6 +21,21 @@ def run(argv: Sequence[str]) -> int:
         f"Exported to {config.output}: {parity.sequences} sequences score equally "
         f"(largest difference {parity.max_difference:.1e}, {parity.tolerance:.1e} allowed)"
     )
-    if not parity.chat_template:
-        print("The tokenizer cannot express how the model was trained to read texts; README.md there says what to do")
+    for how, difference in parity.differences.items():
+        print(f"  {how}: {difference:.1e}")
+    if parity.rotary is not None:
+        print(f"  rotary positions in transformers 4: {parity.rotary:.1e} (relative)")
+    for sentence in (*parity.left_out, *_template_limits(parity)):
+        print(sentence)
+    print(f"{config.output}/README.md has the call of each tool")
     return 0
+
+
+def _template_limits(parity: ParityReport) -> list[str]:
+    """What the exported chat template cannot say, a sentence each."""
+    if not parity.chat_template:
+        return ["The tokenizer cannot express how the model was trained to read texts; README.md there says what to do"]
+    if parity.pairs == "both":
+        return []
+    where = "of tools that add special tokens (vLLM)" if parity.pairs == "rendered" else "of any tool"
+    return [f"The chat template refuses query and document {where}: the score would be another one"]

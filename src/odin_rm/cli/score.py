@@ -1,4 +1,4 @@
-"""Score rows of prompt and response; same rows, same order, scores added."""
+"""Score rows of prompt and response, or of rendered text; same rows, same order, scores added."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ def run(argv: Sequence[str]) -> int:
             f"{report.truncated:,} rows were cut to max_length {report.max_length:,}; "
             f"{report.truncated_responses:,} of them lost a part of the response"
         )
+    if report.completed:
+        print(f"{report.completed:,} texts were completed to the template's ending")
+    if report.cut:
+        print(f"{report.cut:,} texts have no end token and were scored as cut")
     if report.bad_rows:
         print(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")
     return 0

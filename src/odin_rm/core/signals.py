@@ -33,6 +33,33 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+@contextmanager
+def sigterm_cancels() -> Iterator[None]:
+    """Within a task of a running loop: a block in which SIGTERM cancels the task, as asyncio does at Ctrl-C.
+
+    An exception out of a signal handler would hit whichever task is at it, and leave a traceback. What SIGINT does is
+    not asked: in the background of a shell's script it is ignored, and SIGTERM must end the command there as well.
+    Like :func:`interruptible`, whose place it takes for the block, it does nothing where that has set no handler.
+    """
+    import asyncio  # not before it is needed: every command imports this module
+
+    task = asyncio.current_task()
+    main = threading.current_thread() is threading.main_thread()
+    if task is None or not main or not callable(signal.getsignal(signal.SIGTERM)):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(task.cancel)  # which also wakes a loop that waits for the network
+
+    previous = signal.signal(signal.SIGTERM, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 class StopFlag:
     """Within its block Ctrl-C and SIGTERM only set ``name``, for a loop that looks at it after each step.
 

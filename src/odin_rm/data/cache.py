@@ -38,7 +38,20 @@ _RECORD = "record.json"
 _EXTRA = "extra-"
 # Files up to this size are checked whole, larger ones by size and both ends.
 _CHECKED_WHOLE = 64 * 2**20
-_CODE = ("rows", "render", "tokenise", "collect", "encode", "left_out", "load", "schema", "cache", "sources")
+_CODE = (
+    "rows",
+    "render",
+    "rendered",
+    "template_form",
+    "tokenise",
+    "collect",
+    "encode",
+    "left_out",
+    "load",
+    "schema",
+    "cache",
+    "sources",
+)
 
 _log = logging.getLogger(__name__)
 

@@ -17,17 +17,11 @@ import numpy as np
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.data.left_out import overlong_by_side
 from odin_rm.data.prompts import encode_prompts
-from odin_rm.data.render import (
-    Prompt,
-    Reply,
-    plain_prompt,
-    plain_response,
-    render_chat,
-    render_prompt,
-    uses_chat_template,
-)
+from odin_rm.data.render import Prompt, Reply, plain_response, uses_chat_template
+from odin_rm.data.rendered import render_any_prompt, render_conversation, without_end
 from odin_rm.data.rows import parse_preference_row, parse_prompt_response
 from odin_rm.data.sources import RowSource, open_source
+from odin_rm.data.template_form import template_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -284,7 +278,7 @@ def encode_replies(
     encoded: list[list[int]] = []
     for start in range(0, len(replies), _CHUNK):
         part = range(start, min(start + _CHUNK, len(replies)))
-        texts = [_conversation(tokenizer, prompts[i], replies[i], chat_template, chat, places, i) for i in part]
+        texts = [_conversation(tokenizer, prompts[i], replies[i], chat_template, places, i) for i in part]
         wholes = _ids(tokenizer, [whole for whole, _ in texts], special=not chat)
         for i, whole_ids, (_, rest) in zip(part, wholes, texts, strict=True):
             border = len(prompt_ids[i])
@@ -301,17 +295,17 @@ def _conversation(
     prompt: Prompt,
     reply: str,
     chat_template: str | None,
-    chat: bool,
     places: Sequence[str] | None,
     number: int,
 ) -> tuple[str, str]:
     """The rendered conversation, and the part of it that the policy writes."""
-    if not chat:
-        rest = plain_response(reply)
-        return plain_prompt(prompt) + rest, rest
+    form = template_form(tokenizer, chat_template)
+    reply = str(without_end(form, reply))
+    if not form.chat:
+        return render_conversation(tokenizer, form, prompt, reply, chat_template), plain_response(reply)
     try:
-        whole = render_chat(tokenizer, prompt, reply, chat_template)
-        asked = render_prompt(tokenizer, prompt, chat_template)
+        whole = render_conversation(tokenizer, form, prompt, reply, chat_template)
+        asked = render_any_prompt(tokenizer, prompt, chat_template)
     except DataError as error:
         where = places[number] if places else f"row {number + 1}"
         raise RowError(error.what, where=where, fix=error.fix) from error

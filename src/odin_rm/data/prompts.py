@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
-from odin_rm.data.render import Prompt, render_prompt, uses_chat_template
+from odin_rm.data.render import Prompt, uses_chat_template
+from odin_rm.data.rendered import render_any_prompt
 from odin_rm.data.rows import parse_prompt_row
 from odin_rm.data.sources import RowSource, open_source
 from odin_rm.data.tokenise import CHUNK
@@ -87,8 +88,8 @@ def encode_prompts(
 ) -> tuple[list[list[int]], list[int]]:
     """Ids of prompts with the header of the assistant's turn: what a policy goes on from.
 
-    The text is that of :func:`odin_rm.data.render.render_prompt`, so the ids begin the sequence that a reward model
-    with the same tokenizer reads. An end token that the tokenizer puts behind any text is left out.
+    The text is that of :func:`odin_rm.data.rendered.render_any_prompt`, so the ids begin the sequence that a reward
+    model with the same tokenizer reads. An end token that the tokenizer puts behind any text is left out.
 
     Args:
         tokenizer: the policy's.
@@ -135,7 +136,7 @@ def _prompt_ids(
     texts = []
     for prompt, name in zip(prompts, names, strict=True):
         try:
-            texts.append(render_prompt(tokenizer, prompt, chat_template))
+            texts.append(render_any_prompt(tokenizer, prompt, chat_template))
         except DataError as error:
             raise RowError(error.what, where=name, fix=error.fix) from error
     chat = uses_chat_template(tokenizer, chat_template)

@@ -98,7 +98,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: Re
     Raises:
         DataError: the template refuses the conversation (for example a system message that it does not know).
     """
-    return _apply(tokenizer, prompt_messages(prompt) + response_messages(response), chat_template, False)
+    return render_messages(tokenizer, prompt_messages(prompt) + response_messages(response), chat_template, False)
 
 
 def render_chat_prompt(
@@ -110,7 +110,7 @@ def render_chat_prompt(
     response is asked for than when it is there; then the header counts as part of the response.
     """
     for with_header in (True, False):
-        text = _apply(tokenizer, prompt_messages(prompt), chat_template, with_header)
+        text = render_messages(tokenizer, prompt_messages(prompt), chat_template, with_header)
         if full_text.startswith(text):
             return text
     return ""
@@ -124,7 +124,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chat_templ
     """
     if not uses_chat_template(tokenizer, chat_template):
         return plain_prompt(prompt)
-    return _apply(tokenizer, prompt_messages(prompt), chat_template, True)
+    return render_messages(tokenizer, prompt_messages(prompt), chat_template, True)
 
 
 def template_ending(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> str:
@@ -144,17 +144,31 @@ def beyond_turn(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -
 
     The end-of-turn token is the first special token after the response; without one nothing is beyond it.
     """
-    ending = template_ending(tokenizer, chat_template)
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    return parts_of_ending(tokenizer, template_ending(tokenizer, chat_template))[2]
+
+
+def parts_of_ending(tokenizer: PreTrainedTokenizerBase, ending: str) -> tuple[str, str, str]:
+    """What stands before the first special token of a template's ending, that token, and what stands behind it.
+
+    Without a special token all three are empty.
+    """
     # Of two that begin at the same place the longer one.
-    starts = {ending.find(token): token for token in sorted(special, key=len) if token and token in ending}
-    if not starts:
-        return ""
-    first = min(starts)
-    return ending[first + len(starts[first]) :]
+    places = {ending.find(token): token for token in reversed(special_tokens(tokenizer)) if token in ending}
+    return ending.partition(places[min(places)]) if places else ("", "", "")
 
 
-def _apply(tokenizer: Any, messages: list[Message], chat_template: str | None, with_header: bool) -> str:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Special and added tokens as text, the longest first."""
+    found = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    return sorted((token for token in found if token.strip()), key=lambda token: (-len(token), token))
+
+
+def render_messages(tokenizer: Any, messages: list[Message], chat_template: str | None, with_header: bool) -> str:
+    """Messages through the chat template, with or without the header of the assistant's turn behind them.
+
+    Raises:
+        DataError: the template refuses them.
+    """
     import jinja2
 
     try:

@@ -15,23 +15,21 @@ tokens and end marker, before truncation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
-from odin_rm.data.render import (
-    Prompt,
-    Reply,
-    beyond_turn,
-    plain_prompt,
-    plain_response,
-    render_chat,
-    render_chat_prompt,
-    response_texts,
-    uses_chat_template,
+from odin_rm.data.render import Prompt, Reply, plain_prompt, render_chat_prompt, response_texts
+from odin_rm.data.rendered import (
+    SplitText,
+    render_conversation,
+    rendered_prompt,
+    split_rendered,
+    without_end,
 )
+from odin_rm.data.template_form import TemplateForm, template_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,6 +94,8 @@ class EncodedResponse:
         response_cut: response tokens that were cut away.
         dropped: the sequence does not fit and the policy does not cut it.
         prompt_tokens: tokens of the prompt part; known (not -1) only where the sequence is longer than ``max_length``.
+        ended: the response has its end; one that was cut before its end token has none, and none is written.
+        completed: the rendered text that it comes from ended otherwise than the template ends it.
     """
 
     input_ids: list[int]
@@ -105,6 +105,8 @@ class EncodedResponse:
     response_cut: int = 0
     dropped: bool = False
     prompt_tokens: int = -1
+    ended: bool = True
+    completed: bool = False
 
     @property
     def truncated(self) -> bool:
@@ -124,14 +126,20 @@ def encode_responses(
     prompts: Sequence[Prompt],
     responses: Sequence[Reply],
     settings: EncodingSettings,
+    *,
+    ended: Sequence[bool] | None = None,
 ) -> list[EncodedResponse]:
     """Encode responses, each after its prompt.
+
+    A prompt that the model's template has rendered already is taken as it is, and end tokens that a response has at its
+    end are not written twice (:mod:`odin_rm.data.rendered`).
 
     Args:
         tokenizer: any Hugging Face tokenizer.
         prompts: a string or chat messages each.
         responses: a string or chat messages each; as many as ``prompts``.
         settings: window and policy.
+        ended: whether each response has ended; nothing is written behind one that was cut. Default all.
 
     Raises:
         DataError: the chat template refuses a conversation, or a sequence is too long and the policy is ``"error"``;
@@ -141,8 +149,51 @@ def encode_responses(
     for start in range(0, len(prompts), CHUNK):
         part = slice(start, start + CHUNK)
         names = [f"response {start + i + 1}" for i in range(len(prompts[part]))]
-        encoded += encode_named(tokenizer, prompts[part], responses[part], settings, names)
+        own_ended = None if ended is None else ended[part]
+        encoded += encode_named(tokenizer, prompts[part], responses[part], settings, names, ended=own_ended)
     return encoded
+
+
+def encode_rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    prompts: Sequence[Prompt | None] | None,
+    settings: EncodingSettings,
+) -> list[EncodedResponse]:
+    """Encode texts in the form of the model's template; ids are those of the conversations as messages.
+
+    Args:
+        tokenizer: the model's.
+        texts: prompt and response as a policy read and wrote them (:mod:`odin_rm.data.rendered`).
+        prompts: what each text begins with, rendered or not, where that is known.
+        settings: window and policy.
+
+    Raises:
+        DataError: a text is not in that form, or does not begin with its prompt, or a sequence is too long and the
+            policy is ``"error"``; ``where`` gives its position ("text 3", from 1).
+    """
+    parts = []
+    for number, text in enumerate(texts):
+        try:
+            parts.append(split_text(tokenizer, text, prompts[number] if prompts else None, settings))
+        except DataError as error:
+            raise RowError(error.what, where=f"text {number + 1}", fix=error.fix) from error
+    encoded = encode_responses(
+        tokenizer,
+        [part.prompt for part in parts],
+        [part.response for part in parts],
+        settings,
+        ended=[not part.cut for part in parts],
+    )
+    return [replace(one, completed=part.completed) for one, part in zip(encoded, parts, strict=True)]
+
+
+def split_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, prompt: Prompt | None, settings: EncodingSettings
+) -> SplitText:
+    """:func:`odin_rm.data.rendered.split_rendered` for a model that reads as ``settings`` say."""
+    to_end_of_turn = settings.read_at == "end_of_turn"
+    return split_rendered(tokenizer, text, prompt, settings.chat_template, read_to_end_of_turn=to_end_of_turn)
 
 
 def encode_named(
@@ -151,50 +202,60 @@ def encode_named(
     responses: Sequence[Reply],
     settings: EncodingSettings,
     names: Sequence[str],
+    *,
+    ended: Sequence[bool] | None = None,
 ) -> list[EncodedResponse]:
     """One call's worth of :func:`encode_responses`; errors are placed by ``names``."""
     if not prompts:
         return []
-    chat = uses_chat_template(tokenizer, settings.chat_template)
+    form = template_form(tokenizer, settings.chat_template)
+    responses = [without_end(form, response) for response in responses]
+    ended = [True] * len(prompts) if ended is None else [bool(one) for one in ended]
     texts = [
-        _full_text(tokenizer, prompt, response, settings, name, chat)
-        for prompt, response, name in zip(prompts, responses, names, strict=True)
+        _full_text(tokenizer, form, prompt, response, settings, name, has_end)
+        for prompt, response, name, has_end in zip(prompts, responses, names, ended, strict=True)
     ]
-    if chat and settings.read_at == "end_of_turn":
-        beyond = beyond_turn(tokenizer, settings.chat_template)
-        texts = [text.removesuffix(beyond) for text in texts]
-    sequences = _ids(tokenizer, texts, special=not chat)
-    if not chat:
-        _append_end(tokenizer, sequences)
+    sequences = _ids(tokenizer, texts, special=not form.chat)
+    if not form.chat:
+        sequences = [_plain_end(tokenizer, form, *one) for one in zip(sequences, ended, strict=True)]
     if settings.read_at == "before_pad":
         sequences = [_before_pad(ids, tokenizer.pad_token_id) for ids in sequences]
     lengths = _response_lengths(tokenizer, responses)
     overlong = [i for i, ids in enumerate(sequences) if len(ids) > settings.max_length]
-    starts = [_prompt_text(tokenizer, prompts[i], texts[i], settings, chat) for i in overlong]
-    prompt_ids = dict(zip(overlong, _ids(tokenizer, starts, special=not chat) if starts else [], strict=True))
+    starts = [_prompt_text(tokenizer, form, prompts[i], texts[i], settings) for i in overlong]
+    prompt_ids = dict(zip(overlong, _ids(tokenizer, starts, special=not form.chat) if starts else [], strict=True))
     encoded = []
     for i, ids in enumerate(sequences):
         if i in prompt_ids:
             border = _common_start(ids, prompt_ids[i])
-            encoded.append(_fit(tokenizer, ids, border, lengths[i], settings, names[i]))
+            one = _fit(tokenizer, ids, border, lengths[i], settings, names[i])
         else:
-            encoded.append(EncodedResponse(ids, lengths[i], len(ids)))
+            one = EncodedResponse(ids, lengths[i], len(ids))
+        encoded.append(one if ended[i] else replace(one, ended=False))
     return encoded
 
 
-def _prompt_text(tokenizer: Any, prompt: Prompt, text: str, settings: EncodingSettings, chat: bool) -> str:
-    return render_chat_prompt(tokenizer, prompt, text, settings.chat_template) if chat else plain_prompt(prompt)
+def _prompt_text(tokenizer: Any, form: TemplateForm, prompt: Prompt, text: str, settings: EncodingSettings) -> str:
+    rendered = rendered_prompt(form, prompt)
+    if rendered is not None:
+        return str(rendered)
+    return render_chat_prompt(tokenizer, prompt, text, settings.chat_template) if form.chat else plain_prompt(prompt)
 
 
 def _full_text(
-    tokenizer: Any, prompt: Prompt, response: Reply, settings: EncodingSettings, name: str, chat: bool
+    tokenizer: Any,
+    form: TemplateForm,
+    prompt: Prompt,
+    response: Reply,
+    settings: EncodingSettings,
+    name: str,
+    has_end: bool,
 ) -> str:
-    if not chat:
-        return plain_prompt(prompt) + plain_response(response)
     try:
-        return render_chat(tokenizer, prompt, response, settings.chat_template)
+        text = render_conversation(tokenizer, form, prompt, response, settings.chat_template, cut=not has_end)
     except DataError as error:
         raise RowError(error.what, where=name, fix=error.fix) from error
+    return text.removesuffix(form.beyond_end) if has_end and settings.read_at == "end_of_turn" else text
 
 
 def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
@@ -209,13 +270,13 @@ def _ids(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
     )["input_ids"]
 
 
-def _append_end(tokenizer: Any, sequences: list[list[int]]) -> None:
-    end = tokenizer.eos_token_id
-    if end is not None:
-        closing = {end, tokenizer.sep_token_id}
-        for ids in sequences:
-            if not ids or ids[-1] not in closing:
-                ids.append(end)
+def _plain_end(tokenizer: Any, form: TemplateForm, ids: list[int], has_end: bool) -> list[int]:
+    """The ids with one end token, or none behind a response that was cut."""
+    closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+    closed = bool(ids) and ids[-1] in closing
+    if not has_end and form.may_be_cut:
+        return ids[:-1] if closed else ids
+    return ids if closed or tokenizer.eos_token_id is None else [*ids, tokenizer.eos_token_id]
 
 
 def _response_lengths(tokenizer: Any, responses: Sequence[Reply]) -> list[int]:

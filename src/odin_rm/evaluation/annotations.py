@@ -22,43 +22,11 @@ from typing import Any, Literal
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.core.files import FORMATS, PathLike, bad_row, json_name, read_rows
+from odin_rm.core.files import FORMATS, PathLike, bad_row, read_rows
+from odin_rm.evaluation.annotation_rows import Annotation, parse_annotation, parse_orders
 
-ORDERS = ("candidate_first", "candidate_second")
 # Where a judge was reached does not make another judge of it; its name stands in the rows.
 _JUDGES_PLACE = ("name", "model", "base_url", "state")
-FIX_ROW = "Write rows of instruction, output_1, output_2 and preference, as AlpacaEval does."
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """One judgement of one pair of answers.
-
-    Attributes:
-        instruction: the prompt.
-        baseline_output, candidate_output: the answers.
-        baseline, candidate: who gave them.
-        preference: 1 (baseline) to 2 (candidate); ``None`` where the judgement is missing.
-        order: which order of showing was judged; ``None`` where the file does not say.
-        annotator: the judge, where the file names one.
-        file, row: where it stands.
-    """
-
-    instruction: str
-    baseline_output: str
-    candidate_output: str
-    baseline: str
-    candidate: str
-    preference: float | None
-    order: str | None
-    annotator: str | None
-    file: str
-    row: int
-
-    @property
-    def where(self) -> str:
-        """File and row, for messages."""
-        return f"{self.file}, row {self.row}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +127,7 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
     for path in files:
         for number, row in read_rows(path, on_bad_row=bad.append):
             try:
-                item = _parse(path, number, row, named)
+                item = parse_annotation(path, number, row, named)
                 first = seen.setdefault((item.candidate, item.instruction, item.order), item)
                 if first is not item:
                     what = f"judges '{item.candidate}' on the instruction of {first.where} again"
@@ -184,79 +152,15 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
     return Annotations(systems, dict(Counter(reasons)))
 
 
-def _parse(path: Path, number: int, row: dict[str, Any], named: dict[str, set[str]]) -> Annotation:
-    """The judgement of a row; its instruction joins ``named`` also where the rest is unusable."""
-    candidate = _name(path, number, row, "generator_2") or path.name.split(".")[0]
-    instruction = row.get("instruction", row.get("prompt"))
-    if instruction is None or instruction == "":
-        raise bad_row(path, number, "there is no 'instruction' (or 'prompt')", FIX_ROW)
-    if not isinstance(instruction, str):
-        instruction = json.dumps(instruction, ensure_ascii=False, sort_keys=True)
-    named.setdefault(candidate, set()).add(instruction)
-    return Annotation(
-        instruction=instruction,
-        baseline_output=_output(path, number, row, "output_1"),
-        candidate_output=_output(path, number, row, "output_2"),
-        baseline=_name(path, number, row, "generator_1") or "baseline",
-        candidate=candidate,
-        preference=_preference(path, number, row),
-        order=_name(path, number, row, "order"),
-        annotator=_name(path, number, row, "annotator"),
-        file=str(path),
-        row=number,
-    )
-
-
-def _name(path: Path, number: int, row: dict[str, Any], name: str) -> str | None:
-    """What a row calls a model, a judge or an order; numbers are names too."""
-    value = row.get(name)
-    if isinstance(value, (list, dict)):
-        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", "Give a name.")
-    return None if value is None else str(value)
-
-
-def _output(path: Path, number: int, row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None:
-        raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
-    if not isinstance(value, str):
-        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", FIX_ROW)
-    if not value.strip():
-        raise bad_row(path, number, f"'{name}' is empty", "Generate it again, or leave it out: --on_bad_row skip.")
-    return value
-
-
 def _orders(path: Path, item: Annotation, row: dict[str, Any]) -> list[Annotation]:
     """The judgement, or one for each order where the row says what each of them gave."""
-    fields = {order: f"preference_{order}" for order in ORDERS}
-    given = {order: _preference(path, item.row, row, name) for order, name in fields.items() if name in row}
-    missing = len(ORDERS) - sum(value is not None for value in given.values())
-    if missing == len(ORDERS):
+    given = parse_orders(path, item.row, row)
+    if not given:
         return [item]
-    if missing:
+    if None in given.values():
         fix = "Judge both orders, or leave it out: --on_bad_row skip."
         raise bad_row(path, item.row, "has a preference in one order only", fix)
     return [replace(item, order=order, preference=value) for order, value in given.items()]
-
-
-def _preference(path: Path, number: int, row: dict[str, Any], name: str = "preference") -> float | None:
-    if name not in row:
-        raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
-    given = row[name]
-    if given is None or given == "":
-        return None
-    try:
-        value = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError, OverflowError):
-        raise bad_row(path, number, "the preference is not a number", "Give a number between 1 and 2.") from None
-    if math.isnan(value) and isinstance(given, (float, str)):
-        return None
-    if value == 0:
-        return 1.5
-    if not 1 <= value <= 2:
-        fix = "1 means output_1 is better, 2 output_2, 1.5 a tie."
-        raise bad_row(path, number, f"the preference is {given}, not between 1 and 2", fix)
-    return value
 
 
 def _check_one(rows: list[Annotation], name: str, fix: str) -> None:

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError
-from odin_rm.judging.pacing import Pacer, pause_before
+from odin_rm.core.signals import sigterm_cancels
+from odin_rm.judging import pacing
+from odin_rm.judging.pacing import Clock, Pacer, pause_before
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -107,6 +105,7 @@ class ChatClient:
         settings: the endpoint.
         role: what the model is here, for messages ("judge").
         error: what is raised when the endpoint does not answer any more.
+        clock: the time that calls go by; default that of the machine.
 
     Attributes:
         base_url: the address that calls go to.
@@ -117,8 +116,11 @@ class ChatClient:
         ConfigError: an address that is none, or that carries a secret.
     """
 
-    def __init__(self, settings: ChatSettings, *, role: str, error: type[OdinError]) -> None:
+    def __init__(
+        self, settings: ChatSettings, *, role: str, error: type[OdinError], clock: Clock | None = None
+    ) -> None:
         self.settings, self.role, self.error = settings, role, error
+        self.clock = clock or pacing.CLOCK
         self.base_url = endpoint_address(settings.base_url)
         self.retried = self.refused = 0
         self._refused_in_a_row = 0
@@ -153,8 +155,12 @@ class ChatClient:
 
         Raises:
             OdinError: of the class ``error``: the endpoint has stopped answering. What was handed over stays.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the calls under way are given up.
         """
-        asyncio.run(self._complete(calls, take))
+        try:
+            asyncio.run(self._complete(calls, take))
+        except asyncio.CancelledError:  # by SIGTERM: asyncio turns its own Ctrl-C into what a caller expects
+            raise KeyboardInterrupt from None
 
     def _key(self) -> str:
         name = self.settings.api_key_env
@@ -171,12 +177,12 @@ class ChatClient:
         from openai import AsyncOpenAI
 
         settings = self.settings
-        pacer = Pacer(settings.requests_per_minute, settings.tokens_per_minute)
+        pacer = Pacer(settings.requests_per_minute, settings.tokens_per_minute, self.clock)
         waiting = iter(enumerate(calls))
         self._failure = None
         # The client's own retries are off: ours also cover broken replies, and hold all workers back together.
         client = AsyncOpenAI(api_key=self._key(), base_url=self.base_url, max_retries=0, timeout=settings.timeout)
-        with _sigterm_as_sigint():
+        with sigterm_cancels():
             async with client:
                 workers = min(settings.concurrency, len(calls))
                 await asyncio.gather(*(self._work(client, pacer, waiting, take) for _ in range(workers)))
@@ -211,7 +217,7 @@ class ChatClient:
             if not await pacer.turn(tokens):
                 return None
             try:
-                async with asyncio.timeout(self.settings.timeout):
+                async with self.clock.limit(self.settings.timeout):
                     reply = await self._call(client, call)
             except openai.APIStatusError as error:
                 if error.status_code in _REFUSED:
@@ -219,11 +225,11 @@ class ChatClient:
                     return None
                 if not self._may_pass(error):
                     raise self._failed(error.message) from None
-                problem, pause = self._describe(error), pause_before(attempt, error.response.headers)
+                problem, pause = self._describe(error), pause_before(attempt, error.response.headers, self.clock)
                 if pause > LONGEST_WAIT:
                     raise self._failed(f"it asks to wait {pause:,.0f} s ({problem})") from None
                 if error.status_code in (429, 503):
-                    pacer.hold(pause, time.monotonic())
+                    pacer.hold(pause)
             except TimeoutError:
                 problem, pause = f"no reply within {self.settings.timeout:g} s", pause_before(attempt)
             except (openai.APIError, _Broken) as error:
@@ -321,20 +327,3 @@ async def _streamed(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, 
     if finish is None:
         raise _Broken("the stream ended before the reply did")
     return "".join(pieces), finish, usage
-
-
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Inside a running loop: what asyncio does for Ctrl-C (cancel all calls, then stop) for SIGTERM as well.
-
-    An exception out of a signal handler would hit whichever worker is at it, and leave a traceback.
-    """
-    own = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGTERM))
-    if not own:
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import bad_row, read_rows
+from odin_rm.evaluation.annotation_rows import ORDERS, parse_annotation, parse_orders
 from odin_rm.evaluation.judgements import Judgement, Question
 from odin_rm.judging.judge import Judge, Record
-
-ORDERS = ("preference_candidate_second", "preference_candidate_first")
 
 _Key = tuple[str, str, str]
 
 
 class RecordedJudge(Judge):
-    """Answers from a file of annotations, found by their texts.
+    """Answers from a file of annotations, found by their texts; rows are read as ``odin-rm win-rate`` reads them.
 
-    Rows that we wrote hold one preference per order; AlpacaEval's hold one for both, and it answers both. A row that
-    shows the two answers the other way round is turned.
+    Rows that we wrote hold one preference per order; AlpacaEval's hold one for both, and it answers both. Where each
+    order is a row of its own, ``candidate_first`` and ``candidate_second`` answer their own order; of orders by other
+    names nobody knows which is which, and their mean answers both. A row that shows the two answers the other way round
+    is turned.
 
     Args:
         path: an annotation file, or a folder that holds ``annotations.json``.
@@ -36,34 +36,27 @@ class RecordedJudge(Judge):
     def __init__(self, path: str) -> None:
         self.path = Path(path, "annotations.json") if Path(path).is_dir() else Path(path)
         self.name = self.path.name
-        self._preferences: dict[_Key, float | None] = {}
+        held: dict[_Key, dict[str | None, float | None]] = {}
         for number, row in read_rows(self.path):
-            self._add(number, row)
+            self._add(held, number, row)
+        self._preferences: dict[_Key, float | None] = {}
+        for (instruction, first, second), by_order in held.items():
+            straight, turned = _both_orders(by_order)
+            # The second place of each question is the row's output_2, then its output_1.
+            self._preferences[instruction, first, second] = straight
+            self._preferences[instruction, second, first] = None if turned is None else 3.0 - turned
 
-    def _add(self, number: int, row: dict[str, Any]) -> None:
-        texts = [text for name in ("instruction", "output_1", "output_2") if isinstance(text := row.get(name), str)]
-        if len(texts) < 3:
-            fix = "Give AlpacaEval's annotations: instruction, output_1, output_2, preference."
-            raise bad_row(self.path, number, "is no annotation of two outputs", fix)
-        instruction, first, second = texts
-        columns = ORDERS if all(name in row for name in ORDERS) else ("preference", "preference")
-        straight, turned = (self._preference(number, row, name) for name in columns)
-        # The second place of each question is the row's output_2, then its output_1.
-        answers = {
-            (instruction, first, second): straight,
-            (instruction, second, first): None if turned is None else 3.0 - turned,
-        }
-        if first != second and any(key in self._preferences for key in answers):
+    def _add(self, held: dict[_Key, dict[str | None, float | None]], number: int, row: dict[str, Any]) -> None:
+        # An empty output is never asked about, so it does no harm here.
+        item = parse_annotation(self.path, number, row, empty=True)
+        given: dict[str | None, float | None] = dict(parse_orders(self.path, number, row).items())
+        given = given or {item.order: item.preference}
+        first, second = item.baseline_output, item.candidate_output
+        by_order = held.setdefault((item.instruction, first, second), {})
+        turned = first != second and (item.instruction, second, first) in held
+        if turned or (first != second and by_order and (None in by_order or None in given or given.keys() & by_order)):
             raise bad_row(self.path, number, "the same two outputs are judged again", "Keep one row of them.")
-        self._preferences |= answers
-
-    def _preference(self, number: int, row: dict[str, Any], name: str) -> float | None:
-        value = row.get(name)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 2:
-            raise bad_row(self.path, number, f"'{name}' is {value!r}, not a number from 1 to 2", "Correct it.")
-        return float(value)
+        by_order |= given
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "recorded", "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()}
@@ -79,3 +72,12 @@ class RecordedJudge(Judge):
         for number, question in enumerate(questions):
             preference = self._preferences[question.instruction, question.first, question.second]
             record(number, Judgement(preference))
+
+
+def _both_orders(by_order: dict[str | None, float | None]) -> tuple[float | None, float | None]:
+    """The preference for the candidate when it is shown second, and when it is shown first."""
+    if by_order.keys() <= set(ORDERS):
+        return by_order.get("candidate_second"), by_order.get("candidate_first")
+    given = [value for value in by_order.values() if value is not None]
+    mean = sum(given) / len(given) if len(given) == len(by_order) else None
+    return mean, mean

@@ -187,6 +187,14 @@ def position_table(model: nn.Module) -> int | None:
     return min(sizes, default=None)
 
 
+def embedding_rows(model: Any) -> int | None:
+    """How many ids the embedding of tokens has rows for; ``None`` where there is no such table (Canine hashes)."""
+    try:
+        return int(model.get_input_embeddings().num_embeddings)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
 def model_window(model: nn.Module, tokenizer: Any) -> int | None:
     """The longest input in tokens by what tokenizer, config and position table say; ``None`` where none says it."""
     config = next((m.config for m in model.modules() if isinstance(m, PreTrainedModel)), None)

@@ -7,10 +7,9 @@
   read an earlier token; nobody but the model's author can say that this is wrong, so it is done, and said.
 - An encoder is read by its own code (its first token, a pooler, a mean).
 
-Two things in stock code do not fit the first rule, and both are mended here for the time of one forward pass. Stock
+Two things in stock code do not fit these rules, and both are mended here for the time of one forward pass. Stock
 decoders find the end of a padded row by comparing ids, not by its mask: padding is therefore filled with an id that no
-row of the batch ends with. And rotary positions of the kind ``dynamic`` remember the longest sequence that they have
-seen: they are made to forget it.
+row of the batch ends with. And some models remember the lengths that they have seen: they are made to forget them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from odin_rm.model.backbone import reads_left_to_right
 
@@ -68,7 +67,7 @@ def padded_logits(
         attention_mask: ``(R, T)`` 1 for real tokens.
         stock: read where the saved config says; without it at the last real token.
     """
-    forget_lengths(classifier.base_model)
+    forget_earlier(classifier.base_model)
     options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") else {}
     if not reads_left_to_right(classifier.base_model):
         return backbone(input_ids=input_ids, attention_mask=attention_mask, **options).logits
@@ -102,12 +101,15 @@ def last_token_read(config: Any, input_ids: Tensor, attention_mask: Tensor) -> I
         config.pad_token_id, _text_config(config).pad_token_id = saved
 
 
-def forget_lengths(base: nn.Module) -> None:
-    """Let rotary positions of the kind ``dynamic`` forget the longest sequence they have seen.
+def forget_earlier(base: Any) -> None:
+    """Let a model forget the lengths that it has seen, so that no score depends on what was scored before.
 
-    Stock code keeps the frequencies of that sequence for every later one between the model's original window and it, so
-    a score would depend on what was scored before.
+    Rotary positions of the kind ``dynamic`` keep the frequencies of the longest sequence for every later one between
+    the model's original window and it. BigBird gives up its sparse attention for good at the first short sequence.
     """
+    attention = getattr(getattr(base, "config", None), "attention_type", None)
+    if attention is not None and getattr(base, "attention_type", attention) != attention:
+        base.set_attention_type(attention)
     for module in base.modules():
         original = getattr(module, "original_max_seq_len", None)
         if original is None:

@@ -22,6 +22,7 @@ from odin_rm.core.errors import ModelError
 from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.model.backbone import (
     check_model_folder,
+    embedding_rows,
     find_output_layer,
     freeze_unread,
     load_classifier,
@@ -35,7 +36,8 @@ from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.products import use_fast_products
-from odin_rm.model.reading import forget_lengths, padded_logits
+from odin_rm.model.reading import forget_earlier, padded_logits
+from odin_rm.model.stock_config import complete_config, complete_tokenizer, one_label_config
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
 from odin_rm.model.tree_rows import score_row
 
@@ -215,7 +217,7 @@ class RewardModel(nn.Module):
         if self.info.pooling == "mean":
             kwargs: dict[str, Any] = {"use_cache": False} if self._decoder else {}
             base = self.classifier.base_model
-            forget_lengths(base)
+            forget_earlier(base)
             hidden_RTD = base(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
             rewards_RH = self.heads(mean_pool(hidden_RTD, attention_mask))
         else:
@@ -251,10 +253,9 @@ class RewardModel(nn.Module):
         Args:
             rows: size of the tokenizer's vocabulary with what was added to it.
         """
-        classifier = self.classifier
-        if classifier.get_input_embeddings().num_embeddings >= rows:
+        classifier, old = self.classifier, embedding_rows(self.classifier)
+        if old is None or old >= rows:
             return
-        old = classifier.get_input_embeddings().num_embeddings
         with torch.random.fork_rng(), quiet_loading():
             classifier.resize_token_embeddings(rows, mean_resizing=False)
         with torch.no_grad():
@@ -333,6 +334,7 @@ class RewardModel(nn.Module):
             self._save_stock(folder, self.quality_state_dict(state))
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+            complete_tokenizer(folder, self.classifier)
         self.info.save(folder)
         write_model_card(folder, self.info)
 
@@ -395,17 +397,7 @@ class RewardModel(nn.Module):
 
     def stock_config(self) -> Any:
         """A copy of the backbone's config as a one-label classifier, with its original dropout rates."""
-        import copy
-
-        config = copy.deepcopy(self.config)
-        config.num_labels = 1
-        config.id2label, config.label2id = {0: QUALITY}, {QUALITY: 0}
-        # transformers' pipeline and vLLM then give the raw score; for one label they squash it by default.
-        config.problem_type = "regression"
-        config.architectures = [type(self.classifier).__name__]
-        for name, value in self._dropout.items():
-            setattr(config, name, value)
-        return config
+        return one_label_config(self.config, type(self.classifier).__name__, self._dropout)
 
     def _save_stock(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         classifier = self.classifier
@@ -416,6 +408,7 @@ class RewardModel(nn.Module):
                 classifier.save_pretrained(folder, state_dict=tensors)
         finally:
             classifier.config = live
+        complete_config(folder, self.info)
 
 
 def _set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:

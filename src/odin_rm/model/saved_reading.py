@@ -6,6 +6,7 @@ batches were trees, and at the token before it where they were padded. The folde
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.info import INFO_FILE, RewardModelInfo
 from odin_rm.model.pad_token import closing_ids
 from odin_rm.model.reading import stock_skip_id
+
+log = logging.getLogger(__name__)
 
 OLD_READINGS = ("end", "before_pad")
 
@@ -50,3 +53,16 @@ def saved_settings(
             fix=f"Say which with --read_at end (trees) or before_pad, or write it into encoding of {INFO_FILE}.",
         )
     return replace(settings, read_at=read_at or "end")  # type: ignore[arg-type]
+
+
+def say_where_stock_reads(tokenizer: Any, config: Any, model: Any, settings: EncodingSettings, name: str) -> None:
+    """One line where somebody's decoder is read before the end of a text, or does not say where."""
+    skip = stock_skip_id(config)
+    if not model.reads_left_to_right:
+        return
+    closing = closing_ids(tokenizer, settings)
+    if skip is None:
+        log.info("%s: its config has no pad token; the reward is read at the last token of a text", name)
+    elif skip in closing:
+        token = tokenizer.convert_ids_to_tokens(skip)
+        log.info("%s: its config says to skip %s at the end of a text, so the reward is read before it", name, token)

@@ -6,7 +6,6 @@ read the same numbers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
 from odin_rm.core.hub import check_hub
@@ -24,6 +23,7 @@ from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.model.backbone import (
     check_model_folder,
+    embedding_rows,
     find_output_layer,
     load_classifier,
     load_config,
@@ -35,15 +35,12 @@ from odin_rm.model.backbone import (
 from odin_rm.model.device import is_out_of_memory, pick_device
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.layout import known_layout
-from odin_rm.model.pad_token import closing_ids
 from odin_rm.model.products import use_fast_products
 from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.model.saved_reading import saved_settings
+from odin_rm.model.saved_reading import saved_settings, say_where_stock_reads
 from odin_rm.model.tree_check import TreeSupport
-from odin_rm.model.tree_rows import score_row
-
-log = logging.getLogger(__name__)
+from odin_rm.model.tree_rows import neighbour_reason, score_row
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -90,7 +87,7 @@ class Scorer:
     def pad_token_id(self) -> int:
         """What stands on padding: the config's pad id, else the tokenizer's, else any; the mask marks padding."""
         classifier = getattr(self.model, "classifier", None)
-        rows = classifier.get_input_embeddings().num_embeddings if classifier is not None else None
+        rows = embedding_rows(classifier) if classifier is not None else None
         known = [] if classifier is None else [stock_skip_id(classifier.config)]
         known.append(self.tokenizer.pad_token_id)
         return next((int(i) for i in known if i is not None and (rows is None or i < rows)), 0)
@@ -115,6 +112,9 @@ class ColumnClassifier(nn.Module):
         self.classifier, self.column = classifier, column
         self.tree_kernel = "auto"
         self.reads_left_to_right = reads_left_to_right(getattr(classifier, "base_model", classifier))
+        # Where the length of a sequence decides its positions, what is not read counts too.
+        counts_all = isinstance(classifier, PreTrainedModel) and neighbour_reason(classifier) is not None
+        self._may_be_cut = self.reads_left_to_right and not counts_all
         use_fast_products(classifier)
 
     def forward(
@@ -132,7 +132,7 @@ class ColumnClassifier(nn.Module):
 
     def read_part(self, ids: np.ndarray) -> np.ndarray:
         """What of a sequence its score depends on: a causal model reads nothing behind the token that stock reads."""
-        return up_to_reading(ids, stock_skip_id(self.classifier.config)) if self.reads_left_to_right else ids
+        return up_to_reading(ids, stock_skip_id(self.classifier.config)) if self._may_be_cut else ids
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -211,7 +211,7 @@ def load_scorer(
         if info is not None:
             settings = saved_settings(info, tokenizer, config, path, read_at=read_at)
         else:
-            _say_where_stock_reads(tokenizer, config, model, settings, str(path))
+            say_where_stock_reads(tokenizer, config, model, settings, str(path))
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
     return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
 
@@ -323,16 +323,24 @@ def score_texts(
         NumericalError: a score is not finite.
     """
     encoded = encode_responses(scorer.tokenizer, prompts, responses, scorer.settings)
+    quality_R, length_R = score_whole(scorer, encoded, "response", microbatch_tokens)
+    return quality_R, length_R, np.array([e.response_tokens for e in encoded])
+
+
+def score_whole(
+    scorer: Scorer, encoded: Sequence[EncodedResponse], name: str, microbatch_tokens: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """:func:`score_encoded`, but each must fit and be finite; errors call the first that does not by ``name``."""
     for number, one in enumerate(encoded):
         if one.dropped:
             raise DataError(
                 f"the text has {one.sequence_tokens:,} tokens, the window is {scorer.settings.max_length:,}",
-                where=f"response {number}",
+                where=f"{name} {number}",
                 fix="Leave it out, or load the scorer with settings that cut (overlong='truncate_prompt_left').",
             )
     quality_R, length_R = score_encoded(scorer, encoded, microbatch_tokens=microbatch_tokens)
     check_finite(quality_R, scorer.name)
-    return quality_R, length_R, np.array([e.response_tokens for e in encoded])
+    return quality_R, length_R
 
 
 def score_encoded(
@@ -367,19 +375,6 @@ def check_finite(values: Iterable[float] | np.ndarray, name: str) -> None:
             where=name,
             fix="Load the model in float32, or check that its weights are sound.",
         )
-
-
-def _say_where_stock_reads(tokenizer: Any, config: Any, model: Any, settings: EncodingSettings, name: str) -> None:
-    """One line where somebody's decoder is read before the end of a text, or does not say where."""
-    skip = stock_skip_id(config)
-    if not model.reads_left_to_right:
-        return
-    closing = closing_ids(tokenizer, settings)
-    if skip is None:
-        log.warning("%s: its config has no pad token; the reward is read at the last token of a text", name)
-    elif skip in closing:
-        token = tokenizer.convert_ids_to_tokens(skip)
-        log.warning("%s: its config says to skip %s at the end of a text, so the reward is read before it", name, token)
 
 
 def _is_classifier(config: Any) -> bool:

@@ -52,25 +52,46 @@ class BatchSizes:
 
 
 @dataclass(frozen=True)
-class RankBatch:
-    """One optimiser step as one rank sees it: the whole batch as indices, its own part as tensors.
+class PairColumns:
+    """What the objective reads of a batch besides its scores, in training and in evaluation alike.
 
     Attributes:
-        batch: the global optimiser batch (same on each rank).
         tokens_R: ``(R,)`` float64 true response lengths.
         prompt_R: ``(R,)`` int64 prompt of each response, numbered from 0 within the batch.
         chosen_B, rejected_B: ``(B,)`` int64 positions in the batch's responses.
         margin_B: ``(B,)`` float64.
-        micro_batches: this rank's forward passes.
-        sizes: tokens of the batch, over all ranks.
     """
 
-    batch: OptimiserBatch
     tokens_R: Tensor
     prompt_R: Tensor
     chosen_B: Tensor
     rejected_B: Tensor
     margin_B: Tensor
+
+
+def pair_columns(data: TokenisedPreferences, batch: OptimiserBatch) -> PairColumns:
+    """The columns of a batch of these data."""
+    _, prompt_R = np.unique(np.asarray(data.response_prompt)[batch.responses], return_inverse=True)
+    return PairColumns(
+        tokens_R=torch.as_tensor(np.asarray(data.response_tokens)[batch.responses], dtype=torch.float64),
+        prompt_R=torch.as_tensor(prompt_R, dtype=torch.int64),
+        chosen_B=torch.as_tensor(batch.chosen, dtype=torch.int64),
+        rejected_B=torch.as_tensor(batch.rejected, dtype=torch.int64),
+        margin_B=torch.as_tensor(batch.margin, dtype=torch.float64),
+    )
+
+
+@dataclass(frozen=True)
+class RankBatch(PairColumns):
+    """One optimiser step as one rank sees it: the whole batch as indices and columns, its own part as tensors.
+
+    Attributes:
+        batch: the global optimiser batch (same on each rank).
+        micro_batches: this rank's forward passes.
+        sizes: tokens of the batch, over all ranks.
+    """
+
+    batch: OptimiserBatch
     micro_batches: list[MicroBatch]
     sizes: BatchSizes
 
@@ -168,14 +189,9 @@ class PlannedBatches(Dataset):
             )
             for rows in plan.ranks[self.rank]
         ]
-        _, prompt_R = np.unique(np.asarray(self.data.response_prompt)[batch.responses], return_inverse=True)
         return RankBatch(
+            **vars(pair_columns(self.data, batch)),
             batch=batch,
-            tokens_R=torch.as_tensor(np.asarray(self.data.response_tokens)[batch.responses], dtype=torch.float64),
-            prompt_R=torch.as_tensor(prompt_R, dtype=torch.int64),
-            chosen_B=torch.as_tensor(batch.chosen, dtype=torch.int64),
-            rejected_B=torch.as_tensor(batch.rejected, dtype=torch.int64),
-            margin_B=torch.as_tensor(batch.margin, dtype=torch.float64),
             micro_batches=micro_batches,
             sizes=BatchSizes(
                 slot_tokens=int(lengths[batch.chosen].sum() + lengths[batch.rejected].sum()),

@@ -25,6 +25,7 @@ from transformers import Trainer
 from odin_rm.core.errors import ConfigError, NumericalError
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.types import RewardScores
+from odin_rm.data.batching import build_optimiser_batch
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.audit import point_figures
 from odin_rm.model.layout import forward_cost
@@ -34,7 +35,7 @@ from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
 from odin_rm.reward.callbacks import BeforeTraining, PlanEpochs, StepMeter
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import OutOfMemory, exact_backward
-from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
+from odin_rm.reward.loader import PairColumns, PlannedBatches, RankBatch, make_loader, pair_columns
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
 from odin_rm.reward.step import ScoringClock, StepMemory, bare
@@ -148,8 +149,11 @@ class RewardTrainer(StepMemory, Trainer):
             engine=self.engine(model, batch),
         )
 
-    def objective(self, scores: RewardScores, batch: RankBatch, warmth: float = 1.0) -> DisentangledLoss:
-        """The objective of one whole batch as a function of its scores; the orthogonality term is added apart."""
+    def objective(self, scores: RewardScores, batch: PairColumns, warmth: float = 1.0) -> DisentangledLoss:
+        """The objective of a whole batch (or of all held-out pairs) as a function of its scores.
+
+        The orthogonality term, which no score decides, is added apart.
+        """
         config = self.config
         assert config.length_weight is not None
         return disentangled_loss(
@@ -223,7 +227,10 @@ class RewardTrainer(StepMemory, Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Figures of the audit (without intervals) on the held-out pairs, as ``eval_<figure>``.
+        """Figures of the audit (without intervals) on the held-out pairs, as ``eval_<figure>``, and ``eval_loss``.
+
+        ``eval_loss`` is the objective that is trained, with all its terms, options and full weights, on the held-out
+        pairs as one batch.
 
         Raises:
             NumericalError: a score is not finite.
@@ -282,16 +289,11 @@ class RewardTrainer(StepMemory, Trainer):
         return tensor.cpu().numpy()
 
     def _eval_loss(self, data: TokenisedPreferences, quality_R: np.ndarray, length_R: np.ndarray | None) -> float:
-        parts = disentangled_loss(
-            torch.as_tensor(quality_R),
-            None if length_R is None else torch.as_tensor(length_R),
-            torch.tensor(np.asarray(data.response_tokens), dtype=torch.float64),
-            torch.tensor(np.asarray(data.pair_chosen), dtype=torch.int64),
-            torch.tensor(np.asarray(data.pair_rejected), dtype=torch.int64),
-            margin_B=torch.tensor(np.asarray(data.pair_margin), dtype=torch.float64),
-            length_weight=self.config.length_weight or 0.0,
-        )
-        return float(parts.total) + float(self._head_loss(1.0))
+        """The training objective on all held-out pairs as one batch, at full weights also during the warm-up."""
+        batch = build_optimiser_batch(data, np.arange(data.num_pairs))
+        length = None if length_R is None else torch.as_tensor(length_R[batch.responses])
+        scores = RewardScores(torch.as_tensor(quality_R[batch.responses]), length)
+        return float(self.objective(scores, pair_columns(data, batch)).total) + float(self._head_loss(1.0))
 
     # ---- pieces of the Trainer that assume per-device tensors --------------------------------------------------------
 

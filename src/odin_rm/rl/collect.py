@@ -126,8 +126,9 @@ class Collector:
             )
             for i, (position, rollout) in enumerate(zip(positions, sampled, strict=True))
         ]
-        kl = self._work_out_advantages(experiences, greedy_B, kl_coef)
-        return Collection(experiences, self._log(shaped, usable_B, greedy_B, kl), seconds)
+        sums = self._work_out_advantages(experiences, greedy_B, kl_coef)
+        sums["cut_responses"] = float(sum(not rollout.ended for rollout in sampled))
+        return Collection(experiences, self._log(shaped, usable_B, greedy_B, sums), seconds)
 
     def judge(self, positions: Sequence[int], rollouts: Sequence[Rollout], step: int) -> tuple[np.ndarray, np.ndarray]:
         """``(R,)`` quality and length reward (NaN without one) of responses to prompts of the set."""
@@ -138,6 +139,7 @@ class Collector:
             response_tokens=np.array([r.response_tokens for r in rollouts]),
             columns={name: [values[p] for p in positions] for name, values in self.prompts.columns.items()},
             step=step,
+            ended=np.array([r.ended for r in rollouts]),
         )
         judged = self.source.judge(request)
         self.source_log = source_figures(judged)
@@ -224,7 +226,7 @@ class Collector:
     def _log(
         self, shaped: ShapedRewards, usable_B: np.ndarray, greedy_B: np.ndarray | None, sums: dict[str, float]
     ) -> dict[str, float]:
-        """Means over the usable responses of all ranks, one figure for each step of the shaping."""
+        """Means over the usable responses of all ranks, one figure for each step of the shaping; how many were cut."""
         steps = {
             "standardised_reward": shaped.standardised_R,
             "clipped_reward": shaped.clipped_R,
@@ -235,9 +237,11 @@ class Collector:
         if greedy_B is not None:
             steps["greedy_sequence_reward"] = greedy_B
         totals = {name: float(values[usable_B].sum()) for name, values in steps.items()}
-        totals = self.ranks.sums(totals | {"kl_cost": sums["kl_reward"], "usable": float(usable_B.sum())})
-        count = max(1.0, totals.pop("usable"))
-        return {name: value / count for name, value in totals.items()} | self.source_log
+        counts = {"usable": float(usable_B.sum()), "cut_responses": sums["cut_responses"]}
+        totals = self.ranks.sums(totals | {"kl_cost": sums["kl_reward"]} | counts)
+        count, cut = max(1.0, totals.pop("usable")), totals.pop("cut_responses")
+        means = {name: value / count for name, value in totals.items()}
+        return means | {"cut_responses": cut} | self.source_log
 
 
 def source_figures(judged: JudgedResponses) -> dict[str, float]:

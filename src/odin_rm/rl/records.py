@@ -79,6 +79,7 @@ class RewardRequest:
         response_tokens: ``(R,)`` ``L(y)`` by the policy's tokenizer, without the end token.
         columns: further columns of the prompt file, each a list as long as ``prompts``.
         step: optimiser steps done so far.
+        ended: ``(R,)`` whether the policy wrote an end token; ``None`` where all have.
     """
 
     prompts: list[Prompt]
@@ -87,6 +88,7 @@ class RewardRequest:
     response_tokens: np.ndarray
     columns: dict[str, list[Any]] = field(default_factory=dict)
     step: int = 0
+    ended: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ class ShapedReward:
                 response_tokens=np.array([r.response_tokens for r in rollouts]),
                 columns={name: [values[p] for p in positions] for name, values in self.prompts.columns.items()},
                 step=step,
+                ended=np.array([r.ended for r in rollouts]),
             )
         )
 
@@ -119,6 +120,7 @@ class ShapedReward:
         if judged.length_for_log is not None:
             log_metric("mean_length_reward", float(np.nanmean(judged.length_for_log)))
         log_metric("ended_share", float(np.mean([r.ended for r in rollouts])))
+        log_metric("cut_responses", float(sum(not r.ended for r in rollouts)))
         log_metric("bad_rewards", float((~usable_R).sum()))
         steps = {
             "standardised_reward": shaped.standardised_R,

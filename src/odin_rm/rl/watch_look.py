@@ -83,6 +83,7 @@ def observe_policy(
             response_tokens=np.array([r.response_tokens for r in rollouts]),
             columns=prompts.columns,
             step=step,
+            ended=np.array([r.ended for r in rollouts]),
         )
         judged = source.judge(request)
         held_out_R = None if held_out is None else held_out.judge(request).quality

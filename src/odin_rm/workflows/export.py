@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from odin_rm.core.errors import ConfigError, ExportError, OutputError
+from odin_rm.core.errors import ConfigError, OutputError
 from odin_rm.core.files import check_run_folder
 from odin_rm.core.types import QUALITY
 
@@ -16,27 +16,6 @@ if TYPE_CHECKING:
     from odin_rm.data.tokenise import EncodingSettings
     from odin_rm.model.export import ParityReport
 
-# Several lengths, from one word on; the last is repeated until it fills the model's window.
-PARITY_TEXTS: tuple[tuple[str, str], ...] = (
-    ("Hi", "Hello."),
-    ("What is 2 + 2?", "It is 4."),
-    ("Name three colours.", "Red, green and blue. Many people would also call black and white colours."),
-    (
-        "How do I boil an egg?",
-        "Put it into boiling water. Wait six minutes for a soft yolk and ten for a hard one. Cool it in cold water.",
-    ),
-    ("Is it good to walk? Answer with yes or no.", "Yes"),
-    (
-        "Human: I slept badly.\n\nAssistant: What kept you awake?\n\nHuman: The street.",
-        "Ear plugs help at once; a bed farther from the window helps for good.",
-    ),
-    (
-        "Write a long story about a journey.",
-        "They set out before the sun rose, and the road was white with frost. Nobody spoke until the first hill. ",
-    ),
-)
-# A window of 100,000 tokens need not be filled to prove that two models are the same.
-_LONGEST_PARITY_TEXT = 2048
 # A folder with one of these is more than an export and is never replaced by one.
 _FOREIGN = ("odin_rm.json", "metrics.jsonl", "audit.json", "summary.json", "config.yaml", "model", "checkpoints")
 
@@ -100,18 +79,10 @@ def run_export(config: ExportConfig) -> ParityReport:
     model.to(device)
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
     settings = _settings(model, tokenizer, config.model, config.read_at)
-    if settings.read_at == "before_pad":
-        raise ExportError(
-            "the model is read before its pad token; vLLM, verl and OpenRLHF read the last token",
-            where=config.model,
-            fix="Train it anew; odin-rm score and audit go on reading it as it is.",
-        )
     ensure_sound_pad_token(tokenizer, model.config, settings)
     model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
     model.info = model.info.with_(encoding=vars(settings))
-    sequences = parity_sequences(tokenizer, settings)
-    if config.parity_dataset is not None:
-        sequences += _dataset_sequences(config, tokenizer, settings)
+    sequences = [] if config.parity_dataset is None else _dataset_sequences(config, tokenizer, settings)
     return export_quality_head(
         model,
         config.output,
@@ -121,27 +92,6 @@ def run_export(config: ExportConfig) -> ParityReport:
         tolerance=config.tolerance,
         overwrite=config.overwrite_output_dir,
     )
-
-
-def parity_sequences(tokenizer: Any, settings: EncodingSettings) -> list[list[int]]:
-    """Token ids of the built-in texts as the model reads them, from very short to (nearly) its window.
-
-    Raises:
-        ExportError: not one text fits into the window.
-    """
-    from odin_rm.data.tokenise import encode_responses
-
-    window = min(settings.max_length, _LONGEST_PARITY_TEXT)
-    cut = replace(settings, max_length=window, overlong="truncate_response")
-    prompts = [prompt for prompt, _ in PARITY_TEXTS]
-    responses = [response for _, response in PARITY_TEXTS]
-    words = len(responses[-1].split())
-    responses[-1] = responses[-1] * (window // words + 1)
-    encoded = encode_responses(tokenizer, prompts, responses, cut)
-    sequences = [e.input_ids for e in encoded if not e.dropped]
-    if not sequences:
-        raise ExportError(f"no text fits into the model's window of {settings.max_length} tokens")
-    return sequences
 
 
 def _settings(model: Any, tokenizer: Any, where: str, read_at: str | None) -> EncodingSettings:

@@ -15,6 +15,7 @@ import yaml
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import read_rows
+from odin_rm.evaluation.annotation_rows import parse_preference
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.model.info import INFO_FILE
@@ -304,7 +305,8 @@ def _judged(name: str, rows: Sequence[Row], where: str, content: Row, settings: 
             fix = "Give annotations as AlpacaEval or odin-rm judge writes them."
             raise DataError(f"field '{lacking[0]}' is missing", where=f"{where}, row {number}", fix=fix)
         prompt, baseline, candidate = (_words(row[field]) for field in ("instruction", "output_1", "output_2"))
-        pairs.append(JudgedPair(prompt, baseline, candidate, number_of(row.get("preference"))))
+        preference = parse_preference(Path(where), number, dict(row)) if "preference" in row else None
+        pairs.append(JudgedPair(prompt, baseline, candidate, preference))
     first = rows[0] if rows else {}
     sides = {
         side: str(_object(content, side).get("generator") or first.get(field) or side)

@@ -8,6 +8,9 @@ No row is ever lost. A sequence longer than ``max_length`` that the policy ``dro
 its row here, with its true ``response_tokens`` and ``quality`` null. With ``--on_bad_row skip`` an unusable row is kept
 with all three fields null (a line that is no row at all becomes a row of nulls) and is listed, with its number and the
 reason, in ``<output>.skipped.jsonl``. The output appears when everything is done, or not at all.
+
+A row without a response may hold a ``text`` that the model's own template has rendered (:mod:`odin_rm.data.rendered`);
+it gets a field ``cut`` more, true where the text has no end token.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from odin_rm.core.errors import ConfigError, DataError, NumericalError, OutputEr
 from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
-from odin_rm.data.rows import parse_prompt_response
+from odin_rm.workflows.score_rows import CUT, RowFields, RowTexts, read_texts
 
 if TYPE_CHECKING:
     from odin_rm.data.tokenise import EncodedResponse, EncodingSettings
@@ -48,6 +51,10 @@ class ScoreConfig:
     output: str = field(metadata={"help": "File to write; its suffix chooses the format."})
     prompt_field: str = field(default="prompt", metadata={"help": "Field that holds the prompt."})
     response_field: str = field(default="response", metadata={"help": "Field that holds the response."})
+    text_field: str = field(
+        default="text",
+        metadata={"help": "Field of a text that the model's template has rendered, in rows without a response."},
+    )
     column: str | None = field(
         default=None, metadata={"help": "Label (name or index) to read of classifiers with several labels."}
     )
@@ -117,6 +124,8 @@ class ScoreReport:
         truncated: scored rows of which something was cut away.
         truncated_responses: those of them that lost a part of the response.
         bad_rows: unusable rows, written with nulls.
+        completed: rendered texts that ended otherwise than the template ends them, and were given its ending.
+        cut: rendered texts without an end token, scored as they are.
         seconds: wall-clock time of reading, scoring and writing, without loading the model.
     """
 
@@ -128,7 +137,22 @@ class ScoreReport:
     truncated: int = 0
     truncated_responses: int = 0
     bad_rows: int = 0
+    completed: int = 0
+    cut: int = 0
     seconds: float = 0.0
+
+    def count(self, item: _Item) -> None:
+        """Add a row."""
+        self.rows += 1
+        self.scored += item.scores is not None
+        self.bad_rows += item.error is not None
+        if item.encoded is not None:
+            self.overlong += item.encoded.dropped
+            self.overlong_prompts += item.encoded.dropped and item.encoded.prompt_tokens > self.max_length
+            self.truncated += item.encoded.truncated
+            self.truncated_responses += item.encoded.response_cut > 0
+            self.cut += not item.encoded.ended
+        self.completed += item.texts is not None and item.texts.completed
 
 
 @dataclass
@@ -138,6 +162,7 @@ class _Item:
     number: int
     row: dict[str, Any] | None
     error: RowError | None = None
+    texts: RowTexts | None = None
     encoded: EncodedResponse | None = None
     scores: tuple[float, float | None] | None = None
 
@@ -184,8 +209,8 @@ def run_score(config: ScoreConfig) -> ScoreReport:
             _score_chunk(config, scorer, settings, chunk, advance)
             columns = _columns(config, chunk)
             for item in chunk:
-                _count(report, item)
-                writer.write(_scored_row(item, columns))
+                report.count(item)
+                writer.write(_scored_row(config, item, columns))
                 if item.error is not None:
                     if skipped is None:
                         skipped = stack.enter_context(RowWriter(skipped_file(config.output)))
@@ -229,26 +254,24 @@ def _drain(malformed: list[RowError]) -> Iterator[_Item]:
     malformed.clear()
 
 
-def _parse(config: ScoreConfig, item: _Item) -> tuple[Any, Any] | None:
-    """Prompt and response of a row, or ``None`` where it is unusable (noted in the item)."""
+def _fields(config: ScoreConfig) -> RowFields:
+    return RowFields(config.prompt_field, config.response_field, config.text_field)
+
+
+def _parse(config: ScoreConfig, item: _Item, tokenizer: Any, settings: EncodingSettings) -> bool:
+    """Read the texts of a row; false where it is unusable (noted in the item)."""
     if item.row is None:
-        return None
-    there = [name for name in ADDED if name in item.row]
+        return False
+    added = (*ADDED, CUT) if _fields(config).is_text(item.row) else ADDED
+    there = [name for name in added if name in item.row]
     if there and not config.overwrite_scores:
         fix = "Pass --overwrite_scores to replace it, or rename the field."
         raise DataError(f"the row already has the field '{there[0]}'", where=_place(config, item), fix=fix)
     try:
-        names = {"prompt": config.prompt_field, "response": config.response_field}
-        return parse_prompt_response({name: item.row.get(source) for name, source in names.items()})
+        item.texts = read_texts(item.row, _fields(config), tokenizer, settings)
     except RowError as error:
-        what, fix = error.what, error.fix
-        for name, source in names.items():
-            what, fix = what.replace(f"'{name}'", f"'{source}'"), fix.replace(f"'{name}'", f"'{source}'")
-        missing = [source for source in names.values() if source not in item.row]
-        if missing and len(item.row):
-            fix = f"{fix.rstrip('.')}, or name the fields with --prompt_field and --response_field."
-        _fail(config, item, RowError(what, where=_place(config, item), fix=fix))
-        return None
+        _fail(config, item, RowError(error.what, where=_place(config, item), fix=error.fix))
+    return item.texts is not None
 
 
 def _place(config: ScoreConfig, item: _Item) -> str:
@@ -274,7 +297,7 @@ def _score_chunk(
     """Encode and score a chunk; results go into its items."""
     from odin_rm.model.scoring import score_sequences
 
-    usable = [(item, texts) for item in chunk if (texts := _parse(config, item)) is not None]
+    usable = [item for item in chunk if _parse(config, item, scorer.tokenizer, settings)]
     for start in range(0, len(usable), _ENCODED_AT_ONCE):
         _encode(config, scorer.tokenizer, settings, usable[start : start + _ENCODED_AT_ONCE])
     ready = [item for item in chunk if item.encoded is not None and not item.encoded.dropped]
@@ -298,35 +321,38 @@ def _score_chunk(
         item.scores = (float(quality_R[k]), None if length_R is None else float(length_R[k]))
 
 
-def _encode(
-    config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, usable: Sequence[tuple[_Item, tuple[Any, Any]]]
-) -> None:
-    from odin_rm.data.tokenise import encode_named, overlong_error
+def _encode(config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, usable: Sequence[_Item]) -> None:
+    from odin_rm.data.tokenise import overlong_error
 
     # "error" is raised here: it stops the pass whatever --on_bad_row says, for a long row is not a broken one.
     lenient = replace(settings, overlong="drop") if settings.overlong == "error" else settings
-    places = [_place(config, item) for item, _ in usable]
-    prompts, responses = [p for _, (p, _) in usable], [r for _, (_, r) in usable]
     try:
-        encoded: Sequence[EncodedResponse | None] = encode_named(tokenizer, prompts, responses, lenient, places)
+        encoded: Sequence[EncodedResponse | None] = _encoded(config, tokenizer, lenient, usable)
     except RowError:
-        encoded = [_encode_one(config, tokenizer, lenient, item, texts) for item, texts in usable]
-    for (item, _), one in zip(usable, encoded, strict=True):
+        encoded = [_encode_one(config, tokenizer, lenient, item) for item in usable]
+    for item, one in zip(usable, encoded, strict=True):
         if one is not None and one.dropped and settings.overlong == "error":
             raise overlong_error(one, settings, _place(config, item))
         item.encoded = one
 
 
-def _encode_one(
-    config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, item: _Item, texts: tuple[Any, Any]
-) -> EncodedResponse | None:
-    from odin_rm.data.tokenise import encode_named
-
+def _encode_one(config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, item: _Item) -> EncodedResponse | None:
     try:
-        return encode_named(tokenizer, [texts[0]], [texts[1]], settings, [_place(config, item)])[0]
+        return _encoded(config, tokenizer, settings, [item])[0]
     except RowError as error:
         _fail(config, item, error)
         return None
+
+
+def _encoded(
+    config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, items: Sequence[_Item]
+) -> list[EncodedResponse]:
+    from odin_rm.data.tokenise import encode_named
+
+    texts = [item.texts for item in items if item.texts is not None]
+    prompts, responses = [one.prompt for one in texts], [one.response for one in texts]
+    places, ended = [_place(config, item) for item in items], [one.ended for one in texts]
+    return encode_named(tokenizer, prompts, responses, settings, places, ended=ended)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -338,22 +364,14 @@ def _columns(config: ScoreConfig, chunk: Sequence[_Item]) -> list[str]:
     return [config.prompt_field, config.response_field] if first is None else list(first)
 
 
-def _scored_row(item: _Item, columns: list[str]) -> dict[str, Any]:
+def _scored_row(config: ScoreConfig, item: _Item, columns: list[str]) -> dict[str, Any]:
     row = dict.fromkeys(columns) if item.row is None else item.row
     quality, length = item.scores or (None, None)
     tokens = None if item.encoded is None else item.encoded.response_tokens
-    return {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
-
-
-def _count(report: ScoreReport, item: _Item) -> None:
-    report.rows += 1
-    report.scored += item.scores is not None
-    report.bad_rows += item.error is not None
-    if item.encoded is not None:
-        report.overlong += item.encoded.dropped
-        report.overlong_prompts += item.encoded.dropped and item.encoded.prompt_tokens > report.max_length
-        report.truncated += item.encoded.truncated
-        report.truncated_responses += item.encoded.response_cut > 0
+    scored = {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
+    if item.row is not None and _fields(config).is_text(item.row):
+        scored[CUT] = None if item.encoded is None else not item.encoded.ended
+    return scored
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

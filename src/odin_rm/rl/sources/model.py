@@ -13,8 +13,9 @@ from odin_rm.rl.records import JudgedResponses, RewardRequest
 class ModelSource:
     """Our reward model or any one-label classifier, by its own tokenizer and chat template.
 
-    The texts are those that ``odin_rm.score_texts`` and ``odin-rm score`` would read. A longer text than the model's
-    window loses the start of its prompt; where the response alone does not fit, the quality is NaN.
+    The texts are those that ``odin_rm.score_texts`` and ``odin-rm score`` would read. A response that the policy did
+    not end is read as far as it goes: no ending is written behind it. A longer text than the model's window loses the
+    start of its prompt; where the response alone does not fit, the quality is NaN.
 
     Args:
         scorer: the loaded model; its text settings apply but for the cut.
@@ -55,7 +56,13 @@ class ModelSource:
             RewardSourceError: the chat template refuses a conversation.
         """
         try:
-            encoded = encode_responses(self.scorer.tokenizer, request.prompts, request.responses, self.settings)
+            encoded = encode_responses(
+                self.scorer.tokenizer,
+                request.prompts,
+                request.responses,
+                self.settings,
+                ended=None if request.ended is None else request.ended.tolist(),
+            )
         except DataError as error:
             raise RewardSourceError(f"{error.what} ({error.where})", where=self.name, fix=error.fix) from error
         quality_R, length_R = score_encoded(self.scorer, encoded, microbatch_tokens=self.microbatch_tokens)

@@ -1,0 +1,141 @@
+"""One row of an annotation file as a judgement: the only way in which rows of any file become judgements."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odin_rm.core.files import bad_row, json_name
+
+ORDERS = ("candidate_first", "candidate_second")
+FIX_ROW = "Write rows of instruction, output_1, output_2 and preference, as AlpacaEval does."
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One judgement of one pair of answers.
+
+    Attributes:
+        instruction: the prompt.
+        baseline_output, candidate_output: the answers.
+        baseline, candidate: who gave them.
+        preference: 1 (baseline) to 2 (candidate); ``None`` where the judgement is missing.
+        order: which order of showing was judged; ``None`` where the file does not say.
+        annotator: the judge, where the file names one.
+        file, row: where it stands.
+    """
+
+    instruction: str
+    baseline_output: str
+    candidate_output: str
+    baseline: str
+    candidate: str
+    preference: float | None
+    order: str | None
+    annotator: str | None
+    file: str
+    row: int
+
+    @property
+    def where(self) -> str:
+        """File and row, for messages."""
+        return f"{self.file}, row {self.row}"
+
+
+def parse_annotation(
+    path: Path, number: int, row: dict[str, Any], named: dict[str, set[str]] | None = None, *, empty: bool = False
+) -> Annotation:
+    """The judgement of a row.
+
+    Args:
+        path, number: where the row stands.
+        row: as it was read; numbers may be text, as in CSV files.
+        named: takes in the instruction under its candidate, also where the rest is unusable.
+        empty: whether an output may be empty.
+
+    Raises:
+        RowError: a field is missing, or is none.
+    """
+    candidate = _name(path, number, row, "generator_2") or path.name.split(".")[0]
+    instruction = row.get("instruction", row.get("prompt"))
+    if instruction is None or instruction == "":
+        raise bad_row(path, number, "there is no 'instruction' (or 'prompt')", FIX_ROW)
+    if not isinstance(instruction, str):
+        instruction = json.dumps(instruction, ensure_ascii=False, sort_keys=True)
+    if named is not None:
+        named.setdefault(candidate, set()).add(instruction)
+    return Annotation(
+        instruction=instruction,
+        baseline_output=_output(path, number, row, "output_1", empty),
+        candidate_output=_output(path, number, row, "output_2", empty),
+        baseline=_name(path, number, row, "generator_1") or "baseline",
+        candidate=candidate,
+        preference=parse_preference(path, number, row),
+        order=_name(path, number, row, "order"),
+        annotator=_name(path, number, row, "annotator"),
+        file=str(path),
+        row=number,
+    )
+
+
+def parse_orders(path: Path, number: int, row: dict[str, Any]) -> dict[str, float | None]:
+    """The preference of each of :data:`ORDERS`; nothing where the row does not say what either of them gave.
+
+    Raises:
+        RowError: a preference is no number between 1 and 2.
+    """
+    fields = {order: f"preference_{order}" for order in ORDERS}
+    given = {
+        order: parse_preference(path, number, row, name) if name in row else None for order, name in fields.items()
+    }
+    return {} if set(given.values()) == {None} else given
+
+
+def parse_preference(path: Path, number: int, row: dict[str, Any], name: str = "preference") -> float | None:
+    """A preference between 1 and 2, as a number or as text; 1.5 for AlpacaEval's older sign of a tie, which is 0.
+
+    Returns:
+        The preference; ``None`` where the field says that there is none.
+
+    Raises:
+        RowError: there is no such field, or it holds something else.
+    """
+    if name not in row:
+        raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
+    given = row[name]
+    if given is None or given == "":
+        return None
+    try:
+        value = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        raise bad_row(path, number, "the preference is not a number", "Give a number between 1 and 2.") from None
+    if math.isnan(value) and isinstance(given, (float, str)):
+        return None
+    if value == 0:
+        return 1.5
+    if not 1 <= value <= 2:
+        fix = "1 means output_1 is better, 2 output_2, 1.5 a tie."
+        raise bad_row(path, number, f"the preference is {given}, not between 1 and 2", fix)
+    return value
+
+
+def _name(path: Path, number: int, row: dict[str, Any], name: str) -> str | None:
+    """What a row calls a model, a judge or an order; numbers are names too."""
+    value = row.get(name)
+    if isinstance(value, (list, dict)):
+        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", "Give a name.")
+    return None if value is None else str(value)
+
+
+def _output(path: Path, number: int, row: dict[str, Any], name: str, empty: bool) -> str:
+    value = row.get(name)
+    if value is None:
+        raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
+    if not isinstance(value, str):
+        raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", FIX_ROW)
+    if not value.strip() and not empty:
+        raise bad_row(path, number, f"'{name}' is empty", "Generate it again, or leave it out: --on_bad_row skip.")
+    return value
