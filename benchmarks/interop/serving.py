@@ -63,6 +63,9 @@ def serve(bin_folder: Path, version: str, export: str, log: Path, *, patience: f
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     flags = ["--runner", "pooling", "--dtype", "float32", "--enforce-eager", "--host", HOST, "--port", str(port)]
+    template = Path(export) / "chat_template.jinja"
+    # For /score and /rerank vLLM takes only a template that is named; a folder without one serves what it can.
+    flags += ["--chat-template", str(template)] if template.is_file() else []
     with log.open("w") as said:
         process = subprocess.Popen(
             [bin_folder / "vllm", "serve", export, *flags],

@@ -11,6 +11,9 @@ EXACT, HALF = 1e-5, 0.03
 
 PAIRS = "two texts are joined without the chat template"
 TEXT_PROMPTS = "prompt and completion are joined without the chat template and its end; use chat prompts"
+SPECIAL_TWICE = "the rendered text has its special tokens, and the tokenizer adds its own: use add_special_tokens false"
+ADDS = dict.fromkeys(("llama3", "nopad", "plain", "bert"), SPECIAL_TWICE)
+ONE_OF_TWO = "it takes [CLS] off the rendered text, not [SEP], and vLLM adds both"
 ABSOLUTE = "positions are absolute and count the padding on the left"
 DECODERS = "OpenRLHF reads a head named `score` on the last token, and an encoder has neither"
 # Rotary angles depend on how much padding stands before, and their rounding with them.
@@ -79,7 +82,7 @@ def transformers(name: str, place: str) -> Tool:
     """transformers of some version."""
     ways = (
         Way("pipeline(text, add_special_tokens=False)"),
-        Way("pipeline(text)"),
+        Way("pipeline(text)", by_design_for=ADDS),
         Way("pipeline({text, text_pair})", by_design=PAIRS),
         Way("model, padded on the right"),
         Way("model, padded on the left", LEFT, by_design_for={"gpt2": ABSOLUTE, "bert": ABSOLUTE}),
@@ -97,13 +100,15 @@ VLLM = Tool(
     (
         Way("/classify, messages"),
         Way("/classify, text, add_special_tokens false"),
-        Way("/classify, text"),
+        Way("/classify, text", by_design_for=ADDS),
         Way("/pooling, messages"),
         Way("/score"),
         Way("/rerank"),
     ),
 )
-VERL = Tool("verl", "verl", "verl", "verl_peer.py", (Way("RewardLoopWorker, vLLM"),))
+VERL = Tool(
+    "verl", "verl", "verl", "verl_peer.py", (Way("RewardLoopWorker, vLLM", by_design_for={"bert": ONE_OF_TWO}),)
+)
 OPENRLHF = Tool(
     "OpenRLHF",
     "openrlhf",
