@@ -2,7 +2,7 @@
 
     python -m benchmarks.one_score                       # ours: 6 kinds of pad token x families x short and long texts
     python -m benchmarks.one_score --part foreign        # somebody's classifiers against stock transformers, one by one
-    python -m benchmarks.one_score --keep DIR            # keeps exports and texts for another version of transformers
+    python -m benchmarks.one_score --keep DIR --python .venv-interop-transformers4/bin/python   # and by transformers 4
 
 Models are random, at weights where a reading one token off changes a score by tenths of its deviation.
 """
@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import logging
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def ours(keep: Path | None) -> list[dict[str, Any]]:
                                 "family": name,
                                 "pad": pad,
                                 "template": "chat" if chat else "plain",
+                                "length": "long" if long else "short",
                                 "tokens": max(map(len, ids)),
                                 "deviation": float(single.std()),
                                 "differences": {k: float(np.abs(v - single).max()) for k, v in found.items()},
@@ -164,20 +166,32 @@ def ours(keep: Path | None) -> list[dict[str, Any]]:
     return rows
 
 
+def add_other_release(rows: list[dict[str, Any]], python: str, keep: Path) -> None:
+    """Add what another release of transformers makes of the exports to the rows."""
+    script = Path(__file__).parent / "shared" / "stock_readings.py"
+    answer = json.loads(subprocess.run([python, script, keep], check=True, capture_output=True, text=True).stdout)
+    for row in rows:
+        differences = answer["differences"][f"{row['family']}-{row['pad']}-{row['template']}".replace(" ", "_")]
+        row["differences"][f"transformers {answer['version']}"] = differences[f"texts-{row['length']}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=("ours", "foreign"), default="ours")
-    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--keep", type=Path, help="folder to keep exports and texts in")
+    parser.add_argument("--python", help="interpreter with another release of transformers that scores what is kept")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if options.part == "foreign":
-        from benchmarks.foreign_readings import foreign
+        from benchmarks.shared.foreign_readings import foreign
 
         rows = foreign()
     else:
         rows = ours(options.keep)
+    if options.python and options.keep:
+        add_other_release(rows, options.python, options.keep)
     worst = max(d for row in rows for d in row["differences"].values())
     print(f"{len(rows)} cells, largest difference {worst:.1e}")
     if options.output:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(*words: str) -> subprocess.Popen:
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OPENAI_API_KEY": KEY, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
     return subprocess.Popen([sys.executable, "-m", *words], env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -60,16 +60,16 @@ def test_two_thousand_judgements_survive_kills_of_judge_and_server(room):
     )
     judge = ("odin_rm.cli.main", "judge", *words.split(), "--base_url", f"http://127.0.0.1:{port}/v1")
     server = start(*serve)
-    wait_until(lambda: listens(port))
+    wait_until(lambda: listens(port), alive=[server])
     kept = []
     for share in (0.25, 0.5):
         process = start(*judge)
-        wait_until(lambda: len(answered()) >= share * 2 * PROMPTS)  # noqa: B023
+        wait_until(lambda: len(answered()) >= share * 2 * PROMPTS, alive=[process, server])  # noqa: B023
         process.kill()
         process.wait()
         kept.append(cached())
     process = start(*judge)
-    wait_until(lambda: len(answered()) >= 0.75 * 2 * PROMPTS)
+    wait_until(lambda: len(answered()) >= 0.75 * 2 * PROMPTS, alive=[process, server])
     server.kill()
     server.wait()
     time.sleep(1.0)

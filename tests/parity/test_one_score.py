@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import transformers
-from benchmarks.foreign_readings import foreign
 from benchmarks.one_score import PADS, by_layout, by_stock, reward_model, texts
+from benchmarks.shared.foreign_readings import foreign
 
 from odin_rm.data.tokenise import encode_responses
 from odin_rm.model.export import export_quality_head
