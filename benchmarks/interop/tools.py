@@ -12,6 +12,7 @@ EXACT, HALF = 1e-5, 0.03
 PAIRS = "two texts are joined without the chat template"
 TEXT_PROMPTS = "prompt and completion are joined without the chat template and its end; use chat prompts"
 SPECIAL_TWICE = "the rendered text has its special tokens, and the tokenizer adds its own: use add_special_tokens false"
+SPECIAL_TWICE_BUT_BOS = "the rendered text has its special tokens, and of those added again it hides only a BOS"
 ADDS = dict.fromkeys(("llama3", "nopad", "plain", "bert"), SPECIAL_TWICE)
 ONE_OF_TWO = "it takes [CLS] off the rendered text, not [SEP], and vLLM adds both"
 ABSOLUTE = "positions are absolute and count the padding on the left"
@@ -149,7 +150,7 @@ TOOLS: dict[str, Tool] = {
         "rewardbench_peer.py",
         (
             Way("rewardbench --load_json", LEFT, by_design_for={"gpt2": ABSOLUTE, "bert": ABSOLUTE}),
-            Way("rewardbench --load_json --batch_size 1"),
+            Way("rewardbench --load_json --batch_size 1", by_design_for={"bert": SPECIAL_TWICE_BUT_BOS}),
         ),
     ),
     "vllm": VLLM,

@@ -34,14 +34,24 @@ def without_flash_attention() -> None:
 
 
 def as_rl_sends(tokenizer: Any, rows: list[dict[str, str]]) -> list[str]:
-    """Decoded ids of the prompt, the response and the end token that stopped it."""
+    """Decoded ids of the prompt, of what a policy that follows the template writes, and of the end token.
+
+    Such a policy writes what the template has between the request for an answer and the end token (a space after
+    "Assistant:", nothing around a text that the template trims). What the template has after the end token, a line
+    break in ChatML, it never writes.
+    """
     found = []
     for row in rows:
         chat = [{"role": "user", "content": row["prompt"]}]
-        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, row["response"])]
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        found.append(tokenizer.decode(ids[0] + ids[1] + end, skip_special_tokens=False))
+        asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        chat.append({"role": "assistant", "content": row["response"]})
+        whole, end = tokenizer.apply_chat_template(chat, tokenize=False), tokenizer.eos_token
+        if not whole.startswith(asked) or (end is not None and end not in whole[len(asked) :]):
+            raise ValueError("the template does not go on from its request for an answer to an end token")
+        written = whole[len(asked) :] if end is None else whole[len(asked) :].rpartition(end)[0]
+        parts = (asked, written, end or "")
+        ids = [part_id for part in parts for part_id in tokenizer(part, add_special_tokens=False)["input_ids"]]
+        found.append(tokenizer.decode(ids, skip_special_tokens=False))
     return found
 
 
