@@ -22,6 +22,10 @@ INSTALLED_TEST := $(VENV)/.installed-test
 TRL112 := .venv-trl112
 INSTALLED_TRL112 := $(TRL112)/.installed
 
+# Other people's tools that exports are tried in, each in an environment of its own.
+PEERS := transformers4 hf openrlhf rewardbench vllm verl
+REQUIREMENTS := benchmarks/interop/requirements
+
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
@@ -52,6 +56,12 @@ check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
 format: $(INSTALLED_TEST)  ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+.PHONY: interop
+interop: $(INSTALLED_TEST)  ## One text, one score in real peer packages, 20 to 40 minutes; ARGS="--tools trl --models qwen"
+	@for peer in $(PEERS); do $(MAKE) --no-print-directory .venv-interop-$$peer/.installed \
+		|| echo "interop: the environment '$$peer' cannot be installed here, so its tools are skipped"; done
+	$(TEST_ENV) $(BIN)/python -m benchmarks.interop $(ARGS)
 
 bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences; ARGS="--data DIR"
 	$(BIN)/python benchmarks/real_preferences.py $(ARGS)
@@ -135,6 +145,15 @@ $(INSTALLED_TRL112): constraints.txt
 	@echo "Installing TRL 1.12.0 into $(TRL112) (once; some minutes)"
 	@$(TRL112)/bin/python -m pip install --disable-pip-version-check -q -c <(grep -v '^trl=' constraints.txt) \
 		torch==2.13.0 trl==1.12.0 pandas rich
+	@touch $@
+
+# NAME.nodeps.txt: packages without what they ask for. NAME.remove.txt: what is taken out again.
+.venv-interop-%/.installed: $(REQUIREMENTS)/%.txt
+	@$(PYTHON) -m venv --clear .venv-interop-$*
+	@echo "Installing $(REQUIREMENTS)/$*.txt into .venv-interop-$* (once; some minutes)"
+	@pip="$(@D)/bin/python -m pip --disable-pip-version-check -q"; $$pip install -r $< \
+		&& { [ ! -f $(REQUIREMENTS)/$*.nodeps.txt ] || $$pip install --no-deps -r $(REQUIREMENTS)/$*.nodeps.txt; } \
+		&& { [ ! -f $(REQUIREMENTS)/$*.remove.txt ] || $$pip uninstall -y -r $(REQUIREMENTS)/$*.remove.txt; }
 	@touch $@
 
 # $(1): what to install. Makes the environment first where there is none that works.

@@ -75,7 +75,8 @@ def test_every_benchmark_has_a_make_target_and_every_target_a_benchmark():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     run = re.findall(r"benchmarks[/.](\w+)(?:\.py)? \$\(ARGS\)", text)
     scripts = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__"]
-    assert sorted(run) == sorted(scripts)
+    packages = [path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")]
+    assert sorted(run) == sorted([*scripts, *packages])
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert len(re.findall(r"^  make bench-", shown, flags=re.MULTILINE)) == len(scripts)
 
