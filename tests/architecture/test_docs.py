@@ -97,6 +97,7 @@ def test_the_readme_names_only_flags_that_exist(capsys):
 
 def test_the_guide_to_training_names_only_flags_that_exist_and_all_of_our_own(capsys):
     from odin_rm.cli.main import main
+    from odin_rm.core.options import flag_of
     from odin_rm.core.shared_options import TrainerOptions
     from odin_rm.reward.options import RewardOptions
 
@@ -106,5 +107,5 @@ def test_the_guide_to_training_names_only_flags_that_exist_and_all_of_our_own(ca
     text = (ROOT / "docs" / "reward_training.md").read_text(encoding="utf-8")
     used = set(re.findall(r"--(\w+)", text)) - {"nproc_per_node", "num_processes", "help"}
     assert used <= known
-    own = {item.name for item in fields(RewardOptions)} - {item.name for item in fields(TrainerOptions)}
+    own = {flag_of(item) for item in fields(RewardOptions)} - {flag_of(item) for item in fields(TrainerOptions)}
     assert own - set(re.findall(r"\w+", text)) == set()

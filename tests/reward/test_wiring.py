@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from benchmarks import exactness
 from torch import Tensor
 
-from benchmarks import exactness
 from odin_rm.data.batching import plan_epoch
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.reward_model import RewardModel

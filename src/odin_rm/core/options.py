@@ -126,7 +126,7 @@ def settings_by_flag(config: Any) -> dict[str, Any]:
 
 
 def check_options(config: Any) -> None:
-    """Hold the values of a config against the choices and bounds of its fields. ``None`` may stay where the field allows it.
+    """Hold the values of a config against the choices and bounds of its fields; ``None`` stays where it is allowed.
 
     Args:
         config: a dataclass.
