@@ -62,7 +62,7 @@ def say_where_stock_reads(tokenizer: Any, config: Any, model: Any, settings: Enc
         return
     closing = closing_ids(tokenizer, settings)
     if skip is None:
-        log.info("%s: its config has no pad token; the reward is read at the last token of a text", name)
+        log.warning("%s: its config has no pad token; the reward is read at the last token of a text", name)
     elif skip in closing:
         token = tokenizer.convert_ids_to_tokens(skip)
-        log.info("%s: its config says to skip %s at the end of a text, so the reward is read before it", name, token)
+        log.warning("%s: its config says to skip %s at the end of a text, so the reward is read before it", name, token)
