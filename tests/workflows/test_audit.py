@@ -136,7 +136,7 @@ def test_a_folder_with_an_audit_is_kept_unless_told_otherwise(models, rows, tmp_
     config = AuditConfig(model="pay-1", dataset=str(rows), output=str(out), bootstrap_samples=9)
     run_audit(config)
     before = (out / "audit.json").read_bytes()
-    with pytest.raises(OutputError, match="overwrite_output_dir"):
+    with pytest.raises(OutputError, match="pass --overwrite to replace"):
         run_audit(config)
     assert (out / "audit.json").read_bytes() == before
     config.overwrite_output_dir, config.model, config.compare = True, "pay-0", ["pay-2"]

@@ -178,7 +178,7 @@ def test_resume_without_checkpoint_is_refused(train: Train) -> None:
 def test_other_run_in_the_folder_is_refused_and_untouched(train: Train) -> None:
     run = train(max_steps=1)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    with pytest.raises(OutputError, match="overwrite_output_dir"):
+    with pytest.raises(OutputError, match="pass --overwrite to replace"):
         train(max_steps=2)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     again = train(max_steps=2, overwrite_output_dir=True)
