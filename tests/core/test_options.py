@@ -28,6 +28,7 @@ class Dial:
     limit: int | None = option(None, "At most.", at_least=2, at_most=9)
     colour: str = of_text("red", "Its colour.", choices=("red", "blue"))
     shade: str | None = of_text(None, "Its shade.", choices=("dark",))
+    warmth: float | None = option(0.0, "None leaves it out.", at_least=0)
     names: list[str] = option(["a"], "Names.")
 
 
@@ -64,8 +65,10 @@ def test_what_is_outside_is_refused_in_one_wording(changes: dict, line: str) -> 
     assert str(caught.value) == line
 
 
-@pytest.mark.parametrize("changes", [{"steps": 1}, {"rate": 0}, {"rate": 0.999}, {"limit": 2}, {"limit": 9}])
-def test_the_ends_are_inside(changes: dict) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"steps": 1}, {"rate": 0}, {"rate": 0.999}, {"limit": 2}, {"limit": 9}, {"warmth": None}]
+)
+def test_the_ends_and_what_may_be_absent_are_inside(changes: dict) -> None:
     check_options(Dial(**changes))
 
 
