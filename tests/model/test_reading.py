@@ -230,6 +230,26 @@ def test_new_rows_of_the_embedding_are_zeros_and_change_no_score(tmp_path):
     assert model.info.vocabulary == 70
 
 
+def test_a_lora_model_with_a_pad_token_of_its_own_scores_the_same_once_it_is_loaded(tmp_path):
+    """Its base has a row less than it was trained with."""
+    model = model_of("llama", tmp_path / "base")
+    model.grow_vocabulary(65)
+    torch.manual_seed(3)
+    model.add_lora(str(tmp_path / "base"), r=2, alpha=4)
+    ids = torch.tensor([[5, 6, 7, 64], [8, 9, 64, 64]])
+    mask = (ids != 64).long()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter))
+        expected = model.eval()(ids, mask).quality
+        model.save_pretrained(tmp_path / "saved")
+        loaded = type(model).from_pretrained(tmp_path / "saved").eval()
+        found = loaded(ids, mask).quality
+    assert loaded.classifier.get_input_embeddings().num_embeddings == 65
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-6)
+
+
 # ---- where a text ends ----------------------------------------------------------------------------------------------
 
 

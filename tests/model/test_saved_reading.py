@@ -91,6 +91,34 @@ def test_a_model_whose_texts_do_not_end_with_the_pad_token_needs_no_word(tmp_pat
     assert load_scorer(tmp_path / "model").settings == EncodingSettings(max_length=60, read_at="end")
 
 
+def test_an_end_token_as_pad_token_is_no_question_where_the_template_ends_otherwise(tmp_path):
+    """As Qwen's base models are: their texts end with a line break, never with the pad token."""
+    tokenizer = build_tokenizer("llama", pad=False)
+    tokenizer.pad_token = "<eos>"
+    tokenizer.chat_template = "{% for m in messages %}<bos>{{ m['content'] }} .{% endfor %}"
+    model = reward_model("llama", tmp_path / "base")
+    model.config.pad_token_id = tokenizer.eos_token_id
+    settings = vars(EncodingSettings(max_length=60)).copy()
+    del settings["read_at"]
+    model.info = model.info.with_(encoding=settings)
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    assert load_scorer(tmp_path / "model").settings.read_at == "end"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"), [("<bos>{{ m['content'] }} .", False), ("{{ m['content'] }}<eos>", True)]
+)
+def test_a_classifier_is_said_to_be_read_before_the_end_only_where_it_is(template, said, tmp_path, caplog):
+    tokenizer = build_tokenizer("llama")
+    tokenizer.chat_template = f"{{% for m in messages %}}{template}{{% endfor %}}"
+    model = reward_model("llama", tmp_path / "base")
+    model.config.pad_token_id = tokenizer.eos_token_id
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    (tmp_path / "model" / INFO_FILE).unlink()
+    load_scorer(tmp_path / "model")
+    assert ("its config says to skip <eos> at the end of a text" in caplog.text) == said
+
+
 def test_the_flag_is_not_for_somebodys_classifier(tmp_path):
     tokenizer = build_tokenizer("llama")
     model = reward_model("llama", tmp_path / "base")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -148,7 +148,8 @@ def _with_starts(tokenizer: Any, form: TemplateForm, asked: list[str], chat_temp
         prompts.append([render_messages(tokenizer, messages, chat_template, True) for messages in system])
     except DataError:  # the template takes none
         pass
-    starts = [_common_start(*(form.without_start_tokens(text) for text in texts)) for texts in prompts]
+    bodies = [[form.without_start_tokens(text) for text in texts] for texts in prompts]
+    starts = [first[: common_start(first, second)] for first, second in bodies]
     special = next((t for t in special_tokens(tokenizer) if all(start.startswith(t) for start in starts)), None)
     if special is not None:
         return replace(form, starts=(special,), starts_special=True)
@@ -181,9 +182,10 @@ def _lead(tokenizer: Any, asked: str, chat_template: str | None) -> str:
     return _shared(found)
 
 
-def _common_start(first: str, second: str) -> str:
-    different = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-    return first[: next(different, min(len(first), len(second)))]
+def common_start(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many letters (or ids) two texts (or lists) begin with alike."""
+    shared = min(len(first), len(second))
+    return next((i for i in range(shared) if first[i] != second[i]), shared)
 
 
 def _user(text: str) -> Message:

@@ -29,7 +29,7 @@ from odin_rm.data.rendered import (
     split_rendered,
     without_end,
 )
-from odin_rm.data.template_form import TemplateForm, template_form
+from odin_rm.data.template_form import TemplateForm, common_start, template_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,6 +80,10 @@ class EncodingSettings:
         if self.read_at not in get_args(ReadAt):
             known = ", ".join(get_args(ReadAt))
             raise ConfigError(f"read_at is '{self.read_at}'", where="--read_at", fix=f"Use one of {known}.")
+
+    def without_window(self) -> EncodingSettings:
+        """The same rendering and the same end, in the default window: for short texts that ask about a template."""
+        return EncodingSettings(chat_template=self.chat_template, read_at=self.read_at)
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ def encode_named(
     encoded = []
     for i, ids in enumerate(sequences):
         if i in prompt_ids:
-            border = _common_start(ids, prompt_ids[i])
+            border = common_start(ids, prompt_ids[i])
             one = _fit(tokenizer, ids, border, lengths[i], settings, names[i])
         else:
             one = EncodedResponse(ids, lengths[i], len(ids))
@@ -289,11 +293,6 @@ def _response_lengths(tokenizer: Any, responses: Sequence[Reply]) -> list[int]:
 def _before_pad(ids: list[int], pad_token_id: int | None) -> list[int]:
     last = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] != pad_token_id), 0)
     return ids[: last + 1]
-
-
-def _common_start(first: list[int], second: list[int]) -> int:
-    shared = min(len(first), len(second))
-    return next((i for i in range(shared) if first[i] != second[i]), shared)
 
 
 def _fit(

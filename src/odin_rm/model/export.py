@@ -86,7 +86,7 @@ def export_quality_head(
         ExportError: the scores differ by more than the tolerance, are not finite, or there are no sequences; the model
             is read where no tool reads it.
     """
-    settings = _settings(model, tokenizer)
+    settings = within_window(EncodingSettings(**model.info.encoding), model, tokenizer)
     _check_readable(model, settings, str(folder))
     sequences = [*(parity_sequences(tokenizer, settings) if tokenizer is not None else []), *sequences]
     if not sequences:
@@ -123,9 +123,14 @@ def export_quality_head(
     )
 
 
-def _settings(model: RewardModel, tokenizer: Any) -> EncodingSettings:
-    """The training's text settings; a model saved without any is held to its window."""
-    settings = EncodingSettings(**model.info.encoding)
+def within_window(settings: EncodingSettings, model: RewardModel, tokenizer: Any) -> EncodingSettings:
+    """The text settings of a model; one that was saved without any is held to its window.
+
+    Args:
+        settings: the model's own, or the default.
+        model: the reward model.
+        tokenizer: its tokenizer, or ``None``.
+    """
     if model.info.encoding or tokenizer is None:
         return settings
     window = model_window(model, tokenizer) or settings.max_length

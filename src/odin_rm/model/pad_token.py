@@ -22,8 +22,8 @@ _RESERVED = ("<|reserved_special_token_", "<unused", "<|extra_", "<|reserved_")
 _SAMPLES = ("Yes", "It is 4.", "Red, green and blue", "\U0001f9ff\u0d9e")
 
 
-def closing_ids(tokenizer: Any, settings: EncodingSettings) -> set[int]:
-    """The ids that a text can end with by its template or by a policy that stops there: last ids and end tokens.
+def rendered_ends(tokenizer: Any, settings: EncodingSettings) -> set[int]:
+    """The ids that texts end with as they are rendered.
 
     Args:
         tokenizer: the reward model's tokenizer.
@@ -32,11 +32,23 @@ def closing_ids(tokenizer: Any, settings: EncodingSettings) -> set[int]:
     found = set()
     for response in _SAMPLES:
         try:
-            ids = encode_response(tokenizer, "What is it?", response, _roomy(settings)).input_ids
+            ids = encode_response(tokenizer, "What is it?", response, settings.without_window()).input_ids
         except DataError:  # a template that wants another kind of conversation
             continue
         found.update(ids[-1:])
-    return found | {i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None}
+    return found
+
+
+def closing_ids(tokenizer: Any, settings: EncodingSettings) -> set[int]:
+    """The ids that a text can end with: as it is rendered, and by a policy or a tool that writes an end token.
+
+    Args:
+        tokenizer: the reward model's tokenizer.
+        settings: how texts are rendered.
+    """
+    return rendered_ends(tokenizer, settings) | {
+        i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None
+    }
 
 
 def ensure_sound_pad_token(tokenizer: Any, config: Any, settings: EncodingSettings) -> int:
@@ -84,7 +96,3 @@ def _candidates(tokenizer: Any, config: Any) -> list[str]:
 
 def _fits(tokenizer: Any, token: str, closing: set[int]) -> bool:
     return tokenizer.convert_tokens_to_ids(token) not in closing
-
-
-def _roomy(settings: EncodingSettings) -> EncodingSettings:
-    return EncodingSettings(chat_template=settings.chat_template, read_at=settings.read_at)

@@ -14,9 +14,11 @@ row of the batch ends with. And some models remember the lengths that they have 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -69,7 +71,7 @@ def padded_logits(
     """
     forget_earlier(classifier.base_model)
     options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") else {}
-    if not reads_left_to_right(classifier.base_model):
+    if not _structure(classifier.base_model).causal:
         return backbone(input_ids=input_ids, attention_mask=attention_mask, **options).logits
     skip = stock_skip_id(classifier.config)
     if stock and skip is not None:
@@ -110,10 +112,8 @@ def forget_earlier(base: Any) -> None:
     attention = getattr(getattr(base, "config", None), "attention_type", None)
     if attention is not None and getattr(base, "attention_type", attention) != attention:
         base.set_attention_type(attention)
-    for module in base.modules():
-        original = getattr(module, "original_max_seq_len", None)
-        if original is None:
-            continue
+    for module in _structure(base).rotary:
+        original = module.original_max_seq_len
         for name in [n for n in vars(module) if n.endswith("max_seq_len_cached")]:
             prefix = name.removesuffix("max_seq_len_cached")
             frequencies = getattr(module, f"{prefix}original_inv_freq", None)
@@ -124,9 +124,27 @@ def forget_earlier(base: Any) -> None:
             setattr(module, name, original)
 
 
-def ends_skipped(sequences: Sequence[Sequence[int]], skip_id: int | None) -> int:
-    """How many sequences are read before their last token, because it is ``skip_id``."""
-    return sum(1 for ids in sequences if len(ids) and ids[-1] == skip_id) if skip_id is not None else 0
+@dataclass(frozen=True)
+class _Structure:
+    """What of a base model every forward pass asks, found once: it takes a walk over all modules.
+
+    Attributes:
+        causal: no token's state depends on later tokens.
+        rotary: the modules that may remember a length.
+    """
+
+    causal: bool
+    rotary: tuple[Any, ...]
+
+
+_structures: WeakKeyDictionary[Any, _Structure] = WeakKeyDictionary()
+
+
+def _structure(base: Any) -> _Structure:
+    if base not in _structures:
+        rotary = tuple(module for module in base.modules() if hasattr(module, "original_max_seq_len"))
+        _structures[base] = _Structure(reads_left_to_right(base), rotary)
+    return _structures[base]
 
 
 def _text_config(config: Any) -> Any:

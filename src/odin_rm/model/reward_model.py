@@ -251,7 +251,7 @@ class RewardModel(nn.Module):
         """Give the embedding at least ``rows`` rows; new ones are zeros and draw nothing from a seed.
 
         Args:
-            rows: size of the tokenizer's vocabulary with what was added to it.
+            rows: the largest id that a text or its padding holds, plus one.
         """
         classifier, old = self.classifier, embedding_rows(self.classifier)
         if old is None or old >= rows:

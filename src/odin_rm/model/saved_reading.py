@@ -14,7 +14,7 @@ from typing import Any
 from odin_rm.core.errors import ConfigError, ModelError
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.info import INFO_FILE, RewardModelInfo
-from odin_rm.model.pad_token import closing_ids
+from odin_rm.model.pad_token import rendered_ends
 from odin_rm.model.reading import stock_skip_id
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def saved_settings(
             raise ConfigError(f"the model was trained with {said}", where=f"--read_at {read_at}", fix="Leave it out.")
         return EncodingSettings(**info.encoding)
     settings = EncodingSettings(**info.encoding)
-    if info.pooling == "backbone" and read_at is None and stock_skip_id(config) in closing_ids(tokenizer, settings):
+    if info.pooling == "backbone" and read_at is None and stock_skip_id(config) in rendered_ends(tokenizer, settings):
         raise ModelError(
             "an earlier odin-rm read this model at the last token of a text in trees, and before it in padded batches",
             where=str(where),
@@ -60,9 +60,8 @@ def say_where_stock_reads(tokenizer: Any, config: Any, model: Any, settings: Enc
     skip = stock_skip_id(config)
     if not model.reads_left_to_right:
         return
-    closing = closing_ids(tokenizer, settings)
     if skip is None:
         log.warning("%s: its config has no pad token; the reward is read at the last token of a text", name)
-    elif skip in closing:
+    elif skip in rendered_ends(tokenizer, settings):
         token = tokenizer.convert_ids_to_tokens(skip)
         log.warning("%s: its config says to skip %s at the end of a text, so the reward is read before it", name, token)

@@ -278,10 +278,11 @@ def score_sequences(
     has_length = False
     if not len(sequences):
         return quality_R, None
+    # Verified on whole sequences, which end as the data's do.
+    layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)
     if read_part is not None:
         sequences = [read_part(np.asarray(one)) for one in sequences]
-    layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     plan = plan_batch(sequences, microbatch_tokens, world_size, layout=layout.layout)
     # A rank with less to do runs the shortest sequence, so that collectives inside the model match.
     idle = [np.argmin([len(s) for s in sequences])] if world_size > 1 else []

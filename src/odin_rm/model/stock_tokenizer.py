@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from odin_rm.core.errors import DataError, ExportError
@@ -167,9 +167,8 @@ def _same_ids(
     """
     import jinja2
 
-    roomy = replace(EncodingSettings(), chat_template=settings.chat_template, read_at=settings.read_at)
     try:
-        wanted = encode_response(tokenizer, prompt, response, roomy).input_ids
+        wanted = encode_response(tokenizer, prompt, response, settings.without_window()).input_ids
     except DataError:
         return None
     messages = prompt_messages(prompt) + response_messages(response)

@@ -86,19 +86,15 @@ def tree_support(
         return TreeSupport("padded", None, "padded batches: the model is no sequence classifier of transformers")
     if kernel != "auto":
         model.tree_kernel = kernel
-    reasons = [reason for reason in (neighbour_reason(classifier), structural_reason(classifier)) if reason]
+    if (reason := neighbour_reason(classifier)) is not None:
+        return _single(reason)
+    reference = _one_by_one(model, sequences, pad_token_id, device)
+    if isinstance(reference, TreeSupport):
+        return reference
+    read, plain = reference
     causal = reads_left_to_right(classifier.base_model)
-    examples = _examples(sequences, classifier.config, causal)
-    read_all(classifier.base_model)  # of an earlier check in another state
-    try:
-        plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
-    except (torch.OutOfMemoryError, OdinError):
-        raise
-    except Exception as error:  # some models take certain lengths only
-        return TreeSupport("single", None, f"one sequence at a time: it cannot compute an example ({_one_line(error)})")
-    if not bool(torch.isfinite(plain[0]).all()):  # whoever takes the scores says so
-        return TreeSupport("padded", None, "padded batches: the model's scores are not finite")
-    read = [model.read_part(e) if hasattr(model, "read_part") else e for e in examples]
+    structural = structural_reason(classifier)
+    reasons = [] if structural is None else [structural]
     for layout in () if reasons else ("tree", "packed") if causal else ("packed",):
         row = tree_tensors(build_trees(read, share=layout == "tree", min_shared=2))
         try:
@@ -112,12 +108,12 @@ def tree_support(
             continue
         if causal and (reason := _confine_last_layer(model, row, layers, plain, device)):
             log.info("the last layer computes all tokens of a row: %s", reason)
-        checked = f"equal to {len(examples)} sequences one by one within {difference:.0e} of the largest score"
+        checked = f"equal to {len(read)} sequences one by one within {difference:.0e} of the largest score"
         why = f"no trees: {reasons[0]}" if reasons else checked
         return TreeSupport(layout, layers[0][1].kernel, why)
-    if (reason := neighbour_reason(classifier) or _apart_when_padded(model, read, plain, pad_token_id, device)) is None:
+    if (reason := _apart_when_padded(model, read, plain, pad_token_id, device)) is None:
         return TreeSupport("padded", None, f"padded batches: {reasons[0]}")
-    return TreeSupport("single", None, f"one sequence at a time: {reason}")
+    return _single(reason)
 
 
 def padded_reason(
@@ -129,12 +125,32 @@ def padded_reason(
         return None
     if (reason := neighbour_reason(classifier)) is not None:
         return reason
-    examples = _examples(sequences, classifier.config, reads_left_to_right(classifier.base_model))
-    plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
-    if not bool(torch.isfinite(plain[0]).all()):
-        return None
-    read = [model.read_part(e) if hasattr(model, "read_part") else e for e in examples]
-    return _apart_when_padded(model, read, plain, pad_token_id, device)
+    reference = _one_by_one(model, sequences, pad_token_id, device)
+    if isinstance(reference, TreeSupport):
+        return None if reference.layout == "padded" else reference.why
+    return _apart_when_padded(model, *reference, pad_token_id, device)
+
+
+def _one_by_one(
+    model: Any, sequences: Sequence[np.ndarray], pad_token_id: int, device: torch.device
+) -> tuple[list[np.ndarray], list[Tensor]] | TreeSupport:
+    """The examples as far as they are read, with their scores and gradients one by one; or the layout without them."""
+    base = model.classifier.base_model
+    examples = _examples(sequences, model.classifier.config, reads_left_to_right(base))
+    read_all(base)  # of an earlier check in another state
+    try:
+        plain = _scores_and_gradients(model, [collate([e], pad_token_id) for e in examples], device)
+    except (torch.OutOfMemoryError, OdinError):
+        raise
+    except Exception as error:  # some models take certain lengths only
+        return _single(f"it cannot compute an example ({_one_line(error)})")
+    if not bool(torch.isfinite(plain[0]).all()):  # whoever takes the scores says so
+        return TreeSupport("padded", None, "padded batches: the model's scores are not finite")
+    return [model.read_part(e) if hasattr(model, "read_part") else e for e in examples], plain
+
+
+def _single(reason: str) -> TreeSupport:
+    return TreeSupport("single", None, f"one sequence at a time: {reason}")
 
 
 def _apart_when_padded(

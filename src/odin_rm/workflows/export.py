@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,9 +59,10 @@ def run_export(config: ExportConfig) -> ParityReport:
     """
     _check_output(config)
     from odin_rm.model.device import pick_device
-    from odin_rm.model.export import export_quality_head
+    from odin_rm.model.export import export_quality_head, within_window
     from odin_rm.model.pad_token import ensure_sound_pad_token
     from odin_rm.model.reward_model import RewardModel
+    from odin_rm.model.saved_reading import saved_settings
     from odin_rm.model.scoring import DTYPES, load_tokenizer
 
     device = pick_device(config.device)
@@ -69,7 +70,8 @@ def run_export(config: ExportConfig) -> ParityReport:
     model = RewardModel.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     model.to(device)
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
-    settings = _settings(model, tokenizer, config.model, config.read_at)
+    said = saved_settings(model.info, tokenizer, model.config, config.model, read_at=config.read_at)
+    settings = within_window(said, model, tokenizer)
     ensure_sound_pad_token(tokenizer, model.config, settings)
     model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
     model.info = model.info.with_(encoding=vars(settings))
@@ -83,17 +85,6 @@ def run_export(config: ExportConfig) -> ParityReport:
         tolerance=config.tolerance,
         overwrite=config.overwrite_output_dir,
     )
-
-
-def _settings(model: Any, tokenizer: Any, where: str, read_at: str | None) -> EncodingSettings:
-    """The training's text settings; a model saved without any is held to its window."""
-    from odin_rm.model.backbone import model_window
-    from odin_rm.model.saved_reading import saved_settings
-
-    settings = saved_settings(model.info, tokenizer, model.config, where, read_at=read_at)
-    if model.info.encoding:
-        return settings
-    return replace(settings, max_length=min(settings.max_length, model_window(model, tokenizer) or settings.max_length))
 
 
 def _dataset_sequences(config: ExportConfig, tokenizer: Any, settings: EncodingSettings) -> list[list[int]]:
