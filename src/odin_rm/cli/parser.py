@@ -119,7 +119,8 @@ class ConfigParser(argparse.ArgumentParser):
                 groups[title] = self.add_argument_group(title)
             hidden = item.name in refused or "instead" in item.metadata
             _add_field(groups[title], item, hints[item.name], hidden=hidden)
-            self.renamed |= dict.fromkeys(old_flags(item), flag_of(item))
+            outdated = [name for name in old_flags(item) if name != item.name or "stock" not in item.metadata]
+            self.renamed |= dict.fromkeys(outdated, flag_of(item))
             if "instead" in item.metadata:
                 self.renamed[item.name] = item.metadata["instead"]
         # What is ours comes before what is inherited.
@@ -158,7 +159,8 @@ class ConfigParser(argparse.ArgumentParser):
             name = flag.removeprefix("--").replace("-", "_")
             if flag.startswith("--") and name.removeprefix("no_") in self.renamed:
                 used[flag] = f"--{self.renamed[name.removeprefix('no_')]}"
-        return used | {key: self.renamed[key] for key in self.keys if key in self.renamed}
+        fields = {item.name for item in dataclasses.fields(self.config_class)}  # what config.yaml of a run says
+        return used | {key: self.renamed[key] for key in self.keys if key in self.renamed and key not in fields}
 
     def config_file(self, argv: Sequence[str]) -> str | None:
         """The value of ``--config``; the last one counts."""

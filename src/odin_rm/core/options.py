@@ -72,6 +72,7 @@ def option(
     group: str | None = None,
     required: bool = False,
     flag: str | None = None,
+    stock: bool = False,
     old: Collection[str] = (),
     instead: str | None = None,
 ) -> Any:
@@ -84,7 +85,9 @@ def option(
         at_least, above, at_most, below, infinite: the numbers that it takes, see :class:`Bounds`.
         group: the heading under which ``--help`` lists it.
         required: it must be given although a base class forces a default on it.
-        flag: what users call it, where that is not the field's name; the field's name is then an old spelling.
+        flag: what users call it, where that is not the field's name. Files and Python may say the field's name; as a
+            flag it is an old spelling, unless ``stock``.
+        stock: the field's name is the one of transformers' own training arguments, so it is no old spelling.
         old: further old spellings, which keep working with a line that names the new one.
         instead: the flag to use instead of this one, which keeps working too but is not listed.
     """
@@ -93,7 +96,7 @@ def option(
         metadata["choices"] = list(choices)
     if infinite or any(end is not None for end in (at_least, above, at_most, below)):
         metadata["bounds"] = Bounds(at_least, above, at_most, below, infinite)
-    extra = {"group": group, "required": required, "flag": flag, "old": tuple(old), "instead": instead}
+    extra = {"group": group, "required": required, "flag": flag, "stock": stock, "old": tuple(old), "instead": instead}
     metadata |= {name: value for name, value in extra.items() if value}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=partial(_copy, default), metadata=metadata)
@@ -110,19 +113,13 @@ def options_of(group: str) -> Callable[..., Any]:
 
 
 def flag_of(item: dataclasses.Field[Any]) -> str:
-    """What users call a field: the name of its flag and of its key in a YAML file."""
+    """What users call a field: the name of its flag."""
     return str(item.metadata.get("flag", item.name))
 
 
 def old_flags(item: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """The old spellings of a field that keep working."""
+    """The further spellings of a field that keep working."""
     return (*((item.name,) if "flag" in item.metadata else ()), *item.metadata.get("old", ()))
-
-
-def settings_by_flag(config: Any) -> dict[str, Any]:
-    """The values of a config by what users call them: what ``--config`` takes again."""
-    values = dataclasses.asdict(config)
-    return {flag_of(item): values[item.name] for item in dataclasses.fields(config) if item.name in values}
 
 
 def check_options(config: Any) -> None:

@@ -44,7 +44,7 @@ class TrainerOptions:
     They are described here so that ``--help`` need not import it. Defaults are its own but for those marked as ours.
     """
 
-    output_dir: str = option(None, "The run folder.", flag="output")
+    output_dir: str = option(None, "The run folder.", flag="output", stock=True)
     resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
     seed: int = option(42, "Decides the order of rows and new weights.")
 

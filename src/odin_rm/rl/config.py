@@ -43,7 +43,7 @@ class RLConfig(LoraOptions):
         "in TRL's reward_funcs signature, length_only, or gold (the testbed's truth).",
     )
     prompts: str | None = option(None, "Rows with a prompt: file, dataset folder or hub id; preference data serve too.")
-    output_dir: str | None = option(None, "The run folder.", flag="output")
+    output_dir: str | None = option(None, "The run folder.", flag="output", stock=True)
     overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
     resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
 

@@ -25,7 +25,6 @@ from odin_rm.core.files import (
     environment_record,
     read_rows,
 )
-from odin_rm.core.options import settings_by_flag
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
@@ -89,7 +88,7 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> Story:
     """
     started = time.perf_counter()
     folder = claim_run_folder(config.output, overwrite=config.overwrite_output_dir, resume=False)
-    atomic_write_text(folder / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False))
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     atomic_write_json(folder / "environment.json", environment_record())
 
     runs = sweep_runs(config.sweep, config.seed)

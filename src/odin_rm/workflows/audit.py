@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ import yaml
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
-from odin_rm.core.options import settings_by_flag
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
@@ -220,9 +219,7 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
     try:
         results = [item.result for item in audited]
         write_audit_report(results, stage, [item.scored for item in audited])
-        atomic_write_text(
-            stage / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False, allow_unicode=True)
-        )
+        atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         atomic_write_json(stage / "environment.json", environment_record())
         if len(audited) > 1:
             content = {

@@ -20,7 +20,7 @@ import yaml
 
 from odin_rm.core.errors import ConfigError, JudgeError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
-from odin_rm.core.options import check_options, option, options_of, settings_by_flag
+from odin_rm.core.options import check_options, option, options_of
 from odin_rm.core.shared_options import EndpointOptions
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
@@ -348,7 +348,5 @@ def _claim_folder(config: JudgeConfig, folder: Path) -> None:
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
         raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
-    atomic_write_text(
-        folder / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False, allow_unicode=True)
-    )
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     atomic_write_json(folder / "environment.json", environment_record())

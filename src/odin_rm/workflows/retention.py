@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import yaml
 
 from odin_rm.core.errors import ModelError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
-from odin_rm.core.options import settings_by_flag
 from odin_rm.evaluation.retention import Measure, compare_models
 from odin_rm.judging.scored import folder_state
 from odin_rm.model.backbone import check_model_folder
@@ -138,9 +138,7 @@ def _claim(config: RetentionConfig, folder: Path) -> None:
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
         raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
-    atomic_write_text(
-        folder / "config.yaml", yaml.safe_dump(settings_by_flag(config), sort_keys=False, allow_unicode=True)
-    )
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     atomic_write_json(folder / "environment.json", environment_record())
 
 

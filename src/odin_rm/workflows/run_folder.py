@@ -113,7 +113,7 @@ def write_settings(run: Path, config: Any, left_out: Collection[str], checkpoint
 
 
 def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
-    """The settings as YAML that ``--config`` takes again; secrets and the fields left out are not in it."""
+    """The settings as YAML, for ``--config`` and for the config's class; secrets and what is left out are not in it."""
     values = {}
     for item in fields(config):
         if item.init and item.name not in left_out and item.name not in _NEVER_WRITTEN:
@@ -122,7 +122,7 @@ def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
             if not isinstance(value, (bool, int, float, str, list, dict, type(None))):
                 value = value.to_dict() if hasattr(value, "to_dict") else str(value)
             if value is not None and not (isinstance(value, (list, dict)) and not value):
-                values[flag_of(item)] = value
+                values[item.name] = value
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
