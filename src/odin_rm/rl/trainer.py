@@ -45,7 +45,7 @@ SAMPLES = 4
 
 @dataclass
 class RLTrainer:
-    """A run of PPO or ReMax, ready to go; :func:`odin_rm.workflows.rl.train_policy` puts it together.
+    """A run of PPO or ReMax, ready to go; :func:`odin_rm.workflows.rl.run.train_policy` puts it together.
 
     Attributes:
         look: writes and judges the watch's prompts with the policy as it is; ``None`` without a watch.
