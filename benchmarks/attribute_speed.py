@@ -28,7 +28,9 @@ def made_texts(count: int, seed: int = 0) -> list[str]:
     for _ in range(count):
         words = rng.choice(vocabulary, rng.integers(50, 450)).tolist()
         parts = [" ".join(words[k : k + 40]) + "." for k in range(0, len(words), 40)]
-        texts.append("\n\n".join(f"## Part\n\n- **{part[:9]}** {part}" if k % 3 else part for k, part in enumerate(parts)))
+        texts.append(
+            "\n\n".join(f"## Part\n\n- **{part[:9]}** {part}" if k % 3 else part for k, part in enumerate(parts))
+        )
     return texts
 
 

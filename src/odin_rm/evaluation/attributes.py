@@ -111,11 +111,11 @@ _PICTURE = "[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u
 _FIRST_EMOJI = "\u20e3"
 _TONE = "[\U0001f3fb-\U0001f3ff]"
 _ONE_PICTURE = f"{_PICTURE}\ufe0f?{_TONE}?"
-_EMOJI = re.compile(
-    f"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_ONE_PICTURE}(?:\u200d{_ONE_PICTURE})*"
-)
+_EMOJI = re.compile(f"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_ONE_PICTURE}(?:\u200d{_ONE_PICTURE})*")
 _LETTERS = re.compile(r"[^\W\d_]+")
-_LATIN = re.compile(r"[A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a]+")
+_LATIN = re.compile(
+    r"[A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a]+"
+)
 
 
 def characters(view: TextView) -> float:
@@ -131,7 +131,9 @@ def words(view: TextView) -> float:
 def sentences(view: TextView) -> float:
     """Ends of sentences: full stops, exclamation and question marks before a blank, a line break or the end."""
     text = view.text
-    found = sum(text.count(mark + gap) for mark in _SENTENCE_ENDS for gap in (" ", "\n")) + text.endswith(_SENTENCE_ENDS)
+    found = sum(text.count(mark + gap) for mark in _SENTENCE_ENDS for gap in (" ", "\n")) + text.endswith(
+        _SENTENCE_ENDS
+    )
     return found + sum(map(view.beyond_ascii.count, _FULL_WIDTH_ENDS)) if view.beyond_ascii else found
 
 

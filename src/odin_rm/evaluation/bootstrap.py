@@ -70,7 +70,7 @@ class PromptBootstrap:
             for name, statistic in wanted.items():
                 draws[name].append(statistic(block))
         return {
-            name: _interval(figure, np.concatenate(draws[name])) if name in wanted else figure
+            name: percentile_interval(figure, np.concatenate(draws[name])) if name in wanted else figure
             for name, figure in values.items()
         }
 
@@ -80,8 +80,13 @@ class PromptBootstrap:
         return min(self.samples, max(KENDALL_MIN_RESAMPLES, affordable))
 
 
-def _interval(figure: Figure, draws: np.ndarray) -> Figure:
-    """Percentiles of the draws, or 1.96 standard errors where the tail of draws was not computed (infinite)."""
+def percentile_interval(figure: Figure, draws: np.ndarray) -> Figure:
+    """The figure with the percentiles of its draws, or 1.96 standard errors where their tail was not computed.
+
+    Args:
+        figure: the value.
+        draws: ``(S,)`` its value in each resample; NaN where undefined there, infinite where not computed.
+    """
     computed = draws[~np.isinf(draws)]
     finite = computed[np.isfinite(computed)]
     if figure.value is None or 2 * len(finite) < len(computed) or len(finite) < 2:
