@@ -34,7 +34,7 @@ from odin_rm.evaluation.records import Figure
 
 COLLINEAR = 0.9
 BINS = 7
-_CHUNK_PAIRS = 300_000
+_CHUNK_PAIRS = 10_000
 _RANKS = ("pearson", "spearman", "kendall")
 _RIDGE = 1e-9
 

@@ -16,6 +16,7 @@ Three kinds of names are understood everywhere:
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import re
 import string
@@ -185,7 +186,7 @@ def other_script(view: TextView) -> float:
 def distinct_2(view: TextView) -> float:
     """Distinct pairs of neighbouring words over all of them; 1 where there is none."""
     words_ = view.words
-    return len(set(zip(words_, words_[1:], strict=False))) / (len(words_) - 1) if len(words_) > 1 else 1.0
+    return len(set(itertools.pairwise(words_))) / (len(words_) - 1) if len(words_) > 1 else 1.0
 
 
 def distinct_3(view: TextView) -> float:
@@ -207,8 +208,8 @@ def compression(view: TextView) -> float:
 # ---- phrases ---------------------------------------------------------------------------------------------------------
 
 HEDGES = (
-    "perhaps", "maybe", "possibly", "probably", "presumably", "arguably", "seemingly", "apparently", "might", "it seems",
-    "it appears", "it depends", "in general", "generally speaking", "to some extent", "i think", "i believe",
+    "perhaps", "maybe", "possibly", "probably", "presumably", "arguably", "seemingly", "apparently", "might",
+    "it seems", "it appears", "it depends", "in general", "generally speaking", "to some extent", "i think", "i believe",
     "i'm not sure", "i am not sure", "i'm not certain", "not entirely sure", "could be", "may be", "as far as i know",
     "it is possible", "it's possible", "if i recall", "more or less", "in some cases", "tends to",
 )  # fmt: skip
@@ -229,8 +230,8 @@ AGREEMENTS = (
 REFUSALS = (
     "i can't", "i cannot", "i can not", "i'm sorry", "i am sorry", "i apologize", "i apologise", "i'm unable",
     "i am unable", "i'm not able", "i am not able", "i won't", "i will not", "as an ai", "as a language model",
-    "as an artificial intelligence", "i must decline", "i'm not comfortable", "i am not comfortable", "unable to assist",
-    "unable to help",
+    "as an artificial intelligence", "i must decline", "i'm not comfortable", "i am not comfortable",
+    "unable to assist", "unable to help",
 )  # fmt: skip
 
 _HEDGES, _FLATTERY, _AGREEMENTS, _REFUSALS = map(Phrases, (HEDGES, FLATTERY, AGREEMENTS, REFUSALS))

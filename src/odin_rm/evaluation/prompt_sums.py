@@ -22,8 +22,11 @@ Evaluate = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 def weights_of(bootstrap: PromptBootstrap) -> np.ndarray:
     """``(S, P)`` how often each resample drew each prompt, as small whole numbers."""
-    blocks = [block.astype(np.uint16) for block in bootstrap.blocks()]
-    return np.concatenate(blocks) if blocks else np.zeros((0, bootstrap.prompts), dtype=np.uint16)
+    weights_SP, first = np.zeros((bootstrap.samples, bootstrap.prompts), dtype=np.uint16), 0
+    for block in bootstrap.blocks():
+        weights_SP[first : first + len(block)] = block
+        first += len(block)
+    return weights_SP
 
 
 def summed(chunks: Chunks, weights_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ _SPEECH = bytes(
     ord(" ") if chr(k) in string.punctuation.replace("'", "") else ord(chr(k).lower()) if k < 128 else k
     for k in range(256)
 )
-_MARKS = {mark: "'" for mark in "\u2018\u2019"} | {mark: " " for mark in "\u2013\u2014\u2026\u201c\u201d\u2022"}
+_MARKS = dict.fromkeys("‘’", "'") | dict.fromkeys("–—…“”•", " ")
 _TYPESET = [(mark, mark.encode(), plain.encode()) for mark, plain in _MARKS.items()]
 OPENING_WORDS = 25
 
