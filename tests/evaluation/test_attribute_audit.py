@@ -168,6 +168,20 @@ def test_without_labels_and_without_spread_the_reason_is_said():
     assert constant["within"]["kendall"]["why"] == "the reward is the same for every response to a prompt"
 
 
+def test_an_attribute_that_hardly_any_prompt_has_gets_no_interval():
+    quality, prompt, attributes, pairs = world(40, 3)
+    rare = np.zeros(120)
+    rare[[0, 9]] = 1
+    found = audited(quality, prompt, attributes | {"tables": rare}, pairs, samples=100).attributes
+    one = found["tables"]["within"]["pearson"]
+    assert found["tables"]["prompts"] == 2
+    assert one["value"] is not None
+    assert one["low"] is None
+    assert "only 2 prompts" in one["why"]
+    assert found["words"]["within"]["pearson"]["low"] is not None
+    assert found["words"]["prompts"] == 40
+
+
 def test_the_order_of_rows_changes_nothing():
     quality, prompt, attributes, pairs = world(30, 3)
     shuffled = np.random.default_rng(0).permutation(len(quality))

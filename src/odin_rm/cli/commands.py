@@ -71,9 +71,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "audit": Command(
         summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
-        usage="--model M --dataset F --output DIR [options]",
+        usage="(--model M --dataset F | --scores F) --output DIR [options]",
         example=(
             "odin-rm audit --model runs/odin/model --dataset val.jsonl.gz --output audits/odin\n"
+            "odin-rm audit --scores judge_scores.jsonl --columns score=rating --output audits/judge\n"
             "odin-rm audit --compare runs/vanilla/model runs/odin/model --dataset val.jsonl.gz --output audits/both"
         ),
         config="odin_rm.workflows.audit.config:AuditConfig",

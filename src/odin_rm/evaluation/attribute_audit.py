@@ -34,6 +34,8 @@ from odin_rm.evaluation.records import Figure
 
 COLLINEAR = 0.9
 BINS = 7
+FEWEST_PROMPTS = 10
+"""Prompts with responses that differ in an attribute, below which its figures within prompts have no interval."""
 _CHUNK_PAIRS = 10_000
 _RANKS = ("pearson", "spearman", "kendall")
 _RIDGE = 1e-9
@@ -86,7 +88,9 @@ def audit_attributes(scores: AttributedScores, bootstrap: PromptBootstrap) -> At
     weights_SP = weights_of(bootstrap) if drawn_at_all else np.zeros((0, bootstrap.prompts))
     columns = _Columns(scores)
     total, drawn = summed(columns.chunks(), weights_SP)
-    figures = figures_of(total, drawn, columns.evaluate, columns.why, centred=["style_share"])
+    figures = columns.without_empty_intervals(
+        figures_of(total, drawn, columns.evaluate, columns.why, centred=["style_share"])
+    )
     names = list(scores.attributes)
     found = {}
     for k, name in enumerate(names):
@@ -94,6 +98,7 @@ def audit_attributes(scores: AttributedScores, bootstrap: PromptBootstrap) -> At
         found[name] = {
             "mean": float(values.mean()) if len(values) else None,
             "within_deviation": columns.attribute_deviation(k),
+            "prompts": columns.prompts_with(k),
             "pooled": {rank: figures[f"pooled.{rank}.{name}"].to_json() for rank in _RANKS},
             "within": {rank: figures[f"within.{rank}.{name}"].to_json() for rank in _RANKS},
             "amplification": {
@@ -155,6 +160,22 @@ class _Columns:
     def attribute_deviation(self, k: int) -> float | None:
         """Deviation of an attribute within prompts."""
         return float(self._attribute_spread[k]) if self.free else None
+
+    def prompts_with(self, k: int) -> int:
+        """How many prompts have responses that differ in an attribute."""
+        return len(np.unique(self.prompt[self.centred[:, k + 1] != 0]))
+
+    def without_empty_intervals(self, figures: dict[str, Figure]) -> dict[str, Figure]:
+        """The figures; of an attribute in which few prompts differ, values only: resamples would miss those prompts."""
+        found = dict(figures)
+        for k, name in enumerate(self.names):
+            prompts = self.prompts_with(k)
+            for figure in figures:
+                inside = figure.startswith(("within.", "amplification.", "coefficient."))
+                if prompts < FEWEST_PROMPTS and inside and figure.endswith(f".{name}"):
+                    why = figures[figure].why or f"no interval: only {prompts} prompts have responses that differ in it"
+                    found[figure] = Figure(figures[figure].value, why=why)
+        return found
 
     def _pooled(self) -> None:
         """Influences of the rank correlations, and pooled columns about their mean."""

@@ -209,9 +209,9 @@ def compression(view: TextView) -> float:
 
 HEDGES = (
     "perhaps", "maybe", "possibly", "probably", "presumably", "arguably", "seemingly", "apparently", "might",
-    "it seems", "it appears", "it depends", "in general", "generally speaking", "to some extent", "i think", "i believe",
-    "i'm not sure", "i am not sure", "i'm not certain", "not entirely sure", "could be", "may be", "as far as i know",
-    "it is possible", "it's possible", "if i recall", "more or less", "in some cases", "tends to",
+    "it seems", "it appears", "it depends", "in general", "generally speaking", "to some extent", "i think",
+    "i believe", "i'm not sure", "i am not sure", "i'm not certain", "not entirely sure", "could be", "may be",
+    "as far as i know", "it is possible", "it's possible", "if i recall", "more or less", "in some cases", "tends to",
 )  # fmt: skip
 FLATTERY = (
     "great question", "good question", "excellent question", "fantastic question", "wonderful question",

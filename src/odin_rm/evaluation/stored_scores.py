@@ -7,13 +7,14 @@ Three forms, told apart by their fields:
 * a response a row: ``score`` beside ``prompt_id`` (or ``prompt``) and ``response``, optionally ``label``.
 
 Optional in all: ``model`` (several models may share a file), ``gold`` (a second reward, in a list ``gold``, in a pair
-``chosen_gold`` and ``rejected_gold``) and ``attributes`` (name to number; ``chosen_attributes``, ``rejected_attributes``
-in a pair, a list of such objects in a list), which may stand for the text. Every two responses of a prompt with
-different labels are a pair. A response without a score is left out and counted.
+``chosen_gold`` and ``rejected_gold``) and ``attributes`` (name to number; ``chosen_attributes`` and
+``rejected_attributes`` in a pair, a list of such objects in a list), which may stand for the text. Every two responses
+of a prompt with different labels are a pair. A response without a score is left out and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -270,10 +271,8 @@ def _text(value: Any, name: str) -> str | None:
 
 def _list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = json.loads(value)
-        except ValueError:
-            pass
     if not isinstance(value, (list, tuple)):
         raise RowError(f"'{name}' is no list", fix="Write one entry for each response.")
     return list(value)
@@ -281,10 +280,8 @@ def _list(value: Any, name: str) -> list[Any]:
 
 def _numbers(value: Any, name: str) -> dict[str, float]:
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = json.loads(value)
-        except ValueError:
-            pass
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -377,7 +374,7 @@ class _Collected:
         described, columns = measured.of(self.texts, self.numbers, model)
         indices = np.array(pairs, dtype=int).reshape(-1, 2)
         counts = {"responses_without_score": self.without_score, "pairs_without_score": self.pairs_left_out}
-        counts |= {"pairs_stated": len(pairs) + self.pairs_left_out}
+        counts |= {"pairs": len(pairs), "pairs_stated": len(pairs) + self.pairs_left_out}
         return StoredScores(
             model=model,
             source=source,
