@@ -58,6 +58,7 @@ See https://example.org and [the manual](docs/x.md), ![picture](http://e.org/p.p
     [
         ("headers", 2),
         ("bold", 2),
+        ("markdown", 8),
         ("list_items", 4),
         ("code_blocks", 1),
         ("links", 3),

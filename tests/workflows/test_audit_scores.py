@@ -174,7 +174,7 @@ def test_neither_a_model_nor_torch_is_needed(tmp_path):
     file = write(tmp_path / "s.jsonl", judge_rows(12))
     code = (
         "import sys; from odin_rm.cli.main import main; "
-        f"code = main(['audit', '--scores', {file!r}, '--output', {str(tmp_path / 'o')!r}, '--bootstrap_samples', '9'])\n"
+        f"code = main(['audit', '--scores', {file!r}, '--output', {str(tmp_path / 'o')!r}])\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; sys.exit(code)"
     )
     environment = {**os.environ, "COLUMNS": "200"}

@@ -90,6 +90,8 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
         inherited = wants_all(arguments)
         print_help(load(about.config if inherited else about.options), command, inherited=inherited)
         raise SystemExit(0)
+    if about.first and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{about.first}", *arguments]
     config = parse_config(load(about.config), arguments, command)
     return int(load(about.run)(config) or 0)
 

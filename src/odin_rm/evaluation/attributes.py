@@ -84,6 +84,11 @@ def list_items(view: TextView) -> float:
     return len(_LIST_ITEM.findall(view.lines))
 
 
+def markdown(view: TextView) -> float:
+    """Headers, bold spans and list items together."""
+    return headers(view) + bold(view) + list_items(view)
+
+
 def code_blocks(view: TextView) -> float:
     """Fenced code blocks: pairs of three backticks."""
     return view.text.count("```") // 2
@@ -270,6 +275,7 @@ ATTRIBUTES: dict[str, Attribute] = {
         Attribute("headers", "headers", "header", 1, headers),
         Attribute("bold", "bold spans", "bold span", 1, bold),
         Attribute("list_items", "list items", "list item", 1, list_items),
+        Attribute("markdown", "marks of markdown", "mark", 1, markdown),
         Attribute("code_blocks", "code blocks", "code block", 1, code_blocks),
         Attribute("links", "links", "link", 1, links),
         Attribute("emoji", "emoji", "emoji", 1, emoji),
@@ -289,7 +295,7 @@ ATTRIBUTES: dict[str, Attribute] = {
     )
 }
 LENGTHS = (TOKENS, "characters", "words")
-_ON_REQUEST = (TOKENS, "sentences", "questions", "distinct_2")
+_ON_REQUEST = (TOKENS, "markdown", "sentences", "questions", "distinct_2")
 DEFAULT = tuple(name for name in ATTRIBUTES if name not in _ON_REQUEST)
 """The 20 that are measured where nothing is asked for."""
 

@@ -1,0 +1,1 @@
+"""``odin-rm best-of-n``."""
