@@ -1,1 +1,1 @@
-"""``odin-rm best-of-n``."""
+"""Best-of-N by a reward, exactly."""
