@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def _by_model(config: BenchmarkConfig, items: list[Item]) -> dict[str, Known]:
     scorer = scorer_of(config, config.model)
     prompts, responses = [item.prompt for item, _ in places], [item.candidates[label] for item, label in places]
     quality, _ = scores_of(scorer, prompts, responses, config)
-    return {config.model: {(item.key, label): float(q) for (item, label), q in zip(places, quality, strict=True)}}
+    scored = zip(places, quality.tolist(), strict=True)
+    return {config.model: {(item.key, label): one for (item, label), one in scored if math.isfinite(one)}}
 
 
 def _from_file(config: BenchmarkConfig, benchmark: Benchmark, items: list[Item]) -> dict[str, Known]:
