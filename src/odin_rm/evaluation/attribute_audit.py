@@ -143,7 +143,7 @@ class _Columns:
         self.counts = np.bincount(self.prompt, minlength=self.prompts)
         together = np.column_stack([self.quality, self.values_RK])
         means = np.stack([np.bincount(self.prompt, c, minlength=self.prompts) for c in together.T], axis=1)
-        means /= np.maximum(self.counts, 1)[:, None]
+        means = means / np.maximum(self.counts, 1)[:, None]
         centred = together - means[self.prompt]
         noise = CONSTANT_TOLERANCE * np.abs(together).max(axis=0, initial=0.0)
         self.centred = np.where(np.abs(centred) <= noise, 0.0, centred)
@@ -195,7 +195,8 @@ class _Columns:
     def _edges(self) -> None:
         """Bins of each attribute's deviation within prompts, of nearly equal count; equal deviations stay together."""
         several = self.counts[self.prompt] > 1
-        self.bin_R, self._bins = np.full(self.values_RK.shape, -1), []
+        self.bin_R = np.full(self.values_RK.shape, -1)
+        self._bins: list[list[dict[str, Any]]] = []
         for k in range(len(self.names)):
             deviation = self.centred[several, k + 1]
             if len(deviation) == 0:
@@ -275,7 +276,7 @@ class _Columns:
         )
 
     def _curve_part(self, low: int, high: int, prompt: np.ndarray, size: int) -> np.ndarray:
-        parts = [np.zeros((size, 0))]
+        parts: list[np.ndarray] = [np.zeros((size, 0))]
         deviation = self.centred[low:high, 0] / self.spread[0]
         for k, bins in enumerate(self._bins):
             number = self.bin_R[low:high, k]

@@ -70,7 +70,7 @@ def figures_of(
         if name in draws:
             one = draws[name]
             if name in shifted and np.isfinite(one).any():
-                one = one + (figure.value - np.nanmean(one))
+                one = one + (float(value[0]) - np.nanmean(one))
             figure = percentile_interval(figure, one)
         found[name] = figure
     return found

@@ -115,7 +115,8 @@ def read_stored_scores(
     wanted = [find_attribute(name) for name in attributes]
     column_names = [name.removeprefix(COLUMN) for name in attributes if name.startswith(COLUMN)]
     collected: dict[str, _Collected] = {}
-    rows, skipped = 0, []
+    rows = 0
+    skipped: list[str] = []
     for placed in _placed_rows(source, columns, on_bad_row, skipped):
         rows += 1
         try:

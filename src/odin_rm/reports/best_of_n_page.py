@@ -23,7 +23,7 @@ def best_of_n_report(stored: StoredScores, found: BestOfN, content: Mapping[str,
         found: the curves.
         content: of ``best_of_n.json``.
     """
-    rewards = [name for name in ("proxy", "gold") if name in found.curves]
+    rewards: list[str] = [name for name in ("proxy", "gold") if name in found.curves]
     attributes = sorted(
         (name for name in found.curves if name.startswith("attribute.")), key=lambda n: -abs(_gain(found, n))
     )

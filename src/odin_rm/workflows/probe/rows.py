@@ -45,7 +45,8 @@ def read_probed(source: str, columns: Columns, most: int, seed: int, on_bad_row:
         RowError: an unusable row, where ``on_bad_row`` is ``"error"``.
         DataError: no row can be used.
     """
-    found, parsed = ProbedRows(), []
+    found = ProbedRows()
+    parsed: list[tuple[Prompt, list[Reply], list[tuple[int, int]]]] = []
     skip: Callable[[RowError], None] | None = None
     if on_bad_row == "skip":
 
