@@ -74,6 +74,10 @@ def quiet_loading() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AssertionError, SafetensorError)
+"""What transformers raises for a folder that it cannot load; torch asserts that a pad id has a row of the embedding."""
+
+
 def load_config(path: str | Path, *, trust_remote_code: bool = False, **overrides: Any) -> Any:
     """``AutoConfig`` of a folder or hub id with load errors turned into one line.
 
@@ -116,7 +120,7 @@ def load_classifier(
     try:
         with quiet_loading():
             model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise _load_error(path, error) from error
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
