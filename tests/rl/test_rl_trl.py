@@ -20,10 +20,11 @@ from odin_rm.rl.records import JudgedResponses, RewardRequest
 from odin_rm.rl.shaping import ShapingSettings
 from odin_rm.rl.trainer import prompt_positions
 from odin_rm.rl.trl_reward import ShapedReward
-from odin_rm.workflows import rl_parts, rl_trl
-from odin_rm.workflows.rl import train_policy
-from odin_rm.workflows.rl_parts import load_parts
-from odin_rm.workflows.rl_trl import FOREIGN, build_trl_trainer, check_trl_config, micro_batch_size, trl_arguments
+from odin_rm.workflows.rl import parts as rl_parts
+from odin_rm.workflows.rl import trl as rl_trl
+from odin_rm.workflows.rl.parts import load_parts
+from odin_rm.workflows.rl.run import train_policy
+from odin_rm.workflows.rl.trl import FOREIGN, build_trl_trainer, check_trl_config, micro_batch_size, trl_arguments
 from tests.rl.conftest import MakeConfig
 from tests.workflows.policies import assert_equal_policies, send_signal_at
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError, OutputError, RewardSourceError
 from odin_rm.rl.config import RLConfig
-from odin_rm.workflows.rl import train_policy
+from odin_rm.workflows.rl.run import train_policy
 from tests.rl.conftest import MakeConfig
 from tests.waiting import wait_until
 
@@ -146,7 +146,7 @@ def written(run: Path) -> str:
 KILLED = """
 import sys, json
 from odin_rm.rl.config import RLConfig
-from odin_rm.workflows.rl import train_policy
+from odin_rm.workflows.rl.run import train_policy
 print("ready", flush=True)
 train_policy(RLConfig(**json.loads(sys.argv[1])))
 """
