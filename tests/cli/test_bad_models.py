@@ -70,10 +70,16 @@ def broken_description(folder: Path) -> None:
     (folder / "odin_rm.json").write_text("[1]")
 
 
+def pad_beyond(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 10**6}))
+
+
 MODELS: list[tuple[Callable[[Path], None], str, str]] = [
     (lambda folder: (folder / "model.safetensors").unlink(), "the folder has no weights", "Copy the weights"),
     (pickled, "weights as a pickle only", "Convert it to safetensors"),
     (cut, "cannot load the model", "Give a model folder"),
+    (pad_beyond, "its pad_token_id is beyond the embedding", "Correct pad_token_id"),
     (lambda folder: (folder / "config.json").unlink(), "the folder has no config.json", "Give the folder"),
     (without_tokenizer, "cannot load the tokenizer", "Save the tokenizer"),
     (lambda folder: (folder / "reward_heads.safetensors").unlink(), "the heads are missing", "Copy the whole"),
@@ -88,7 +94,7 @@ def test_a_damaged_reward_model(command, damage, what, fix, arguments, refuse, r
     refuse(arguments(command, model="damaged"), "damaged", what, fix)
 
 
-@pytest.mark.parametrize("damage_what_fix", MODELS[:4])
+@pytest.mark.parametrize("damage_what_fix", MODELS[:5])
 def test_a_damaged_backbone(damage_what_fix, arguments, refuse, room, shop):
     damage, what, fix = damage_what_fix
     damage(Path(shutil.copytree(shop / "base", room / "damaged")))

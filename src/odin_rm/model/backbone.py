@@ -87,8 +87,8 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False, **override
     check_hub(path, ModelError, "model folder")
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **overrides)
-    except (OSError, ValueError, KeyError) as error:
-        raise _load_error(path, error) from error
+    except LOAD_ERRORS as error:
+        raise load_error(path, error) from error
 
 
 def load_classifier(
@@ -121,7 +121,7 @@ def load_classifier(
         with quiet_loading():
             model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
     except LOAD_ERRORS as error:
-        raise _load_error(path, error) from error
+        raise load_error(path, error) from error
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
         other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))
@@ -270,6 +270,11 @@ def ensure_pad_token(tokenizer: Any, model_config: Any) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def _load_error(path: str | Path, error: Exception) -> ModelError:
-    reason = str(error).strip().split("\n")[0][:300]
-    return ModelError(f"cannot load the model ({reason})", where=str(path), fix="Give a model folder or a hub id.")
+def load_error(path: str | Path, error: Exception) -> ModelError:
+    """The one line for a model that transformers cannot load."""
+    reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+    if "Padding_idx" in reason:
+        reason, fix = "its pad_token_id is beyond the embedding", "Correct pad_token_id in config.json."
+    else:
+        fix = "Give a model folder or a hub id."
+    return ModelError(f"cannot load the model ({reason})", where=str(path), fix=fix)
