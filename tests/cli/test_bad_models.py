@@ -119,6 +119,17 @@ def without_pad_token(folder: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder).pad_token is None
 
 
+@pytest.mark.parametrize("command", ["reward", "score", "audit"])
+def test_a_token_that_the_model_has_no_embedding_for(command, arguments, refuse, room, shop):
+    shutil.copytree(shop / ("base" if command == "reward" else "ours"), room / "model")
+    tokenizer = AutoTokenizer.from_pretrained(room / "model")
+    rows = len(tokenizer)
+    row = json.loads((shop / ("answers.jsonl" if command == "score" else "pairs.jsonl")).read_text().splitlines()[0])
+    tokenizer.add_tokens([row["response" if command == "score" else "chosen"].split()[0]])
+    tokenizer.save_pretrained(room / "model")
+    refuse(arguments(command, model="model"), f"the token {rows}", f"embedding has {rows} rows", "its own tokenizer")
+
+
 def test_a_tokenizer_without_pad_token_is_handled(arguments, room, shop):
     without_pad_token(Path(shutil.copytree(shop / "base", room / "base")))
     assert main(arguments("reward", model="base", output="run")) == 0

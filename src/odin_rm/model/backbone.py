@@ -8,11 +8,12 @@ one-label model of the same weights gives the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -188,6 +189,27 @@ def embedding_rows(model: Any) -> int | None:
         return int(model.get_input_embeddings().num_embeddings)
     except (NotImplementedError, AttributeError):
         return None
+
+
+def check_token_ids(model: Any, sequences: Iterable[np.ndarray], *, where: str = "") -> None:
+    """Refuse token ids that the embedding has no row for: a pass would end in the middle, on CUDA with the process.
+
+    Args:
+        model: the classifier.
+        sequences: arrays of token ids.
+        where: what the error names.
+
+    Raises:
+        ModelError: there is such an id.
+    """
+    rows = embedding_rows(model)
+    largest = max((int(np.max(ids)) for ids in sequences if len(ids)), default=-1)
+    if rows is not None and largest >= rows:
+        raise ModelError(
+            f"the tokenizer gives a text the token {largest}, and the model's embedding has {rows} rows",
+            where=where,
+            fix="Give the model its own tokenizer, or resize the model's embedding to it and save both.",
+        )
 
 
 def model_window(model: nn.Module, tokenizer: Any) -> int | None:

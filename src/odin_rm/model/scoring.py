@@ -24,6 +24,7 @@ from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_resp
 from odin_rm.fast import TreeSupport, known_layout, neighbour_reason, reads_left_to_right, score_row, use_fast_products
 from odin_rm.model.backbone import (
     check_model_folder,
+    check_token_ids,
     embedding_rows,
     find_output_layer,
     load_classifier,
@@ -70,12 +71,23 @@ class Scorer:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def check_ids(self, sequences: Sequence[np.ndarray]) -> None:
+        """Refuse token ids that the model has no embedding for.
+
+        Raises:
+            ModelError: there is one.
+        """
+        if (classifier := getattr(self.model, "classifier", None)) is not None:
+            check_token_ids(classifier, sequences, where=self.name)
+
     def layout(self, sequences: Sequence[np.ndarray]) -> TreeSupport:
         """How its sequences share a forward pass, verified on the first ones that it scores.
 
         Raises:
             ConfigError: the layout that is wished for does not give the model's own scores.
+            ModelError: a sequence has a token that the model has no embedding for.
         """
+        self.check_ids(sequences)
         wishes = {"wish": self.batch_layout, "kernel": self.tree_attention}
         return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **wishes)
 
