@@ -36,7 +36,7 @@ from odin_rm.rl.learn import Learner
 from odin_rm.rl.ranks import Ranks
 from odin_rm.rl.request import SAMPLES, training_row
 from odin_rm.rl.shaping import reference_statistics
-from odin_rm.rl.watch import Alarm, HackingWatch, WatchRecord
+from odin_rm.rl.watch import WATCH_FILE, Alarm, HackingWatch, WatchRecord, look_row, metrics_row
 
 Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]
 NOT_AVERAGED = ("step", "samples_seen", "learning_rate", "kl_coef")
@@ -241,11 +241,8 @@ class RLTrainer:
         record, samples = self.ranks.first(self.look(self.state.step))
         alarms = self.watch.observe(record)
         self.state.watch = self.watch.state()
-        row: dict[str, Any] = {"step": self.state.step}
-        row |= {f"watch_{name}": value for name, value in vars(record).items() if name != "step"}
-        if alarms:
-            row["alarms"] = [alarm.kind for alarm in alarms]
-        self._append("metrics.jsonl", [row])
+        self._append(WATCH_FILE, [look_row(record, alarms)])
+        self._append("metrics.jsonl", [metrics_row(record, alarms)])
         self._append("samples.jsonl", samples)
         for alarm in alarms:
             if self._main():
