@@ -178,7 +178,7 @@ def load_scorer(
         device: default CUDA where there is one.
         attn_implementation: attention of transformers.
         trust_remote_code: run code that comes with the model.
-        settings: text settings; default the model's own.
+        settings: text settings; default the model's own, in its own window.
         read_at: ``end`` or ``before_pad`` for a model of an earlier odin-rm that does not say where it is read.
 
     Raises:
@@ -214,6 +214,7 @@ def load_scorer(
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    own_window = settings is None
     if settings is None:
         settings = EncodingSettings()
         if info is not None:
@@ -221,7 +222,10 @@ def load_scorer(
         else:
             say_where_stock_reads(tokenizer, config, model, settings, str(path))
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
-    return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    scorer = Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    if own_window:
+        scorer.settings = text_settings(scorer)
+    return scorer
 
 
 def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: str | None = None) -> EncodingSettings:
