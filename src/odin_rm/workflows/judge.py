@@ -229,8 +229,10 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
         replies = cache.read(keys.values())
     judged = [comparison.orders(pair, replies) for pair in comparison.pairs]
     if all(item.preference is None for item in judged):
-        what = f"the judge {judge.name} gave no prompt a preference that can be read"
-        raise JudgeError(what, where=str(folder / CACHE), fix="Look at its replies there, and at the template.")
+        problem = judge.client.problem if isinstance(judge, EndpointJudge) else ""
+        what = f"the judge {judge.name} gave no prompt a preference that can be read" + (problem and f" ({problem})")
+        fix = "Look at its replies there" + ("." if problem else ", and at the template.")
+        raise JudgeError(what, where=str(folder / CACHE), fix=fix)
     report = _report(comparison, replies, judged, cached)
     atomic_write_json(
         folder / "annotations.json", [_row(comparison, *item) for item in zip(comparison.pairs, judged, strict=True)]
@@ -293,7 +295,8 @@ def _report(comparison: _Comparison, replies: Replies, judged: Sequence[BothOrde
             "unparsed_replies": sum(reply.preference is None for reply in every),
             "asked_again": sum(len(known) > 1 for known in replies.values()),
             "unparsed": sum(known[-1].preference is None for known in replies.values()),
-            "refused": len(comparison.questions) - len(replies),
+            "refused": endpoint.client.refused if endpoint else 0,
+            "left": endpoint.client.left if endpoint else 0,
             "calls_made_again": endpoint.client.retried if endpoint else 0,
         },
         "prompt_tokens": prompt_tokens,
