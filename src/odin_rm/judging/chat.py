@@ -2,9 +2,9 @@
 
 Calls are spaced by :mod:`odin_rm.judging.pacing`. A call that fails in a way that may pass (rate limit, timeout, server
 error, lost connection, a stream that breaks off) is made again after a pause; one whose reply is odd (no chat
-completion, longer than anybody reads) is made :data:`TRIES_OF_ODD` times in all and then left without a reply, as is one
-that the server refuses for its content (400, 413, 422), and one that fails for good while others are answered; anything
-else (wrong key, unknown model, no quota, a redirect, silence) ends the run in one line. So do
+completion, longer than anybody reads) is made :data:`TRIES_OF_ODD` times in all and then left without a reply. So is
+one that the server refuses for its content (400, 413, 422), and one that fails for good while others are answered.
+Anything else (wrong key, unknown model, no quota, a redirect, silence) ends the run in one line. So do
 :data:`MOST_LEFT_IN_A_ROW` calls in a row that are left.
 
 What the server sends is read as JSON of unknown shape: nothing of it is believed to have a type.
