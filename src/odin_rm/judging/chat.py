@@ -3,7 +3,8 @@
 Calls are spaced by :mod:`odin_rm.judging.pacing`. A call that fails in a way that may pass (rate limit, timeout, server
 error, lost connection, a stream that breaks off) is made again after a pause; one whose reply is odd (no chat
 completion, longer than anybody reads) is made :data:`TRIES_OF_ODD` times in all and then left without a reply. So is
-one that the server refuses for its content (400, 413, 422), and one that fails for good while others are answered.
+one that the server refuses for its content (400, 413, 422), and one that has no reply within the time whatever is
+tried, while others have.
 Anything else (wrong key, unknown model, no quota, a redirect, silence) ends the run in one line. So do
 :data:`MOST_LEFT_IN_A_ROW` calls in a row that are left.
 
@@ -43,6 +44,7 @@ TRIES_TO_REACH = 3
 """A server that has never answered is given up sooner: its address is likely wrong."""
 LONGEST_WAIT = 600.0
 
+_LATE = "no reply within"
 _REFUSED = (400, 413, 422)
 _MAY_PASS = (408, 409, 425, 429)
 
@@ -217,7 +219,7 @@ class ChatClient:
 
         tokens = estimate_tokens(call.messages) + (self.settings.max_tokens or 0)
         tries = self.settings.retries + 1
-        odd = 0
+        odd, late = 0, True
         for attempt in range(1, tries + 1):
             if not await pacer.turn(tokens):
                 return None
@@ -246,7 +248,7 @@ class ChatClient:
                     return None
                 problem, pause = str(error), pause_before(attempt)
             except TimeoutError:
-                problem, pause = f"no reply within {self.settings.timeout:g} s", pause_before(attempt)
+                problem, pause = f"{_LATE} {self.settings.timeout:g} s", pause_before(attempt)
             except (openai.APIError, BrokenStream) as error:
                 problem, pause = self._describe(error), pause_before(attempt)
                 unreachable = type(error) is openai.APIConnectionError and not self._reached
@@ -255,11 +257,15 @@ class ChatClient:
             else:
                 self._reached, self._left_in_a_row, self._silent_in_a_row = True, 0, 0
                 return reply
+            late = late and problem.startswith(_LATE)
             if attempt < tries:
                 self.retried += 1
                 await pacer.sleep(pause)
-        # A question on which a server chokes is left to itself; after a second one it is the server that is ill.
-        problem, self._silent_in_a_row = f"{problem}, {tries} times in a row", self._silent_in_a_row + 1
+        # A question that a model never ends to answer is left to itself; two of them mean that the server is ill.
+        problem = f"{problem}, {tries} times in a row"
+        if not late:
+            raise self._failed(problem)
+        self._silent_in_a_row += 1
         if not self._reached or self._silent_in_a_row > 1:
             raise self._failed(problem)
         self.left += 1

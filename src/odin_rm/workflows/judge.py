@@ -25,6 +25,7 @@ from odin_rm.core.shared_options import EndpointOptions
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
+from odin_rm.evaluation.preference_codes import preference_codes
 from odin_rm.judging.cache import JudgementCache, Replies, question_key, read_replies
 from odin_rm.judging.chat import ChatSettings
 from odin_rm.judging.endpoint import EndpointJudge
@@ -80,6 +81,10 @@ class JudgeConfig(EndpointOptions):
     microbatch_tokens: int = _of_model(16384, "Padded tokens per forward pass (memory).", at_least=1)
     trust_remote_code: bool = _of_model(False, "Run code that comes with it.")
 
+    preference_codes: list[str] | None = option(
+        None, "Recorded judgements: how they write a win of output_1, of output_2 and a tie, as in 0 1 0.5 or A B tie."
+    )
+
     dry_run: bool = option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
     overwrite_output_dir: bool = option(
         False, "Replace the results of other settings in the folder; replies in its cache are kept.", flag="overwrite"
@@ -91,6 +96,11 @@ class JudgeConfig(EndpointOptions):
         if self.base_url is not None and not self.judge.startswith(ENDPOINT):
             fix = f"Name the model there: --judge {ENDPOINT}NAME."
             raise ConfigError(f"--judge {self.judge} is no endpoint", where="--base_url", fix=fix)
+        if self.preference_codes is not None:
+            preference_codes(self.preference_codes)
+            if not is_recorded(self.judge):
+                what = f"has no effect: --judge {self.judge} is no file of judgements"
+                raise ConfigError(what, where="--preference_codes", fix="Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,14 @@ class Estimate:
     cost: float | None = None
 
 
+def is_recorded(name: str) -> bool:
+    """Whether ``--judge`` names judgements that were made before."""
+    if name == "gold" or name.startswith(ENDPOINT):
+        return False
+    plain = name.lower().removesuffix(".gz").endswith((".json", ".jsonl", ".csv", ".parquet"))
+    return plain or Path(name, "annotations.json").is_file()
+
+
 def make_judge(config: JudgeConfig) -> Judge:
     """The judge that ``--judge`` names; nothing heavy is loaded yet.
 
@@ -122,6 +140,8 @@ def make_judge(config: JudgeConfig) -> Judge:
         OdinError: an unusable template, address or file of recorded judgements.
     """
     name = config.judge
+    if is_recorded(name):
+        return RecordedJudge(name, preference_codes(config.preference_codes))
     if name.startswith(ENDPOINT):
         if name == ENDPOINT:
             raise ConfigError("names no model", where=f"--judge {ENDPOINT}", fix=f"Write {ENDPOINT}NAME.")
@@ -130,9 +150,6 @@ def make_judge(config: JudgeConfig) -> Judge:
         return EndpointJudge(settings, load_template(config.template))
     if name == "gold":
         return TruthJudge(config.tie_margin)
-    recorded = name.lower().removesuffix(".gz").endswith((".json", ".jsonl", ".csv", ".parquet"))
-    if recorded or Path(name, "annotations.json").is_file():
-        return RecordedJudge(name)
     chosen = {key: getattr(config, key) for key in RewardModelSettings.__dataclass_fields__ if key != "model"}
     return RewardModelJudge(RewardModelSettings(name, **chosen))
 
