@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from typing import Any
@@ -22,6 +23,12 @@ def printable(text: str) -> str:
 
 def _code(number: int) -> str:
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def markdown_text(text: str) -> str:
+    """A text from data on one line of Markdown, as itself: no HTML, no link, no picture, no end of a table's cell."""
+    line = " ".join(printable(text).split()).replace("\\", "\\\\")
+    return re.sub(r"([|*`\[\]])", r"\\\1", html.escape(line, quote=False))
 
 
 def plain_text(text: str) -> str:
