@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from odin_rm.core.errors import ConfigError, OdinError
 from odin_rm.core.hub import quiet_transformers
 from odin_rm.core.options import flag_of
 from odin_rm.core.ranks import is_main_process
+from odin_rm.core.terminal import say
 
 Config = TypeVar("Config")
 
@@ -46,7 +46,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str], command: str) 
     values |= parser.flag_values(argv)
     if is_main_process():
         for old, new in parser.old_names(argv).items():
-            print(f"odin-rm {command}: note: {old} is called {new} now", file=sys.stderr)
+            say(f"odin-rm {command}: note: {old} is called {new} now", error=True)
     _refuse_empty(config_class, values)
     try:
         return config_class(**values)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from odin_rm.core.ranks import is_main_process
+from odin_rm.core.terminal import say
 
 
 class _Lines(logging.Handler):
     """One line each: remarks beside the training log, warnings where errors go."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+        say(record.getMessage(), error=record.levelno >= logging.WARNING, flush=True)
 
 
 @contextmanager
