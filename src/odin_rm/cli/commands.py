@@ -191,6 +191,17 @@ COMMANDS: dict[str, Command] = {
         run="odin_rm.cli.report:run",
         swept=False,
     ),
+    "serve": Command(
+        summary="Serve reward models in the protocols of OpenRLHF, verl, vLLM, TEI, Cohere and other clients.",
+        usage="--model [NAME=]PATH [[NAME=]PATH ...] [options]",
+        example=(
+            "odin-rm serve --model runs/odin/model --port 8765\n"
+            "odin-rm serve --model odin=runs/odin/model vanilla=runs/vanilla/model --host 0.0.0.0 --token_file token"
+        ),
+        config="odin_rm.serve.reward.config:ServeConfig",
+        run="odin_rm.cli.serve:run",
+        swept=False,
+    ),
     "study": Command(
         summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
         usage="--a A --b B --output DIR [options]",
