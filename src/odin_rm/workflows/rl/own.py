@@ -29,14 +29,13 @@ from odin_rm.model.policy import (
     save_policy,
 )
 from odin_rm.rl.actor_critic import ActorCritic
+from odin_rm.rl.algorithms import build_algorithm
 from odin_rm.rl.checkpoint import check_settings, find_checkpoint, full_disks, read_state
-from odin_rm.rl.collect import Algorithm, Collector
+from odin_rm.rl.collect import Collector
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.learn import Learner
-from odin_rm.rl.ppo import PPO
 from odin_rm.rl.ranks import EngineOfFirst, Ranks, SourceOfRanks
 from odin_rm.rl.records import RolloutEngine, SamplingSettings
-from odin_rm.rl.remax import ReMax
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.rl.trainer import Look, RLTrainer
 from odin_rm.rl.watch import HackingWatch, WatchLimits
@@ -172,20 +171,6 @@ def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -
         HackingWatch(limits),
         look if config.watch_steps else None,
         say=_say,
-    )
-
-
-def build_algorithm(config: RLConfig) -> Algorithm:
-    """The algorithm of a config, with plain values."""
-    if config.algorithm == "remax":
-        return ReMax(config.gamma)
-    return PPO(
-        config.clip_epsilon,
-        config.value_clip,
-        config.value_coef,
-        config.gamma,
-        config.gae_lambda,
-        config.whiten_advantages,
     )
 
 
