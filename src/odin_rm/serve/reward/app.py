@@ -52,9 +52,24 @@ class Service:
     log_requests: bool = False
 
 
-def make_app(service: Service) -> App:
-    """The application behind its guard."""
-    desk = _Desk(service)
+class Draining:
+    """Whether a server is ending: then health says so, and balancers send no more.
+
+    Attributes:
+        now: it is.
+    """
+
+    now = False
+
+
+def make_app(service: Service, draining: Draining | None = None) -> App:
+    """The application behind its guard.
+
+    Args:
+        service: what it is made of.
+        draining: is set when the server begins to end.
+    """
+    desk = _Desk(service, draining or Draining())
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=desk.lifespan)
     app.add_exception_handler(HTTPException, desk.no_such_path)
     app.add_exception_handler(Exception, desk.own_fault)
@@ -83,8 +98,8 @@ def make_app(service: Service) -> App:
 class _Desk:
     """Answers requests."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, draining: Draining) -> None:
+        self.service, self.draining = service, draining
         self.queue = ScoreQueue(service.queue)
         self.metrics = Metrics(self.queue)
 
@@ -103,7 +118,8 @@ class _Desk:
             start, path = time.perf_counter(), request.url.path
             facts: dict[str, Any] = {}
             try:
-                response = await self._score(dialect, request, facts)
+                with self.metrics.in_progress.track_inprogress():
+                    response = await self._score(dialect, request, facts)
             except Problem as problem:
                 response = _refusal(dialect, problem)
                 facts["error"] = problem.message[:200] if problem.status >= 500 else None
@@ -171,6 +187,8 @@ class _Desk:
             log.info("%s", json.dumps(line))
 
     async def health(self) -> Response:
+        if self.draining.now:
+            return _json({"status": "ending"}, 503, {"Retry-After": "5"})
         return _json({"status": "ok"})
 
     async def list_models(self) -> Response:

@@ -25,6 +25,7 @@ class Metrics:
         self.seconds = Histogram(
             "request_seconds", "From the whole request to its answer.", ["path"], buckets=_SECONDS, **place
         )
+        self.in_progress = Gauge("requests_in_progress", "Requests for scores under way.", **place)
         self.texts = Counter("texts", "Texts in requests, by model.", ["model"], **place)
         self.kinds = Counter("special_texts", "Texts that were cut, truncated or free.", ["kind"], **place)
         self.batch_texts = Histogram("batch_texts", "Texts scored together.", buckets=_TEXTS, **place)

@@ -17,16 +17,19 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from odin_rm.core.errors import DataError
-from odin_rm.data.rendered import check_not_half_rendered, rendered_prompt, split_end
+from odin_rm.data.policy_text import begins_rendered, split_policy_text
+from odin_rm.data.rendered import check_not_half_rendered
 from odin_rm.data.rows import parse_prompt_response
 from odin_rm.data.template_form import TemplateForm, template_form
-from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_named, split_text
+from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_named
 from odin_rm.model.backbone import embedding_rows
 from odin_rm.model.scoring import Scorer, score_sequences, text_settings
 from odin_rm.serve.reward.dialects.records import Item, Problem
 
-# What models are verified and warmed up on before the first request: two prompts with two responses each.
-_PROBES = [(f"What is {one}?", f"It is {other}. " * 24) for one in ("rice", "a hill") for other in ("food", "high")]
+# What models are verified and warmed up on before the first request: two prompts with two responses each, as long as
+# the window allows.
+_PROBES = [(f"What is {one}?", f"It is {other}. ") for one in ("rice", "a hill") for other in ("food", "high")]
+_PROBE_LENGTHS = (24, 4, 1)
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,13 @@ class ServedModel:
 
     def warm_up(self) -> None:
         """Verify the batch layout, and run once, before anybody waits for it."""
-        items = [Item("probe", prompt=prompt, response=response, cut=True) for prompt, response in _PROBES]
-        self.score([self.encode(item).ids for item in items])
+        for times in _PROBE_LENGTHS:
+            try:
+                sequences = [self.encode(Item("probe", prompt=p, response=r * times)).ids for p, r in _PROBES]
+            except Problem:  # the window is short, or the template takes other conversations
+                continue
+            self.score(sequences)
+            return
 
     def score(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """``(R,)`` quality and length rewards (or ``None``) of sequences; those that begin alike share that part."""
@@ -128,58 +136,32 @@ class ServedModel:
         ids = self._fitted(list(item.ids), item)
         return Encoded(ids, item.ids[:32], None, truncated=len(ids) < len(item.ids))
 
-    def _from_pair(self, item: Item, *, ended: bool = True) -> Encoded:
+    def _from_pair(self, item: Item) -> Encoded:
         prompt, response = parse_prompt_response({"prompt": item.prompt, "response": item.response})
         check_not_half_rendered(self.form, prompt)
         settings = self._settings(item)
-        (encoded,) = encode_named(self.scorer.tokenizer, [prompt], [response], settings, [item.param], ended=[ended])
+        (encoded,) = encode_named(self.scorer.tokenizer, [prompt], [response], settings, [item.param])
         return self._encoded(encoded, item, repr(prompt))
 
     def _from_text(self, item: Item) -> Encoded:
-        assert item.text is not None
-        if not item.text.strip():
+        text, settings = str(item.text), self._settings(item)
+        if not text.strip():
             raise Problem(400, f"'{item.param}' is empty", param=item.param)
-        pair = self._plain_pair(item)
-        if pair is not None:
-            return pair
-        settings = self._settings(item)
-        prompts = (item.prompt, None) if item.prompt else (None,)
-        for number, prompt in enumerate(prompts):
-            try:
-                part = split_text(self.scorer.tokenizer, item.text, prompt, settings)
-                break
-            except DataError:
-                # A prompt that was decoded a little otherwise; the text alone says as much.
-                if number + 1 < len(prompts):
-                    continue
-                if not self._may_be_free(item):
-                    raise
-                return self._from_free_text(item)
+        try:
+            part = split_policy_text(self.scorer.tokenizer, text, item.prompt, settings)
+        except DataError:
+            if not self._may_be_free(item):
+                raise
+            return self._from_free_text(item)
         (encoded,) = encode_named(
             self.scorer.tokenizer, [part.prompt], [part.response], settings, [item.param], ended=[not part.cut]
         )
-        return self._encoded(encoded, item, str(part.prompt))
-
-    def _plain_pair(self, item: Item) -> Encoded | None:
-        """A text that no template has rendered behind a prompt that none has: the conversation of the two."""
-        text, prompt = str(item.text), item.prompt
-        if not isinstance(prompt, str) or not prompt.strip() or self._begins_rendered(text):
-            return None
-        body, start = self.form.without_start_tokens(text), self.form.without_start_tokens(prompt)
-        if not body.startswith(start) or rendered_prompt(self.form, prompt) is not None:
-            return None
-        response, ended = split_end(self.form, body[len(start) :])
-        pair = replace(item, text=None, prompt=start, response=response.removeprefix(" "))
-        return self._from_pair(pair, ended=ended)
-
-    def _begins_rendered(self, text: str) -> bool:
-        body = self.form.without_start_tokens(text)
-        return any(start and body.startswith(start) for start in self.form.starts)
+        return self._encoded(encoded, item, part.prompt)
 
     def _may_be_free(self, item: Item) -> bool:
         """Whether a text that is in no form may be scored as it stands; one that begins in form is a mistake."""
         allowed = self.free_text == "score" or (self.free_text == "auto" and item.free)
-        return allowed and not (self.form.starts_special and self._begins_rendered(str(item.text)))
+        return allowed and not (self.form.starts_special and begins_rendered(self.form, str(item.text)))
 
     def _from_free_text(self, item: Item) -> Encoded:
         tokenizer, text = self.scorer.tokenizer, str(item.text)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from odin_rm.core.errors import ConfigError, MissingExtraError
 from odin_rm.core.signals import interruptible
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from odin_rm.serve.reward.models import ServedModel
 
 _KEEP_ALIVE_SECONDS = 75
+_LAST_SECONDS = 0.5
 _KEY_FILES_MODE = 0o077
 
 
@@ -35,7 +38,7 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
     try:
         import uvicorn
 
-        from odin_rm.serve.reward.app import Service, make_app
+        from odin_rm.serve.reward.app import Draining, Service, make_app
         from odin_rm.serve.reward.queue import QueueSettings
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
@@ -68,8 +71,9 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
         )
         if config.log_requests:
             _log_to_stderr()
+        draining = Draining()
         settings = uvicorn.Config(
-            make_app(service),
+            make_app(service, draining),
             http=patient_protocol(limits),
             ws="none",
             log_level="error",
@@ -81,13 +85,18 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
             ssl_keyfile=config.tls_key,
         )
         ready(models, address_of(config.host, listener, tls=config.tls_cert is not None))
-        _run(uvicorn.Server(settings), listener)
 
+        class Server(uvicorn.Server):
+            """Goes on taking requests for a moment when it is to end: those that are on their way already."""
 
-def _run(server: Any, listener: Any) -> None:
-    """Run a server. Ctrl-C and SIGTERM are its ordinary end, which uvicorn raises again when it has finished."""
-    with interruptible(), suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                draining.now = True
+                await asyncio.sleep(_LAST_SECONDS)
+                await super().shutdown(sockets)
+
+        # Ctrl-C and SIGTERM are its ordinary end, which uvicorn raises again when it has finished.
+        with interruptible(), suppress(KeyboardInterrupt):
+            Server(settings).run(sockets=[listener])
 
 
 def check_access(config: ServeConfig) -> str | None:
