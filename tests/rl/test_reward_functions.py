@@ -1,4 +1,4 @@
-"""Our reward as a function for TRL, OpenRLHF and verl: the score of ``score_texts``, each step by hand, a real GRPO step."""
+"""Our reward as a function for TRL, OpenRLHF and verl: ``score_texts``, each step by hand, a real GRPO step."""
 
 from __future__ import annotations
 

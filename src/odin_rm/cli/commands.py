@@ -69,6 +69,13 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.score.config:ScoreConfig",
         run="odin_rm.cli.score:run",
     ),
+    "pairs": Command(
+        summary="Best and worst response to each prompt by their scores, as preferences for DPO.",
+        usage="--input F --output G [options]",
+        example="odin-rm pairs --input scored.jsonl --output pairs.jsonl --min_margin 0.5",
+        config="odin_rm.workflows.pairs.config:PairsConfig",
+        run="odin_rm.cli.pairs:run",
+    ),
     "audit": Command(
         summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
         usage="--model M --dataset F --output DIR [options]",

@@ -29,8 +29,8 @@ def openrlhf_reward(
 
     A query is what the policy read and wrote, in the form of the reward model's template (or plain text behind a plain
     prompt); its end is completed, and one without an end token is scored as cut. Lengths are tokens of the reward
-    model. OpenRLHF asks for one response at a time, so nothing can compare the responses to one prompt, and no prompt is
-    computed once for all of them: a server (``odin-rm serve``) is faster.
+    model. OpenRLHF asks for one response at a time, so nothing can compare the responses to one prompt, and no prompt
+    is computed once for all of them: a server (``odin-rm serve``) is faster.
 
     Args:
         model: a reward model (ours or any one-label classifier), or a loaded scorer.

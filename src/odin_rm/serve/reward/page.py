@@ -56,7 +56,7 @@ def _template() -> tuple[object, str, str]:
 
     folder = resources.files("odin_rm.serve.reward")
     page, style, script = (folder.joinpath(f"page.{name}").read_text("utf-8") for name in ("html.j2", "css", "js"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(page), style, script
 
 
