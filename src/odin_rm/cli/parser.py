@@ -108,6 +108,8 @@ class ConfigParser(argparse.ArgumentParser):
             text += "; with 'all' behind it, also every option of transformers' and TRL's training arguments"
         self.add_argument("-h", "--help", action="help", help=text)
         self.add_argument("--config", metavar="FILE.yaml", help="a file with the same names; flags win over it")
+        self.add_argument("--quiet", action="store_true", help="results, warnings and errors only")
+        self.add_argument("--verbose", action="store_true", help="more lines, the libraries' remarks, time and memory")
         hints = typing.get_type_hints(config_class)
         refused = getattr(config_class, "refused", {})
         groups: dict[str | None, Any] = {None: self}
