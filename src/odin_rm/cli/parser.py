@@ -244,10 +244,22 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
         settings["choices"] = item.metadata["choices"]
     if "metavar" in item.metadata:
         settings["metavar"] = item.metadata["metavar"]
+    if item.metadata.get("positional"):
+        _add_positional(group, item, settings)
+        return
     group.add_argument(*_names("", words), **settings).outdated = outdated
     if kind is bool and item.default is True:
         settings = {"action": "store_false", "dest": item.name, "default": False, "help": described}
         group.add_argument(*_names("no_", words), **settings).outdated = outdated
+
+
+def _add_positional(group: Any, item: Field, settings: dict[str, Any]) -> None:
+    """The word after the command."""
+    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "default")}
+    if "choices" in settings:
+        settings["metavar"] = item.name.upper()
+        settings["help"] = f"{settings['help']} One of {', '.join(settings['choices'])}."
+    group.add_argument(item.name, **settings)
 
 
 def _kind(hint: Any) -> Any:

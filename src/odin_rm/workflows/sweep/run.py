@@ -27,6 +27,7 @@ import yaml
 from odin_rm.core.errors import ConfigError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
+from odin_rm.core.names import place_name
 from odin_rm.core.progress import Progress
 from odin_rm.workflows.sweep.config import RUN, SweepConfig, as_number
 from odin_rm.workflows.sweep.engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
@@ -165,7 +166,7 @@ def _draw(how: Any, rng: np.random.Generator) -> Any:
 
 
 def _short(value: Any) -> str:
-    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+    return place_name(value) if isinstance(value, str) and "/" in value else str(value)
 
 
 def _filled(value: Any, folder: str) -> Any:
