@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from odin_rm.core.console import next_step, say
+from odin_rm.core.console import say
 
 if TYPE_CHECKING:
     from odin_rm.workflows.doctor.config import DoctorConfig
@@ -24,8 +24,6 @@ def run(config: DoctorConfig) -> int:
     else:
         for line in lines(findings):
             say(line)
-        if healthy(findings):
-            next_step("odin-rm", "quickstart", "--output", "quickstart")
     return 0 if healthy(findings) else 1
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from odin_rm.core.console import next_step
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ def run(config: EvaluateConfig) -> None:
     content = run_evaluate(config)
     print_table(content)
     print(f"Written to {config.output}")
-    next_step("odin-rm", "pareto", "--runs", config.output, "--output", Path(config.output) / "fronts")
 
 
 def print_table(content: dict[str, Any]) -> None:

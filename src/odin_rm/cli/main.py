@@ -17,6 +17,7 @@ from contextlib import nullcontext
 
 from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.cli.log_lines import shown_log
+from odin_rm.cli.next_steps import AFTER
 from odin_rm.core import console
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
@@ -101,6 +102,8 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
     config = parse_config(load(about.config), arguments, command)
     with shown_log() if console.level() == console.VERBOSE else nullcontext():
         code = int(load(about.run)(config) or 0)
+    if code == 0 and is_main_process() and (words := AFTER[command](config)):
+        console.next_step(*words)
     if console.level() == console.VERBOSE and is_main_process():
         console.say(f"odin-rm {command}: {duration(time.monotonic() - began)}, at most {_peak_memory()}", sys.stderr)
     return code

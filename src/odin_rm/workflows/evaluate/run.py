@@ -2,8 +2,8 @@
 
 The output folder holds ``runs/NAME/outputs.json`` and ``runs/NAME/judged/`` of each policy, as ``odin-rm generate`` and
 ``odin-rm judge`` write them, ``win_rates.json`` of all together, and ``evaluation.json``, from which ``odin-rm pareto``
-goes on. The same command goes on where an earlier one stopped, and does nothing again that is there: responses hold as long as
-policy, prompts and decoding are the same, judgements as long as judge and texts are.
+goes on. The same command goes on where an earlier one stopped, and does nothing again that is there: responses hold as
+long as policy, prompts and decoding are the same, judgements as long as judge and texts are.
 """
 
 from __future__ import annotations
