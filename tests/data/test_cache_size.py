@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError
@@ -48,7 +48,11 @@ def make(folder: Path, size: int, used: float) -> Path:
 
 
 def test_entries_by_their_last_use(root: Path) -> None:
-    assert [(entry.folder.name, entry.size) for entry in cache_entries(root)] == list(zip(NAMES, (100, 200, 300)))
+    assert [(entry.folder.name, entry.size) for entry in cache_entries(root)] == [
+        (NAMES[0], 100),
+        (NAMES[1], 200),
+        (NAMES[2], 300),
+    ]
     mark_used(root / NAMES[0])
     assert [entry.folder.name for entry in cache_entries(root)] == [*NAMES[1:], NAMES[0]]
     assert cache_entries(root / "nothing") == []
@@ -95,7 +99,7 @@ def test_a_bound_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> Non
 
 
 def test_the_cache_of_a_command_is_kept_below_its_bound(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, letters: Callable[[], object]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Two data sets and a bound of nothing: the one in use stays, the one before goes."""
     from odin_rm.data.load import load_preferences
@@ -103,17 +107,19 @@ def test_the_cache_of_a_command_is_kept_below_its_bound(
     monkeypatch.setenv("ODIN_RM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ODIN_RM_CACHE_GIB", "0")
     for name in ("first", "second"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "chosen": "ab", "rejected": "c"}) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text(
+            json.dumps({"prompt": name, "chosen": "good", "rejected": "bad"}) + "\n"
+        )
     kept = []
     for name in ("first", "second"):
-        data = load_preferences(str(tmp_path / f"{name}.jsonl"), letters())
+        data = load_preferences(str(tmp_path / f"{name}.jsonl"), plain_tokenizer)
         assert data.num_pairs == 1
         kept.append([entry.folder.name for entry in cache_entries(tmp_path / "cache")])
     assert [len(names) for names in kept] == [1, 1]
     assert kept[0] != kept[1]
     # A folder that the user has named is left alone.
     for name in ("first", "second"):
-        load_preferences(str(tmp_path / f"{name}.jsonl"), letters(), cache_dir=tmp_path / "own")
+        load_preferences(str(tmp_path / f"{name}.jsonl"), plain_tokenizer, cache_dir=tmp_path / "own")
     assert len(cache_entries(tmp_path / "own")) == 2
 
 
