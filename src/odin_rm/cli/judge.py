@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odin_rm.core.terminal import say
+    from odin_rm.core.console import say
 from odin_rm.workflows.judge.config import JudgeConfig
 
 

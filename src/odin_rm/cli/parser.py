@@ -118,6 +118,8 @@ class ConfigParser(argparse.ArgumentParser):
             text += "; with 'all' behind it, also every option of transformers' and TRL's training arguments"
         self.add_argument("-h", "--help", action="help", help=text)
         self.add_argument("--config", metavar="FILE.yaml", help="a file with the same names; flags win over it")
+        self.add_argument("--quiet", action="store_true", help="results, warnings and errors only")
+        self.add_argument("--verbose", action="store_true", help="more lines, the libraries' remarks, time and memory")
         hints = typing.get_type_hints(config_class)
         refused = getattr(config_class, "refused", {})
         groups: dict[str | None, Any] = {None: self}
@@ -252,10 +254,22 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
         settings["choices"] = item.metadata["choices"]
     if "metavar" in item.metadata:
         settings["metavar"] = item.metadata["metavar"]
+    if item.metadata.get("positional"):
+        _add_positional(group, item, settings)
+        return
     group.add_argument(*_names("", words), **settings).outdated = outdated
     if kind is bool and item.default is True:
         settings = {"action": "store_false", "dest": item.name, "default": False, "help": described}
         group.add_argument(*_names("no_", words), **settings).outdated = outdated
+
+
+def _add_positional(group: Any, item: Field, settings: dict[str, Any]) -> None:
+    """The word after the command."""
+    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "default")}
+    if "choices" in settings:
+        settings["metavar"] = item.name.upper()
+        settings["help"] = f"{settings['help']} One of {', '.join(settings['choices'])}."
+    group.add_argument(item.name, **settings)
 
 
 def _kind(hint: Any) -> Any:

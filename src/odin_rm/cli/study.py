@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odin_rm.core.terminal import say
+    from odin_rm.core.console import say
 from odin_rm.serve.study.config import StudyConfig
 
 
@@ -35,7 +35,7 @@ def announce(store: Any, address: str) -> None:
     if rated:
         say(f"  {rated:,} ratings so far")
     say(f"Rate at {address}")
-    say("Ctrl-C ends it and writes the results; the same command goes on later.", flush=True)
+    say("Ctrl-C ends it and writes the results; the same command goes on later.")
 
 
 def print_results(content: dict[str, Any]) -> None:

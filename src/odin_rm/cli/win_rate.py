@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odin_rm.core.terminal import say
+    from odin_rm.core.console import say
 from odin_rm.workflows.win_rate.config import WinRateConfig
 
 

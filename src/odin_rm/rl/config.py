@@ -9,6 +9,7 @@ from typing import Any
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, check_options, option, options_of
 from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -243,6 +244,8 @@ def check_rl_config(config: RLConfig) -> None:
     Raises:
         ConfigError: a value outside its range, or a combination in which an option would do nothing.
     """
+    trackers = BY_ACCELERATE if config.algorithm in ("ppo", "remax") else BY_TRANSFORMERS
+    config.report_to = ",".join(check_trackers(config.report_to, trackers)) or "none"
     check_options(config)
     if config.experience_size is None:
         config.experience_size = config.minibatch_size * (2 if config.algorithm == "ppo" else 1)
