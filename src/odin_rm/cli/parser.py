@@ -66,6 +66,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         super().__init__(prog, max_help_position=32, width=110)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.dest
         outdated = getattr(action, "outdated", ())
         names = [name for name in action.option_strings if "-" not in name.lstrip("-") and name not in outdated]
         if action.nargs == 0 or not names:
@@ -87,7 +89,7 @@ class _Extend(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         before = getattr(namespace, self.dest, None)
         given = vars(namespace).setdefault("_extended", set())
-        setattr(namespace, self.dest, [*(before if self.dest in given else ()), *values])
+        setattr(namespace, self.dest, [*(before or () if self.dest in given else ()), *values])
         given.add(self.dest)
 
 
