@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option, options_of
+from odin_rm.core.options import SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import EndpointOptions
 from odin_rm.evaluation.preference_codes import preference_codes
 
@@ -34,7 +34,7 @@ class JudgeConfig(EndpointOptions):
         0.0, "Of the reply; null in --config leaves it to the endpoint.", at_least=0
     )
     max_tokens: int | None = _of_endpoint(512, "Most tokens of a reply.", above=0)
-    seed: int | None = _of_endpoint(None, "Sent along, where it knows seeds.")
+    seed: int | None = _of_endpoint(None, "Sent along, where it knows seeds.", at_least=0, below=SEEDS)
     stream: bool = _of_endpoint(False, "Receive replies piece by piece (for slow ones behind proxies).")
     tokens_per_minute: float | None = _of_endpoint(
         None, "At most so many tokens a minute (estimated).", above=0, infinite=True

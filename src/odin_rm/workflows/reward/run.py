@@ -267,7 +267,7 @@ def load_data(
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
     best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
-    if config.load_best_model_at_end and best not in BEST_MODEL_METRICS:
+    if best not in BEST_MODEL_METRICS:
         fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
         raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
