@@ -151,7 +151,7 @@ NAMES = {
     "overwrite_output": "overwrite",
     "model_dtype": "dtype",
     "torch_dtype": "dtype",
-    "api_key_file": "key_file",
+    "api_key_file": "token_file",
     "gradient_checkpointing": "activation_checkpointing",
 }
 """Old spellings and what every command says instead."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from odin_rm.core.console import say
+from odin_rm.core.console import say
 from odin_rm.workflows.judge.config import JudgeConfig
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from odin_rm.core.console import say
+from odin_rm.core.console import say
 from odin_rm.workflows.pareto.config import ParetoConfig
 
 MOST_COMPARISONS = 10

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from odin_rm.core.console import say
+from odin_rm.core.console import say
 from odin_rm.workflows.report.config import ReportConfig
 
 

@@ -75,14 +75,15 @@ def check_training_numbers(config: Any) -> None:
     """
     for item in dataclasses.fields(config):
         bounds = TRAINING_BOUNDS.get(item.name)
-        value = getattr(config, item.name, None)
+        value: Any = getattr(config, item.name, None)
         if bounds is None or "bounds" in item.metadata:
             continue
         if item.name == "num_train_epochs" and value == value and value >= 0 and _counts(config):
             continue
         for number in value if isinstance(value, list) else [value]:
-            plain = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if plain and not bounds.holds(number):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if not bounds.holds(number):
                 raise ConfigError(f"must be {bounds}, it is {number}", where=f"--{flag_of(item)}")
 
 
