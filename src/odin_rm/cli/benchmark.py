@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
+
 if TYPE_CHECKING:
     from odin_rm.workflows.benchmark.config import BenchmarkConfig
 
@@ -14,12 +16,12 @@ def run(config: BenchmarkConfig) -> None:
 
     content = run_benchmark(config)
     for model, one in content.get("models", {content["model"]: content}).items():
-        print(f"{model} on {content['benchmark']}:")
+        say(f"{model} on {content['benchmark']}:")
         for group, figures in one["figures"].items():
-            print(f"  {group}: {_line(figures)}")
+            say(f"  {group}: {_line(figures)}")
         if one["items_without_score"]:
-            print(f"  {one['items_without_score']:,} of {one['items']:,} items lack a score and are left out")
-    print(f"Written to {config.output}")
+            say(f"  {one['items_without_score']:,} of {one['items']:,} items lack a score and are left out")
+    say(f"Written to {config.output}")
 
 
 def _line(figures: dict[str, Any]) -> str:

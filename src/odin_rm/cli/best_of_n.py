@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
+
 if TYPE_CHECKING:
     from odin_rm.workflows.best_of_n.config import BestOfNConfig
 
@@ -13,13 +15,14 @@ def run(config: BestOfNConfig) -> None:
     from odin_rm.workflows.best_of_n.run import run_best_of_n
 
     print_table(run_best_of_n(config))
-    print(f"The report: {config.output}/report.html")
+    say(f"The report: {config.output}/report.html")
 
 
 def print_table(content: dict[str, Any]) -> None:
     """One column for each N."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     table = Table(title=f"Best-of-N over {content['prompts']:,} prompts", title_justify="left")
     table.add_column("")
@@ -31,6 +34,6 @@ def print_table(content: dict[str, Any]) -> None:
     rows |= {content["units"][name]["words"]: values for name, values in content["attributes"].items()}
     for name, values in rows.items():
         table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
-    Console().print(table)
+    PlainConsole().print(table)
     if content["prompts_left_out"]:
-        print(f"{content['prompts_left_out']:,} prompts have too few responses and are left out")
+        say(f"{content['prompts_left_out']:,} prompts have too few responses and are left out")

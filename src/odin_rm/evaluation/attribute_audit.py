@@ -142,8 +142,8 @@ class _Columns:
     def _centre(self) -> None:
         self.counts = np.bincount(self.prompt, minlength=self.prompts)
         together = np.column_stack([self.quality, self.values_RK])
-        means = np.stack([np.bincount(self.prompt, c, minlength=self.prompts) for c in together.T], axis=1)
-        means = means / np.maximum(self.counts, 1)[:, None]
+        sums = np.stack([np.bincount(self.prompt, c, minlength=self.prompts) for c in together.T], axis=1)
+        means = sums / np.maximum(self.counts, 1)[:, None].astype(np.float64)
         centred = together - means[self.prompt]
         noise = CONSTANT_TOLERANCE * np.abs(together).max(axis=0, initial=0.0)
         self.centred = np.where(np.abs(centred) <= noise, 0.0, centred)
