@@ -95,7 +95,7 @@ def with_queue(service: Service, **changes: Any) -> Service:
     return replace(service, queue=replace(service.queue, **changes))
 
 
-def close(found: Any, expected: Any) -> None:
+def assert_close(found: Any, expected: Any) -> None:
     """Check that numbers agree to 1e-5."""
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 

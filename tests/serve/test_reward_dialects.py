@@ -14,7 +14,7 @@ import pytest
 import odin_rm
 from odin_rm.model.scoring import Scorer
 from odin_rm.serve.reward.app import Service
-from tests.serve.reward_kit import close, make_model, make_scorer, quality, rendered, serving
+from tests.serve.reward_kit import assert_close, make_model, make_scorer, quality, rendered, serving
 
 ASKED = "What is the best way to cook rice?"
 GOOD, BAD = "Wash it well, then boil it for ten minutes.", "No."
@@ -53,12 +53,12 @@ def test_openrlhf_query_is_the_conversation_however_it_ends(client, scorer, expe
     queries = [rendered(ASKED, text, ending, start) for text in (GOOD, BAD)]
     prompt = f"{start}user : {ASKED} <eos> . assistant : "
     found = post(client, "/get_reward", {"query": queries, "prompts": [prompt] * 2, "labels": [None, None]})
-    close(found["rewards"], expected)
-    close(found["scores"], [1 / (1 + math.exp(-one)) for one in expected])
+    assert_close(found["rewards"], expected)
+    assert_close(found["scores"], [1 / (1 + math.exp(-one)) for one in expected])
     _, length, tokens = odin_rm.score_texts(scorer, [ASKED] * 2, [GOOD, BAD])
     logs = found["extra_logs"]
     assert set(logs) == {"quality", "length_reward", "response_tokens", "cut"}
-    close(logs["length_reward"], length)
+    assert_close(logs["length_reward"], length)
     assert logs["response_tokens"] == tokens.tolist()
     assert logs["cut"] == [0, 0]
     assert logs["quality"] == found["rewards"]
@@ -67,21 +67,21 @@ def test_openrlhf_query_is_the_conversation_however_it_ends(client, scorer, expe
 def test_openrlhf_cut_query_is_read_at_its_last_token(client, scorer):
     text = rendered(ASKED, GOOD, ending="")
     found = post(client, "/get_reward", {"query": [text], "prompts": [""], "labels": [None]})
-    close(found["rewards"], odin_rm.score_rendered(scorer, [text])[0])
+    assert_close(found["rewards"], odin_rm.score_rendered(scorer, [text])[0])
     assert found["extra_logs"]["cut"] == [1]
 
 
 def test_openrlhf_empty_lists_and_a_single_string(client, expected):
     empty = post(client, "/get_reward", {"query": [], "prompts": [], "labels": []})
     assert empty == {"rewards": [], "scores": [], "extra_logs": {}}
-    close(post(client, "/get_reward", {"query": rendered(ASKED, GOOD)})["rewards"], expected[:1])
+    assert_close(post(client, "/get_reward", {"query": rendered(ASKED, GOOD)})["rewards"], expected[:1])
 
 
 def test_openrlhf_prompts_without_a_template_are_conversations(client, expected):
     """``--apply_chat_template`` was not given: prompt and response stand one behind the other."""
     body = {"query": [f"{ASKED}{GOOD}<eos>", f"{ASKED} {BAD}<eos>"], "prompts": [ASKED, ASKED], "labels": [None, None]}
     found = post(client, "/get_reward", body)
-    close(found["rewards"], expected)
+    assert_close(found["rewards"], expected)
 
 
 def test_openrlhf_text_of_another_template_is_refused(client):
@@ -92,17 +92,17 @@ def test_openrlhf_text_of_another_template_is_refused(client):
 
 def test_slime_single_sample_is_answered_by_the_number_itself(client, expected):
     body = {"prompt": ASKED, "response": GOOD, "label": "x"}
-    close(post(client, "/get_reward", body), expected[0])
+    assert_close(post(client, "/get_reward", body), expected[0])
     chat = {"prompt": [{"role": "user", "content": ASKED}], "response": BAD, "label": None}
-    close(post(client, "/get_reward", chat), expected[1])
+    assert_close(post(client, "/get_reward", chat), expected[1])
     as_rendered = {"prompt": f"<bos>user : {ASKED} <eos> . assistant : ", "response": f"{GOOD} <eos>", "label": None}
-    close(post(client, "/get_reward", as_rendered), expected[0])
+    assert_close(post(client, "/get_reward", as_rendered), expected[0])
 
 
 def test_llamafactory_score_evaluation(client, expected):
     texts = [rendered(ASKED, text) for text in (GOOD, BAD)]
     found = post(client, "/v1/score/evaluation", {"model": "model", "messages": texts})
-    close(found["scores"], expected)
+    assert_close(found["scores"], expected)
     assert (found["object"], found["model"]) == ("score.evaluation", "rm")
     assert found["id"]
 
@@ -110,8 +110,8 @@ def test_llamafactory_score_evaluation(client, expected):
 def test_lenbias_bare_list(client, scorer, expected):
     found = post(client, "/get_reward", {"texts": [rendered(ASKED, GOOD), "rice is green"]})
     assert isinstance(found, list)
-    close(found[0], expected[0])
-    close(post(client, "/", {"texts": [rendered(ASKED, GOOD)]}), expected[:1])
+    assert_close(found[0], expected[0])
+    assert_close(post(client, "/", {"texts": [rendered(ASKED, GOOD)]}), expected[:1])
 
 
 # ---- vLLM and its kin ------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_vllm_classify_messages_text_and_ids(client, scorer, expected, path):
         assert set(found) == {"id", "object", "created", "model", "data", "usage"}
         (one,) = found["data"]
         assert (one["index"], one["label"], one["num_classes"]) == (0, "quality", 1)
-        close(one["probs"], expected[:1])
+        assert_close(one["probs"], expected[:1])
         assert found["usage"] == {"prompt_tokens": len(ids), "total_tokens": len(ids), "completion_tokens": 0}
 
 
@@ -152,27 +152,27 @@ def test_vllm_free_text_is_read_as_it_stands(client, scorer):
     with torch.no_grad():
         alone = scorer.model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)).quality.item()
     for form in (text, f"<bos>{text}", [text], ids):
-        close(post(client, "/classify", {"input": form})["data"][0]["probs"], [alone])
+        assert_close(post(client, "/classify", {"input": form})["data"][0]["probs"], [alone])
     bare = ids[1:]
     found = post(client, "/classify", {"input": text, "add_special_tokens": False})
-    close(found["data"][0]["probs"], post(client, "/classify", {"input": bare})["data"][0]["probs"])
+    assert_close(found["data"][0]["probs"], post(client, "/classify", {"input": bare})["data"][0]["probs"])
 
 
 def test_verl_reads_the_last_probability_under_the_path_that_it_knows(client, expected):
     text = rendered(ASKED, BAD, start="")
     found = post(client, "/classify", {"model": "checkpoints/their/path", "input": text, "use_activation": False})
-    close(found["data"][-1]["probs"][-1], expected[1])
+    assert_close(found["data"][-1]["probs"][-1], expected[1])
     found = post(client, "/v1/embeddings", {"model": "checkpoints/their/path", "input": text})
-    close(found["data"][-1]["embedding"][-1], expected[1])
+    assert_close(found["data"][-1]["embedding"][-1], expected[1])
 
 
 def test_pooling_and_embeddings_as_floats_and_base64(client, expected):
     body = {"model": "rm", "input": [rendered(ASKED, text) for text in (GOOD, BAD)]}
     pooled = post(client, "/pooling", {**body, "task": "classify"})
-    close([one["data"] for one in pooled["data"]], [[one] for one in expected])
+    assert_close([one["data"] for one in pooled["data"]], [[one] for one in expected])
     packed = post(client, "/v1/embeddings", {**body, "encoding_format": "base64"})
     values = [struct.unpack("<f", base64.b64decode(one["embedding"]))[0] for one in packed["data"]]
-    close(values, expected)
+    assert_close(values, expected)
     assert [one["object"] for one in packed["data"]] == ["embedding"] * 2
     post(client, "/pooling", {**body, "encoding_format": "hex"}, 400)
 
@@ -180,11 +180,11 @@ def test_pooling_and_embeddings_as_floats_and_base64(client, expected):
 def test_sglang_classify(client, scorer, expected):
     text = rendered(ASKED, GOOD)
     found = post(client, "/classify", {"text": [text, rendered(ASKED, BAD)]})
-    close([one["embedding"][0] for one in found], expected)
+    assert_close([one["embedding"][0] for one in found], expected)
     assert found[0]["meta_info"]["prompt_tokens"] > 10
-    close(post(client, "/classify", {"text": text})["embedding"], expected[:1])
+    assert_close(post(client, "/classify", {"text": text})["embedding"], expected[:1])
     ids = scorer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    close(post(client, "/classify", {"input_ids": [ids]})[0]["embedding"], expected[:1])
+    assert_close(post(client, "/classify", {"input_ids": [ids]})[0]["embedding"], expected[:1])
 
 
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
@@ -194,12 +194,12 @@ def test_sglang_classify(client, scorer, expected):
 def test_vllm_score_one_to_one_to_many_and_in_pairs(client, expected, path, names):
     one, two = names
     found = post(client, path, {"model": "rm", one: ASKED, two: GOOD})
-    close([row["score"] for row in found["data"]], expected[:1])
+    assert_close([row["score"] for row in found["data"]], expected[:1])
     found = post(client, path, {one: ASKED, two: [GOOD, BAD]})
-    close([row["score"] for row in found["data"]], expected)
+    assert_close([row["score"] for row in found["data"]], expected)
     assert [(row["index"], row["object"]) for row in found["data"]] == [(0, "score"), (1, "score")]
     found = post(client, path, {one: [ASKED, ASKED], two: [BAD, GOOD]})
-    close([row["score"] for row in found["data"]], expected[::-1])
+    assert_close([row["score"] for row in found["data"]], expected[::-1])
     refused = post(client, path, {one: [ASKED, ASKED], two: [GOOD, BAD, GOOD]}, 400)
     assert refused["error"]["code"] == 400
 
@@ -213,7 +213,7 @@ def test_cohere_rerank_sorts(client, expected, path):
     body = {"model": "rm", "query": ASKED, "documents": [GOOD, {"text": BAD}]}
     found = post(client, path, body)
     assert [row["index"] for row in found["results"]] == order
-    close([row["relevance_score"] for row in found["results"]], [expected[i] for i in order])
+    assert_close([row["relevance_score"] for row in found["results"]], [expected[i] for i in order])
     assert found["results"][0]["document"] == {"text": (GOOD, BAD)[order[0]]}
     first = post(client, path, {**body, "top_n": 1, "return_documents": False})
     assert [set(row) for row in first["results"]] == [{"index", "relevance_score"}]
@@ -225,7 +225,7 @@ def test_tei_rerank_is_told_by_texts(client, expected):
     order = list(np.argsort([-one for one in expected]))
     found = post(client, "/rerank", {"query": ASKED, "texts": [GOOD, BAD], "return_text": True, "raw_scores": True})
     assert [(row["index"], row["text"]) for row in found] == [(i, (GOOD, BAD)[i]) for i in order]
-    close([row["score"] for row in found], [expected[i] for i in order])
+    assert_close([row["score"] for row in found], [expected[i] for i in order])
     assert set(post(client, "/rerank", {"query": ASKED, "texts": [GOOD]})[0]) == {"index", "score"}
 
 
@@ -234,9 +234,9 @@ def test_tei_predict_text_pair_and_batch(client, expected):
     for inputs in (text, [text], [ASKED, GOOD]):
         (one,) = post(client, "/predict", {"inputs": inputs, "raw_scores": True})
         assert one["label"] == "quality"
-        close(one["score"], expected[0])
+        assert_close(one["score"], expected[0])
     found = post(client, "/predict", {"inputs": [[text], [ASKED, BAD]]})
-    close([row[0]["score"] for row in found], expected)
+    assert_close([row[0]["score"] for row in found], expected)
     refused = post(client, "/predict", {"inputs": [ASKED, GOOD, BAD]}, 422)
     assert set(refused) == {"error", "error_type"}
 
@@ -279,13 +279,13 @@ def test_several_models_by_name(scorer, tmp_path):
     with serving(Service({"a": make_model(scorer, "a"), "b": make_model(other, "b")})) as client:
         for name, value in [("a", wanted[0]), ("b", wanted[1]), ("runs/b/model", wanted[1])]:
             found = post(client, "/score", {"model": name, "text_1": ASKED, "text_2": GOOD})
-            close(found["data"][0]["score"], value)
+            assert_close(found["data"][0]["score"], value)
             assert found["model"] == name.split("/")[-1 if "/" not in name else 1]
-        close(post(client, "/score", {"text_1": ASKED, "text_2": GOOD})["data"][0]["score"], wanted[0])
+        assert_close(post(client, "/score", {"text_1": ASKED, "text_2": GOOD})["data"][0]["score"], wanted[0])
         refused = post(client, "/score", {"model": "c", "text_1": ASKED, "text_2": GOOD}, 404)
         assert refused["error"]["type"] == "NotFoundError"
         found = post(client, "/get_reward", {"model": "b", "query": [rendered(ASKED, GOOD)]})
-        close(found["rewards"], wanted[1:])
+        assert_close(found["rewards"], wanted[1:])
 
 
 def test_a_plain_template(tmp_path):
@@ -294,5 +294,5 @@ def test_a_plain_template(tmp_path):
     with serving(Service({"rm": make_model(scorer)})) as client:
         text = f"Human: {ASKED}\n\nAssistant: {GOOD}"
         for query in (f"{text}<eos>", f"<bos>{text} <eos>"):
-            close(post(client, "/get_reward", {"query": [query]})["rewards"], wanted)
-        close(post(client, "/score", {"text_1": ASKED, "text_2": GOOD})["data"][0]["score"], wanted[0])
+            assert_close(post(client, "/get_reward", {"query": [query]})["rewards"], wanted)
+        assert_close(post(client, "/score", {"text_1": ASKED, "text_2": GOOD})["data"][0]["score"], wanted[0])

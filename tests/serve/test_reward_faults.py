@@ -16,7 +16,7 @@ from odin_rm.serve.http import Limits
 from odin_rm.serve.reward.app import Service
 from odin_rm.serve.reward.dialects.table import DIALECTS
 from odin_rm.serve.reward.queue import QueueSettings
-from tests.serve.reward_kit import KEY, close, dumps, make_model, make_scorer, quality, rendered, serving
+from tests.serve.reward_kit import KEY, assert_close, dumps, make_model, make_scorer, quality, rendered, serving
 from tests.waiting import wait_until
 
 TEXT = rendered("Why?", "No.")
@@ -149,7 +149,9 @@ def test_there_are_sixty_bad_requests_for_each_protocol():
 def test_the_server_answers_after_all_of_them(client, scorer):
     for path, body in GOOD.items():
         assert client.post(path, json=body).status_code == 200, path
-    close(client.post("/get_reward", json=GOOD["/get_reward"]).json()["rewards"], quality(scorer, ["Why?"], ["No."]))
+    assert_close(
+        client.post("/get_reward", json=GOOD["/get_reward"]).json()["rewards"], quality(scorer, ["Why?"], ["No."])
+    )
 
 
 def test_unknown_paths_and_methods(client):
@@ -192,7 +194,7 @@ def test_many_bodies_at_a_time_are_bounded(scorer):
         held = open_socket(client, post_head("/get_reward", 2**20) + half)
         wait_until(lambda: client.post("/get_reward", content=b"x" * 5000).status_code == 429)
         assert client.post("/get_reward", content=b"x" * 5000).headers["retry-after"] == "1"
-        held.close()
+        held.assert_close()
         wait_until(lambda: client.post("/get_reward", json=GOOD["/get_reward"]).status_code == 200)
 
 
@@ -231,7 +233,7 @@ def test_more_slow_senders_than_connections_keep_nobody_out(scorer):
             assert client.post("/get_reward", json=GOOD["/get_reward"]).status_code == 200
             held.append(open_socket(client, b"GET "))
         for one in held:
-            one.close()
+            one.assert_close()
 
 
 # ---- keys and hosts --------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ def test_the_key_opens_by_header_and_by_address(guarded, scorer):
         {"params": {"key": KEY}},
     ):
         reply = guarded.post("/get_reward", json=GOOD["/get_reward"], **options)
-        close(reply.json()["rewards"], wanted)
+        assert_close(reply.json()["rewards"], wanted)
     assert guarded.post("/get_reward", json=GOOD["/get_reward"], params={"key": "wrong"}).status_code == 401
 
 
@@ -288,7 +290,7 @@ def test_the_key_is_asked_before_the_body_is_read(guarded):
     """The refusal comes while the body has not been sent."""
     held = open_socket(guarded, post_head("/get_reward", 10_000_000))
     assert held.recv(100).startswith(b"HTTP/1.1 401")
-    held.close()
+    held.assert_close()
 
 
 def test_without_a_key_other_names_and_other_sites_are_refused(scorer):
@@ -329,7 +331,9 @@ def test_a_text_that_does_not_fit_into_memory_spoils_no_other(scorer):
         both = client.post("/get_reward", json={"query": [TEXT, long]})
         assert both.status_code == 503
         assert int(both.headers["retry-after"]) >= 1
-        close(client.post("/get_reward", json={"query": [TEXT]}).json()["rewards"], quality(scorer, ["Why?"], ["No."]))
+        assert_close(
+            client.post("/get_reward", json={"query": [TEXT]}).json()["rewards"], quality(scorer, ["Why?"], ["No."])
+        )
 
 
 def test_a_score_that_is_not_finite_is_never_sent(scorer):

@@ -21,7 +21,7 @@ import pytest
 
 from odin_rm.cli.main import main
 from odin_rm.model.scoring import Scorer
-from tests.serve.reward_kit import KEY, close, make_scorer, quality, rendered
+from tests.serve.reward_kit import KEY, assert_close, make_scorer, quality, rendered
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def test_sigterm_answers_what_is_under_way_and_ends_with_0(folder, scorer):
         thread.join()
         assert process.wait(120) == 0
         assert "All requests are answered" in process.stdout.read()
-    close(found[0].json()["rewards"], quality(scorer, *map(list, zip(*pairs, strict=True))))
+    assert_close(found[0].json()["rewards"], quality(scorer, *map(list, zip(*pairs, strict=True))))
 
 
 def test_killed_under_load_and_started_again_no_reward_is_lost_doubled_or_wrong(folder, scorer):
@@ -150,7 +150,7 @@ def test_killed_under_load_and_started_again_no_reward_is_lost_doubled_or_wrong(
         for thread in threads:
             thread.join()
     assert {number: len(values) for number, values in found.items()} == dict.fromkeys(range(len(pairs)), 1)
-    close([found[i][0] for i in range(len(pairs))], quality(scorer, *map(list, zip(*pairs, strict=True))))
+    assert_close([found[i][0] for i in range(len(pairs))], quality(scorer, *map(list, zip(*pairs, strict=True))))
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_slow_senders_at_256_descriptors_keep_nobody_out(folder):
                 assert isinstance(ask_as_openrlhf(client, prompt, response), float)
         assert process.poll() is None
         for one in held:
-            one.close()
+            one.assert_close()
 
 
 @pytest.mark.slow

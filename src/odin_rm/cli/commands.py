@@ -147,6 +147,17 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.win_rate.config:WinRateConfig",
         run="odin_rm.cli.win_rate:run",
     ),
+    "evaluate": Command(
+        summary="Many policies against one baseline: responses, judgements and win rates of each; resumable.",
+        usage="--runs DIR [DIR ...] --baseline F --judge J --output DIR [options]",
+        example=(
+            "odin-rm evaluate --runs runs/sweep --baseline sft.json --judge openai:gpt-4.1 --output evaluation\n"
+            "odin-rm evaluate --runs runs/ppo runs/remax --baseline sft.json --judge runs/odin/model --output by_model"
+        ),
+        config="odin_rm.workflows.evaluate.config:EvaluateConfig",
+        run="odin_rm.cli.evaluate:run",
+        swept=False,
+    ),
     "retention": Command(
         summary="What training has cost: MMLU, BBH, DROP, TruthfulQA or other benchmarks before and after, paired.",
         usage="--models BEFORE AFTER [AFTER ...] --output DIR [options]",
@@ -218,6 +229,34 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.serve.study.config:StudyConfig",
         run="odin_rm.cli.study:run",
+        swept=False,
+    ),
+    "doctor": Command(
+        summary="Examine this machine: versions, accelerator, extras, memory, cache, places to write.",
+        usage="[--json]",
+        example="odin-rm doctor\nodin-rm doctor --json",
+        config="odin_rm.workflows.doctor.config:DoctorConfig",
+        run="odin_rm.cli.doctor:run",
+        swept=False,
+    ),
+    "cache": Command(
+        summary="The cache of tokenised data: its size, its bound, and emptying it.",
+        usage="[--clear] [--json] [--cache_dir DIR]",
+        example="odin-rm cache\nodin-rm cache --clear",
+        config="odin_rm.workflows.cache.config:CacheConfig",
+        run="odin_rm.cli.cache:run",
+        swept=False,
+    ),
+    "completion": Command(
+        summary="A script by which a shell completes commands and flags: bash, zsh or fish.",
+        usage="SHELL",
+        example=(
+            'eval "$(odin-rm completion bash)"                      # in ~/.bashrc\n'
+            'eval "$(odin-rm completion zsh)"                       # in ~/.zshrc, after compinit\n'
+            "odin-rm completion fish > ~/.config/fish/completions/odin-rm.fish"
+        ),
+        config="odin_rm.cli.completion:CompletionConfig",
+        run="odin_rm.cli.completion:run",
         swept=False,
     ),
 }

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from odin_rm.workflows.pairs.config import PairsConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.pairs.config import PairsConfig
 
 
 def run(config: PairsConfig) -> None:
@@ -13,7 +11,7 @@ def run(config: PairsConfig) -> None:
     from odin_rm.workflows.pairs.run import run_pairs
 
     report = run_pairs(config)
-    print(f"{report.pairs:,} pairs of {report.prompts:,} prompts, written to {config.output}")
+    say(f"{report.pairs:,} pairs of {report.prompts:,} prompts, written to {config.output}")
     left_out = {
         "prompts have one scored response": report.single,
         f"prompts have scores that differ by no more than {config.min_margin:g}": report.close,
@@ -22,4 +20,4 @@ def run(config: PairsConfig) -> None:
     }
     for what, count in left_out.items():
         if count:
-            print(f"  {count:,} {what}")
+            say(f"  {count:,} {what}")

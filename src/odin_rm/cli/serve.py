@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from odin_rm.serve.reward.config import ServeConfig
+from odin_rm.core.console import say
+from odin_rm.serve.reward.config import ServeConfig
 
 
 def run(config: ServeConfig) -> None:
@@ -13,11 +13,11 @@ def run(config: ServeConfig) -> None:
     from odin_rm.serve.reward.run import serve
 
     serve(config, announce)
-    print("All requests are answered; the server has ended.")
+    say("All requests are answered; the server has ended.")
 
 
 def announce(models: dict[str, Any], address: str) -> None:
     """What is served, and where."""
     for name, model in models.items():
-        print(f"{name}: {model.path}, window {model.window:,} tokens")
-    print(f"Serving at {address}/ (Ctrl-C or SIGTERM ends it when requests under way are answered)", flush=True)
+        say(f"{name}: {model.path}, window {model.window:,} tokens")
+    say(f"Serving at {address}/ (Ctrl-C or SIGTERM ends it when requests under way are answered)")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import DTYPES, check_options, option, options_of
+from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -72,7 +73,7 @@ class RLConfig(LoraOptions):
     adam_beta2: float = _of_optimiser(0.95, "AdamW beta 2.", at_least=0)
     adam_epsilon: float = _of_optimiser(1e-8, "AdamW epsilon.", at_least=0)
     max_grad_norm: float = _of_optimiser(1.0, "Clip the gradient's norm; 0 turns it off.", at_least=0, infinite=True)
-    seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0)
+    seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0, below=SEEDS)
 
     standardise: str | None = _of_reward(
         None,
@@ -148,7 +149,9 @@ class RLConfig(LoraOptions):
     )
     max_new_tokens: int = _of_text(256, "Longest response, end token included.", at_least=1)
     temperature: float = _of_text(1.0, "Sampling temperature; the log-probs are of the same distribution.", above=0)
-    top_p: float = _of_text(1.0, "Refused below 1: log-probs would be of another distribution than the samples.")
+    top_p: float = _of_text(
+        1.0, "Refused below 1: log-probs would be of another distribution than the samples.", above=0, at_most=1
+    )
     top_k: int = _of_text(0, "Refused above 0, for the same reason.", at_least=0)
     chat_template: str | None = _of_text(None, "Jinja template, or 'plain'; default the policy tokenizer's own.")
     rollout_engine: str = _of_text(
@@ -243,6 +246,8 @@ def check_rl_config(config: RLConfig) -> None:
     Raises:
         ConfigError: a value outside its range, or a combination in which an option would do nothing.
     """
+    trackers = BY_ACCELERATE if config.algorithm in ("ppo", "remax") else BY_TRANSFORMERS
+    config.report_to = ",".join(check_trackers(config.report_to, trackers)) or "none"
     check_options(config)
     if config.experience_size is None:
         config.experience_size = config.minibatch_size * (2 if config.algorithm == "ppo" else 1)

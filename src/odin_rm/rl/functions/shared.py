@@ -89,7 +89,7 @@ class SharedReward:
             else load_reward_source(str(model), policy_tokenizer=policy_tokenizer, **load)
         )
         if standardise == "model":
-            self.shaping = replace(self.shaping, **_stored(source))
+            self.shaping = replace(self.shaping, **dict[str, Any](_stored(source)))
         if preference_reference is not None:
             if standardise == "model":
                 what = "has no effect on a preference, which is no quality reward any more"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from odin_rm.serve.reward.queue import ScoreQueue
@@ -20,7 +22,7 @@ class Metrics:
 
     def __init__(self, queue: ScoreQueue) -> None:
         self.registry, self.queue = CollectorRegistry(), queue
-        place = {"registry": self.registry, "namespace": "odin_rm"}
+        place: dict[str, Any] = {"registry": self.registry, "namespace": "odin_rm"}
         self.requests = Counter("requests", "Requests answered.", ["path", "status"], **place)
         self.seconds = Histogram(
             "request_seconds", "From the whole request to its answer.", ["path"], buckets=_SECONDS, **place

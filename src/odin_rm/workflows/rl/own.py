@@ -5,7 +5,6 @@ Everything that can be refused is refused before the run folder is touched.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import get_scheduler, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
 from odin_rm.core.ranks import together
@@ -38,7 +38,7 @@ from odin_rm.rl.ranks import EngineOfFirst, Ranks, SourceOfRanks
 from odin_rm.rl.records import RolloutEngine, SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.rl.trainer import Look, RLTrainer
-from odin_rm.rl.watch import HackingWatch, WatchLimits
+from odin_rm.rl.watch import WATCH_FILE, HackingWatch, WatchLimits
 from odin_rm.rl.watch_look import observe_policy
 from odin_rm.runs.data_record import DATA_FILE
 from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
@@ -78,7 +78,8 @@ def run_own(config: RLConfig) -> Path:
             write_settings(run, config, (), checkpoint)
             atomic_write_json(run / DATA_FILE, parts.data)
             if checkpoint is not None:
-                drop_later_lines(run / "samples.jsonl", int(read_state(checkpoint)["step"]))
+                for name in ("samples.jsonl", WATCH_FILE):
+                    drop_later_lines(run / name, int(read_state(checkpoint)["step"]))
     if config.report_to not in ("none", ""):
         accelerator.init_trackers("odin-rm", config={k: str(v) for k, v in asdict(config).items()})
     # From here on ranks draw different samples.
@@ -303,7 +304,7 @@ def _look(
 
 
 def _say(line: str) -> None:
-    print(f"odin-rm rl: watch: {line}", file=sys.stderr)
+    say(f"odin-rm rl: watch: {line}", error=True)
 
 
 def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:

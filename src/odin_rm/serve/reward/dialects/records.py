@@ -173,7 +173,8 @@ def content_text(content: Json) -> str | None:
     if not isinstance(content, list):
         return None
     parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
-    return None if not parts or any(not isinstance(part, str) for part in parts) else "".join(parts)
+    texts = [part for part in parts if isinstance(part, str)]
+    return None if not parts or len(texts) < len(parts) else "".join(texts)
 
 
 def messages_of(value: Json, name: str) -> list[dict[str, str]]:

@@ -90,7 +90,7 @@ def read_predict(body: Mapping[str, Json]) -> Asked:
     batched = isinstance(value, list) and all(isinstance(one, list) for one in value)
     if value == []:
         raise Problem(422, "'inputs' is empty", param="inputs")
-    entries = value if batched else [value]
+    entries = value if isinstance(value, list) and batched else [value]
     items = tuple(_predicted(one, f"inputs[{i}]" if batched else "inputs", cut) for i, one in enumerate(entries))
 
     def write(model: str, scores: Sequence[Scored]) -> Json:
