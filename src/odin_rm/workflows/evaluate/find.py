@@ -53,11 +53,15 @@ def find_candidates(places: Sequence[str]) -> tuple[list[Candidate], Counter[str
     left_out: Counter[str] = Counter()
     found: dict[Path, Candidate] = {}
     for place in _expanded(places):
+        before = left_out.total()
         inside = list(_inside(place, left_out))
-        if not inside:
+        if not inside and left_out.total() == before:
             raise DataError("holds no policy", where=str(place), fix=_NO_RUN)
         for candidate in inside:
             found.setdefault(candidate.place.resolve(), candidate)
+    if not found:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        raise DataError(f"no run has come to its end ({reasons})", where="--runs", fix=_NO_RUN)
     names = distinct_names(str(place.with_suffix("") if place.is_file() else place) for place in found)
     return [
         Candidate(
@@ -88,12 +92,11 @@ def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
     elif (place / "config.json").is_file():
         run = place.parent if place.name == POLICY else place
         yield Candidate(place, settings=_settings(run))
-    elif not (place / "metrics.jsonl").is_file():  # else a run that has not come to its end
+    elif (place / "metrics.jsonl").is_file():  # it has not come to its end, or trains a reward model
+        left_out["runs without a policy"] += 1
+    else:
         for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            if (child / "metrics.jsonl").is_file() and not (child / POLICY).is_dir():
-                left_out["runs without a policy"] += 1
-            else:
-                yield from _inside(child, left_out)
+            yield from _inside(child, left_out)
 
 
 def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
