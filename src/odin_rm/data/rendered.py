@@ -49,13 +49,13 @@ class SplitText:
     """A rendered text in its parts.
 
     Attributes:
-        prompt: as the template writes it.
+        prompt: as the template writes it (a plain string where none has rendered it).
         response: what the assistant says, without lead and ending.
         cut: it has no end token.
         completed: it ended, but not as the template ends it.
     """
 
-    prompt: RenderedPrompt
+    prompt: str
     response: str
     cut: bool
     completed: bool
