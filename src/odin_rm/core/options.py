@@ -75,6 +75,8 @@ def option(
     stock: bool = False,
     old: Collection[str] = (),
     instead: str | None = None,
+    elsewhere: Any = None,
+    needs: str | None = None,
 ) -> Any:
     """A field of a config.
 
@@ -90,6 +92,8 @@ def option(
         stock: the field's name is the one of transformers' own training arguments, so it is no old spelling.
         old: further old spellings, which keep working with a line that names the new one.
         instead: the flag to use instead of this one, which keeps working too but is not listed.
+        elsewhere: its value in configs of objectives that do not have it (:mod:`odin_rm.objectives.flags`).
+        needs: what such an objective lacks, for the message.
     """
     metadata: dict[str, Any] = {"help": help}
     if choices is not None:
@@ -98,6 +102,7 @@ def option(
         metadata["bounds"] = Bounds(at_least, above, at_most, below, infinite)
     extra = {"group": group, "required": required, "flag": flag, "stock": stock, "old": tuple(old), "instead": instead}
     metadata |= {name: value for name, value in extra.items() if value}
+    metadata |= {name: value for name, value in {"elsewhere": elsewhere, "needs": needs}.items() if value is not None}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=partial(_copy, default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from odin_rm.core.types import RESPONSE_TOKENS
+
 
 @dataclass(frozen=True)
 class Response:
@@ -66,6 +68,8 @@ class TokenisedPreferences:
         source: name of the file, folder or hub id.
         report: counts of what was read, skipped, dropped and truncated.
         extra: further per-response numeric columns of length ``R`` (the testbed's ``true_quality``).
+        variants: by kind (an edit, a twin), ``(R,)`` int32 response number of each response's variant, -1 without one.
+            A variant is a response of the same prompt that stands in no pair.
     """
 
     input_ids_flat: np.ndarray
@@ -80,6 +84,12 @@ class TokenisedPreferences:
     source: str = "in-memory rows"
     report: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    variants: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def attributes(self) -> dict[str, np.ndarray]:
+        """``(R,)`` columns by name that objectives may read: ``response_tokens``, and the further ones."""
+        return {RESPONSE_TOKENS: self.response_tokens, **self.extra}
 
     @property
     def num_responses(self) -> int:
