@@ -15,6 +15,11 @@ RESPONSE_TOKENS = "response_tokens"
 """The attribute that every response has: its length in tokens of the reward model's tokenizer."""
 
 
+def correlation_metric(attribute: str) -> str:
+    """What a training log calls the quality head's correlation with an attribute."""
+    return "quality_length_correlation" if attribute == RESPONSE_TOKENS else f"quality_{attribute}_correlation"
+
+
 @dataclass(frozen=True, init=False)
 class RewardScores:
     """What a reward model says of ``R`` responses, one number per head; heads are never summed implicitly.

@@ -39,6 +39,7 @@ _EXTRA, _VARIANTS = "extra-", "variants-"
 # Files up to this size are checked whole, larger ones by size and both ends.
 _CHECKED_WHOLE = 64 * 2**20
 _CODE = (
+    "attributes",
     "rows",
     "render",
     "rendered",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.types import RESPONSE_TOKENS
+from odin_rm.data.attributes import text_attributes
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class TokenisedPreferences:
             Empty where the data were not read from texts.
         source: name of the file, folder or hub id.
         report: counts of what was read, skipped, dropped and truncated.
-        extra: further per-response numeric columns of length ``R`` (the testbed's ``true_quality``).
+        extra: further per-response numeric columns of length ``R`` (attributes of the texts, the testbed's
+            ``true_quality``).
         variants: by kind (an edit, a twin), ``(R,)`` int32 response number of each response's variant, -1 without one.
             A variant is a response of the same prompt that stands in no pair.
     """
@@ -88,8 +90,9 @@ class TokenisedPreferences:
 
     @property
     def attributes(self) -> dict[str, np.ndarray]:
-        """``(R,)`` columns by name that objectives may read: ``response_tokens``, and the further ones."""
-        return {RESPONSE_TOKENS: self.response_tokens, **self.extra}
+        """``(R,)`` columns by name (:mod:`odin_rm.data.attributes`): ``response_tokens``, and those of the texts."""
+        others = {name: self.extra[name] for name in text_attributes() if name in self.extra}
+        return {RESPONSE_TOKENS: self.response_tokens, **others}
 
     @property
     def num_responses(self) -> int:

@@ -23,8 +23,9 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from odin_rm.core.types import RESPONSE_TOKENS, RewardScores
-from odin_rm.objectives.disentangle import disentangled_loss
+from odin_rm.core.types import RESPONSE_TOKENS, RewardScores, correlation_metric
+from odin_rm.objectives.association import pearson
+from odin_rm.objectives.disentangle import disentangled_loss, slot_multiplicity
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,12 @@ def ranked(
         prompt_R=batch.prompt_R.to(quality.device) if length_scope == "prompt" else None,
         length_weight=length_weight,
     )
+    weight_R = slot_multiplicity(batch.chosen_B, batch.rejected_B, len(quality)).to(quality)
+    others = {
+        correlation_metric(name): pearson(quality.detach(), column_R.to(quality), weight_R).value
+        for name, column_R in batch.attributes.items()
+        if name != RESPONSE_TOKENS
+    }
     return ObjectiveValue(
         parts.total,
         {
@@ -179,5 +186,6 @@ def ranked(
             "quality_length_correlation": parts.quality_length_correlation,
             "length_length_correlation": parts.length_length_correlation,
             "degenerate_correlations": parts.degenerate,
+            **others,
         },
     )

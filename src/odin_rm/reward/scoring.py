@@ -65,4 +65,5 @@ def as_scored(data: TokenisedPreferences, columns: Mapping[str, np.ndarray], nam
         name=name,
         dataset=Path(data.source).name,
         report=data.report,
+        attributes={name: np.asarray(column)[rows] for name, column in data.attributes.items()},
     )

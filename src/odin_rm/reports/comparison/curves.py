@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from odin_rm.core.types import correlation_metric
+from odin_rm.data.attributes import ATTRIBUTES, text_attributes
 from odin_rm.objectives.registry import Metric, all_metrics
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.comparison.records import TrainingRun
@@ -61,10 +63,21 @@ def _metric_curve(metric: Metric) -> Curve:
     )
 
 
+def _attribute_metrics() -> Iterable[Metric]:
+    """The quality head's correlation with the attributes beside length."""
+    for name in text_attributes():
+        unit = ATTRIBUTES[name].unit
+        caption = f"Correlation of the quality head with {unit}: the nearer to 0, the less it pays for them."
+        held_out = f"eval_{name}_pearson"
+        yield Metric(
+            correlation_metric(name), f"Quality head and {unit}", f"Pearson with {unit}", caption, held_out, mark=0.0
+        )
+
+
 REWARD_CURVES = (
     Curve("reward_loss", "Loss of the reward model", "loss", ("loss",), "eval_loss",
           caption="The whole objective on the batches, and on held-out pairs where there are any."),
-    *(_metric_curve(metric) for metric in all_metrics().values()),
+    *(_metric_curve(metric) for metric in [*all_metrics().values(), *_attribute_metrics()]),
 )  # fmt: skip
 RL_CURVES = (
     Curve("rl_quality", "Quality reward", "quality reward", ("mean_quality_reward",), "watch_quality",
