@@ -309,9 +309,10 @@ def score_columns(
             continue
         assert scores is not None
         for name, column in _columns(scores).items():
-            whole = found.setdefault(name, np.zeros((len(sequences), *column.shape[1:]), dtype=column.dtype))
+            if name not in found:
+                found[name] = np.zeros((len(sequences), *column.shape[1:]), dtype=column.dtype)
             if positions is not None:
-                whole[positions] = column
+                found[name][positions] = column
         if progress is not None and positions is not None:
             progress(len(positions))
     return found

@@ -169,12 +169,6 @@ def ranked(
         prompt_R=batch.prompt_R.to(quality.device) if length_scope == "prompt" else None,
         length_weight=length_weight,
     )
-    weight_R = slot_multiplicity(batch.chosen_B, batch.rejected_B, len(quality)).to(quality)
-    others = {
-        correlation_metric(name): pearson(quality.detach(), column_R.to(quality), weight_R).value
-        for name, column_R in batch.attributes.items()
-        if name != RESPONSE_TOKENS
-    }
     return ObjectiveValue(
         parts.total,
         {
@@ -186,6 +180,18 @@ def ranked(
             "quality_length_correlation": parts.quality_length_correlation,
             "length_length_correlation": parts.length_length_correlation,
             "degenerate_correlations": parts.degenerate,
-            **others,
+            **_further_correlations(quality.detach(), batch),
         },
     )
+
+
+def _further_correlations(quality_R: Tensor, batch: PairColumns) -> dict[str, Tensor]:
+    """Pearson of the quality reward with the attributes beside length, over the slots of the batch."""
+    others = [name for name in batch.attributes if name != RESPONSE_TOKENS]
+    if not others:
+        return {}
+    weight_R = slot_multiplicity(batch.chosen_B, batch.rejected_B, len(quality_R)).to(quality_R)
+    return {
+        correlation_metric(name): pearson(quality_R, batch.attributes[name].to(quality_R), weight_R).value
+        for name in others
+    }

@@ -186,10 +186,9 @@ def make_objective(name: str, settings: Any) -> Objective:
 def card_of(name: str, heads: tuple[str, ...], *, exported: bool = False) -> str:
     """What a model card says of the objective; of one that is not in the table, what the heads tell."""
     known = OBJECTIVES.get(name)
-    if known is None or known.heads != tuple(heads):
-        known = next((spec for spec in OBJECTIVES.values() if spec.heads == tuple(heads)), None)
-        if known is None or name not in OBJECTIVES:
-            return f"It was trained with the objective `{name}`; its heads are {', '.join(heads)}."
+    if known is None or set(known.heads) != set(heads):
+        words = f"heads are {', '.join(f'`{head}`' for head in heads)}" if len(heads) > 1 else "one head is `quality`"
+        return f"It was trained with the objective `{name}`; its {words}."
     return known.export_card if exported else known.card
 
 
