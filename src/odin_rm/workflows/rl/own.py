@@ -29,17 +29,16 @@ from odin_rm.model.policy import (
     save_policy,
 )
 from odin_rm.rl.actor_critic import ActorCritic
+from odin_rm.rl.algorithms import build_algorithm
 from odin_rm.rl.checkpoint import check_settings, find_checkpoint, full_disks, read_state
-from odin_rm.rl.collect import Algorithm, Collector
+from odin_rm.rl.collect import Collector
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.learn import Learner
-from odin_rm.rl.ppo import PPO
 from odin_rm.rl.ranks import EngineOfFirst, Ranks, SourceOfRanks
 from odin_rm.rl.records import RolloutEngine, SamplingSettings
-from odin_rm.rl.remax import ReMax
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.rl.trainer import Look, RLTrainer
-from odin_rm.rl.watch import HackingWatch, WatchLimits
+from odin_rm.rl.watch import WATCH_FILE, HackingWatch, WatchLimits
 from odin_rm.rl.watch_look import observe_policy
 from odin_rm.runs.data_record import DATA_FILE
 from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
@@ -79,7 +78,8 @@ def run_own(config: RLConfig) -> Path:
             write_settings(run, config, (), checkpoint)
             atomic_write_json(run / DATA_FILE, parts.data)
             if checkpoint is not None:
-                drop_later_lines(run / "samples.jsonl", int(read_state(checkpoint)["step"]))
+                for name in ("samples.jsonl", WATCH_FILE):
+                    drop_later_lines(run / name, int(read_state(checkpoint)["step"]))
     if config.report_to not in ("none", ""):
         accelerator.init_trackers("odin-rm", config={k: str(v) for k, v in asdict(config).items()})
     # From here on ranks draw different samples.
@@ -172,20 +172,6 @@ def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -
         HackingWatch(limits),
         look if config.watch_steps else None,
         say=_say,
-    )
-
-
-def build_algorithm(config: RLConfig) -> Algorithm:
-    """The algorithm of a config, with plain values."""
-    if config.algorithm == "remax":
-        return ReMax(config.gamma)
-    return PPO(
-        config.clip_epsilon,
-        config.value_clip,
-        config.value_coef,
-        config.gamma,
-        config.gae_lambda,
-        config.whiten_advantages,
     )
 
 

@@ -14,6 +14,7 @@ from odin_rm.model.backbone import model_window
 from odin_rm.model.critic import Critic
 from odin_rm.model.policy import load_policy
 from odin_rm.model.scoring import DTYPES
+from odin_rm.rl.algorithms import needs_critic
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import RewardSource
 from odin_rm.rl.reward_source import load_reward_source
@@ -68,7 +69,7 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
     held_out = _load_source(config, config.watch_reward, tokenizer, device) if config.watch_reward else None
     _set_standardisation(config, source)
     reference = None if config.lora_r else load_policy(str(config.model), **kwargs)[0].requires_grad_(False).eval()
-    critic = _load_critic(config, tokenizer, source, kwargs) if config.algorithm == "ppo" else None
+    critic = _load_critic(config, tokenizer, source, kwargs) if needs_critic(config.algorithm) else None
     watch_set = PromptSet(
         watch_prompts.prompts[: config.watch_size],
         {name: values[: config.watch_size] for name, values in watch_prompts.columns.items()},

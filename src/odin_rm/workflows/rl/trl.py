@@ -319,6 +319,7 @@ def _watch(config: RLConfig, parts: Parts, run: Path) -> WatchCallback:
         reference=parts.reference,
         microbatch_tokens=config.microbatch_tokens,
         seed=config.seed,
+        metrics=run / "metrics.jsonl",
     )
 
 
