@@ -20,6 +20,7 @@ import numpy as np
 from odin_rm.core.errors import RowError
 from odin_rm.core.files import RowWriter
 from odin_rm.core.progress import Progress
+from odin_rm.data.attributes import measure_attributes, text_attributes
 from odin_rm.data.render import Prompt, Reply
 from odin_rm.data.rows import PreferenceRow, parse_preference_row
 from odin_rm.data.sources import Source
@@ -40,7 +41,7 @@ class Collected:
         chosen, rejected: slots of each pair.
         margin: of each pair.
         row: row number of each pair in the source.
-        extra: per column, one number per slot.
+        extra: per column, one number per slot; the attributes of texts are among them.
         rows, skipped, ties: counts.
         reasons: why rows were skipped, with counts.
     """
@@ -87,6 +88,9 @@ class Collected:
             self.row.append(number)
         for name, values in row.extra.items():
             self.extra[name].extend(values)
+        for response in row.responses:
+            for name, value in measure_attributes(response).items():
+                self.extra[name].append(value)
         self.ties += row.ties
         return prompt, responses
 
@@ -112,7 +116,8 @@ def collect(
         RowError: an unusable row, with file, row number, field and cure.
         DataError: the source cannot be read.
     """
-    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in extra_columns})
+    columns = dict.fromkeys([*extra_columns, *text_attributes()])
+    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in columns})
     with (
         _TextFile(found.texts) as texts,
         _SkippedRows(folder / "skipped.jsonl") as skipped,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import DataError, NumericalError, ShapeError
+from odin_rm.data.attributes import ATTRIBUTES
 from odin_rm.evaluation import association as assoc
 from odin_rm.evaluation import bootstrap as boot
 from odin_rm.evaluation.information import heldout_gain, length_curve, undefined_information
@@ -45,6 +46,28 @@ EXTRA_FIGURES = (
 
 
 @dataclass(frozen=True)
+class AttributeFigures:
+    """What the quality reward has to do with one attribute.
+
+    Attributes:
+        unit: what the attribute counts.
+        pooled: correlations over all distinct responses.
+        within: correlations within prompts.
+    """
+
+    unit: str
+    pooled: dict[str, Figure]
+    within: dict[str, Figure]
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``attributes`` in ``audit.json``."""
+        sides = {"pooled": self.pooled, "within": self.within}
+        return {"unit": self.unit} | {
+            side: {name: figure.to_json() for name, figure in figures.items()} for side, figures in sides.items()
+        }
+
+
+@dataclass(frozen=True)
 class AuditResult:
     """Everything one audit measured.
 
@@ -59,6 +82,7 @@ class AuditResult:
         moments: mean and deviation of each head's reward and of the length.
         bootstrap: settings of the intervals.
         data_report: counts that the data reader reported.
+        attributes: by name, what the quality reward has to do with each attribute of the responses.
     """
 
     name: str
@@ -74,6 +98,7 @@ class AuditResult:
     moments: dict[str, float] = field(default_factory=dict)
     bootstrap: dict[str, Any] = field(default_factory=dict)
     data_report: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, AttributeFigures] = field(default_factory=dict)
 
     def __getitem__(self, figure: str) -> Figure:
         """The figure of that name; an undefined one where this audit does not have it."""
@@ -100,6 +125,7 @@ class AuditResult:
             "moments": self.moments,
             "bootstrap": self.bootstrap,
             "data_report": self.data_report,
+            "attributes": {name: figures.to_json() for name, figures in self.attributes.items()},
         }
 
     @classmethod
@@ -131,6 +157,13 @@ class AuditResult:
             moments=dict(content.get("moments", {})),
             bootstrap=dict(content.get("bootstrap", {})),
             data_report=dict(content.get("data_report", {})),
+            attributes={
+                name: AttributeFigures(
+                    str(entry["unit"]),
+                    *({k: figure(v, k) for k, v in entry[side].items()} for side in ("pooled", "within")),
+                )
+                for name, entry in content.get("attributes", {}).items()
+            },
         )
 
 
@@ -179,6 +212,7 @@ def audit_preferences(scored: ScoredPreferences, *, bootstrap_samples: int = 100
         moments=moments,
         bootstrap=_settings(sampler),
         data_report=dict(scored.report),
+        attributes={name: _attribute_figures(name, scored, figures) for name in scored.attributes},
     )
 
 
@@ -223,7 +257,19 @@ def _measure(
     if scored.length_reward is not None:
         parts = _correlations(scored.length_reward, length, sampler)
         _add(values, statistics, {f"length_head.{name}": part for name, part in parts.items()})
+    for attribute, column in scored.attributes.items():
+        if not np.array_equal(column, length):
+            parts = _correlations(scored.quality, np.asarray(column, dtype=np.float64), sampler)
+            _add(values, statistics, {f"{attribute}.{name}": part for name, part in parts.items()})
     return values, statistics
+
+
+def _attribute_figures(name: str, scored: ScoredPreferences, figures: Mapping[str, Figure]) -> AttributeFigures:
+    """The figures of an attribute; those of the length, where it is what length is measured by."""
+    prefix = f"{name}." if f"{name}.pearson" in figures else ""
+    pooled = {kind: figures[prefix + kind] for kind in ("pearson", "spearman", "kendall")}
+    unit = ATTRIBUTES[name].unit if name in ATTRIBUTES else name
+    return AttributeFigures(unit, pooled, {"pearson": figures[f"{prefix}pearson_within_prompt"]})
 
 
 def _add(values: dict[str, Figure], statistics: dict[str, boot.Statistic], parts: Parts) -> None:
@@ -305,6 +351,7 @@ def _checked(scored: ScoredPreferences) -> ScoredPreferences:
     size = len(scored.quality)
     columns: dict[str, np.ndarray | None] = {"response_tokens": scored.response_tokens, "prompt": scored.prompt}
     columns |= {"length_reward": scored.length_reward, "true_quality": scored.true_quality}
+    columns |= {f"the attribute {name}": column for name, column in scored.attributes.items()}
     for name, column in columns.items():
         if column is not None and np.shape(column) != (size,):
             raise ShapeError(f"{name} has shape {np.shape(column)}, expected ({size},)", where=scored.dataset)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from odin_rm.core.types import RESPONSE_TOKENS
 from odin_rm.evaluation.audit import CORRELATIONS, AuditResult
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports import plots
@@ -196,6 +197,7 @@ def figures_table(results: Sequence[AuditResult]) -> Table:
     head = [r.length_head["pearson"] if r.length_head else None for r in results]
     if any(head):
         rows.append(["Length head: Pearson with length", *head])
+    rows += _attribute_rows(results)
     for label, attribute in (("Pairs", "pairs"), ("Distinct responses", "responses"), ("Prompts", "prompts")):
         rows.append([label, *(getattr(result, attribute) for result in results)])
     if len({result.dataset for result in results}) > 1:
@@ -203,6 +205,19 @@ def figures_table(results: Sequence[AuditResult]) -> Table:
     columns = ["Figure", *(result.name for result in results)]
     note = "" if shared_pairs(results) is not None else shared_line(results)
     return Table("Figures with their 95 % bootstrap intervals.", columns, rows, note=note)
+
+
+def _attribute_rows(results: Sequence[AuditResult]) -> list[list[Any]]:
+    """Correlations with the attributes beside length, whose rows stand above."""
+    rows: list[list[Any]] = []
+    units = {name: one.unit for result in results for name, one in result.attributes.items()}
+    for name, unit in units.items():
+        if name != RESPONSE_TOKENS:
+            found = [result.attributes.get(name) for result in results]
+            rows.append([f"Pearson with {unit}", *(one.pooled["pearson"] if one else None for one in found)])
+            within = [one.within["pearson"] if one else None for one in found]
+            rows.append([f"Pearson with {unit} within a prompt", *within])
+    return rows
 
 
 def _details(results: Sequence[AuditResult]) -> list[Table]:

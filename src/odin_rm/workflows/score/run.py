@@ -30,6 +30,7 @@ from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.core.progress import Progress
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
+from odin_rm.data.attributes import measure_attributes, text_attributes
 from odin_rm.workflows.score.config import ScoreConfig
 from odin_rm.workflows.score.rows import CUT, RowFields, RowTexts, read_texts
 
@@ -193,7 +194,7 @@ def _parse(config: ScoreConfig, item: _Item, tokenizer: Any, settings: EncodingS
     """Read the texts of a row; false where it is unusable (noted in the item)."""
     if item.row is None:
         return False
-    added = (*ADDED, CUT) if _fields(config).is_text(item.row) else ADDED
+    added = (*ADDED, *text_attributes(), *((CUT,) if _fields(config).is_text(item.row) else ()))
     there = [name for name in added if name in item.row]
     if there and not config.overwrite_scores:
         fix = "Pass --overwrite_scores to replace it, or rename the field."
@@ -300,6 +301,10 @@ def _scored_row(config: ScoreConfig, item: _Item, columns: list[str]) -> dict[st
     quality, length = item.scores or (None, None)
     tokens = None if item.encoded is None else item.encoded.response_tokens
     scored = {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
+    if item.texts is not None:
+        scored |= measure_attributes(item.texts.response)
+    else:
+        scored |= dict.fromkeys(text_attributes())
     if item.row is not None and _fields(config).is_text(item.row):
         scored[CUT] = None if item.encoded is None else not item.encoded.ended
     return scored
