@@ -83,8 +83,8 @@ TOY_ENTRY = """OBJECTIVES: dict[str, ObjectiveSpec] = {
         metrics=(*WATCHED, Metric("toy_mean", "Mean that is held at 0", "reward units", held_out="eval_toy_mean")),
     ),
 """
-TOY_ATTRIBUTE = """ATTRIBUTES: dict[str, Attribute] = {
-    "letters_e": Attribute("letters e", lambda text: text.count("e")),
+TOY_ATTRIBUTE = """Attribute(TOKENS, "response tokens", "100 tokens", 100, None),
+        Attribute("letters_e", "letters e", "letter e", 1, lambda view: view.text.count("e")),
 """
 
 
@@ -190,7 +190,8 @@ def test_an_objective_is_two_files_and_a_line_of_the_guide(tmp_path: Path) -> No
 
 def test_an_attribute_is_one_file(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
-    copy.edit("data/attributes.py", "ATTRIBUTES: dict[str, Attribute] = {\n", TOY_ATTRIBUTE)
+    copy.edit("data/attributes.py", TOY_ATTRIBUTE.splitlines()[0] + "\n", TOY_ATTRIBUTE)
+    copy.edit("data/attributes.py", "CARRIED = [TOKENS]", 'CARRIED = [TOKENS, "letters_e"]')
     assert copy.touched() == {"data/attributes.py"}
 
     pairs = copy.rows("eval.jsonl")
@@ -209,7 +210,7 @@ def test_an_attribute_is_one_file(tmp_path: Path) -> None:
     audited = copy.json("audit/audit.json")["attributes"]
     assert set(audited) == {"response_tokens", "letters_e"}
     assert audited["letters_e"]["pooled"]["pearson"]["value"] == pytest.approx(expected, abs=1e-6)
-    assert audited["letters_e"]["unit"] == "letters e"
+    assert audited["letters_e"]["unit"] == "letter e"
     assert (
         audited["letters_e"]["pooled"]["pearson"]["low"] < expected < audited["letters_e"]["pooled"]["pearson"]["high"]
     )
@@ -219,5 +220,5 @@ def test_an_attribute_is_one_file(tmp_path: Path) -> None:
     held_out = [row for row in copy.rows("run/metrics.jsonl") if "eval_loss" in row]
     assert held_out[-1]["eval_letters_e_pearson"] == pytest.approx(expected, abs=1e-6)
     page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
-    assert "Pearson with letters e within a prompt" in page
+    assert "letters e" in page
     assert "Quality head and letters e" in (tmp_path / "page.html").read_text(encoding="utf-8")

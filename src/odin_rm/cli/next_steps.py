@@ -105,6 +105,14 @@ def _doctor(c: Any) -> Words:
     return NOTHING if c.json else _line("quickstart", output="quickstart")
 
 
+def _best_of_n(c: Any) -> Words:
+    return _line("sft", model="BASE", dataset=Path(c.output) / "chosen.jsonl", output="runs/sft")
+
+
+def _pairs(c: Any) -> Words:
+    return _line("dpo", model="POLICY", dataset=c.output, output="runs/dpo")
+
+
 def _nothing(c: Any) -> Words:
     return NOTHING
 
@@ -128,6 +136,11 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "reproduce": _reproduce,
     "report": _report,
     "study": _study,
+    "probe": _nothing,
+    "best-of-n": _best_of_n,
+    "benchmark": _nothing,
+    "pairs": _pairs,
+    "serve": _nothing,
     "doctor": _doctor,
     "cache": _nothing,
     "completion": _nothing,

@@ -65,6 +65,8 @@ def left_out_reasons(report: Mapping[str, Any], *, noun: str = "pairs", limit: s
         reasons.append(f"{overlong:,} longer than {limit} {report[limit]:,}" + (f" ({sides})" if sides else ""))
     if identical := report.get(f"identical_{noun}", 0):
         reasons.append(f"{identical:,} with the same tokens for chosen and rejected")
+    if missing := report.get(f"{noun}_without_score", 0):
+        reasons.append(f"{missing:,} of which a side has no score")
     if others := report.get(NOT_READ_BY_ALL, 0):
         reasons.append(f"{others:,} that another model cannot read")
     return reasons

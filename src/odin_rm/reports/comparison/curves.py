@@ -66,7 +66,7 @@ def _metric_curve(metric: Metric) -> Curve:
 def _attribute_metrics() -> Iterable[Metric]:
     """The quality head's correlation with the attributes beside length."""
     for name in text_attributes():
-        unit = ATTRIBUTES[name].unit
+        unit = ATTRIBUTES[name].words
         caption = f"Correlation of the quality head with {unit}: the nearer to 0, the less it pays for them."
         held_out = f"eval_{name}_pearson"
         yield Metric(
