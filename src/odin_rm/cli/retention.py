@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import remark
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def run(config: RetentionConfig) -> None:
     quiet_transformers()
     from odin_rm.workflows.retention.run import run_retention
 
-    print_table(run_retention(config, lambda text: print(text, file=sys.stderr, flush=True)))
+    print_table(run_retention(config, remark))
     print(f"Written to {config.output}")
 
 
