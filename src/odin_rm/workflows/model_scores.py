@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odin_rm.core.progress import Progress
 from odin_rm.core.shared_options import ScorerOptions
-from odin_rm.workflows.progress import progress_bar
 
 if TYPE_CHECKING:
     from odin_rm.model.scoring import Scorer
@@ -55,7 +55,7 @@ def scores_of(
     from odin_rm.model import scoring
 
     quality_R, tokens_R = np.full(len(prompts), np.nan), np.zeros(len(prompts))
-    with progress_bar(f"scoring with {scorer.name}", len(prompts)) as advance:
+    with Progress(f"scoring with {scorer.name}", len(prompts), unit="responses") as bar:
         for first in range(0, len(prompts), _AT_ONCE):
             part = slice(first, first + _AT_ONCE)
             encoded = encode_responses(scorer.tokenizer, prompts[part], responses[part], scorer.settings)
@@ -66,5 +66,5 @@ def scores_of(
                 scoring.check_finite(scores, scorer.name)
                 quality_R[np.flatnonzero(fits) + first] = scores
             tokens_R[part] = [one.response_tokens for one in encoded]
-            advance(len(encoded))
+            bar.advance(len(encoded))
     return quality_R, tokens_R
