@@ -142,8 +142,8 @@ class _Columns:
     def _centre(self) -> None:
         self.counts = np.bincount(self.prompt, minlength=self.prompts)
         together = np.column_stack([self.quality, self.values_RK])
-        means: np.ndarray = np.stack([np.bincount(self.prompt, c, minlength=self.prompts) for c in together.T], axis=1)
-        means /= np.maximum(self.counts, 1)[:, None]
+        sums = np.stack([np.bincount(self.prompt, c, minlength=self.prompts) for c in together.T], axis=1)
+        means = sums / np.maximum(self.counts, 1)[:, None].astype(np.float64)
         centred = together - means[self.prompt]
         noise = CONSTANT_TOLERANCE * np.abs(together).max(axis=0, initial=0.0)
         self.centred = np.where(np.abs(centred) <= noise, 0.0, centred)
@@ -196,7 +196,7 @@ class _Columns:
         """Bins of each attribute's deviation within prompts, of nearly equal count; equal deviations stay together."""
         several = self.counts[self.prompt] > 1
         self.bin_R = np.full(self.values_RK.shape, -1)
-        self._bins: list[Any] = []
+        self._bins: list[list[dict[str, Any]]] = []
         for k in range(len(self.names)):
             deviation = self.centred[several, k + 1]
             if len(deviation) == 0:

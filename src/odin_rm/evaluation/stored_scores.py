@@ -116,7 +116,7 @@ def read_stored_scores(
     column_names = [name.removeprefix(COLUMN) for name in attributes if name.startswith(COLUMN)]
     collected: dict[str, _Collected] = {}
     rows = 0
-    skipped: list[Any] = []
+    skipped: list[str] = []
     for placed in _placed_rows(source, columns, on_bad_row, skipped):
         rows += 1
         try:

@@ -109,10 +109,10 @@ def _from_file(config: BenchmarkConfig, benchmark: Benchmark, items: list[Item])
     """Scores by model, found by the id and the candidate's label, or by the candidate's text."""
     assert config.scores is not None
     columns = Columns(config.columns)
-    labels = {item.key: {label: label for label in item.candidates} for item in items}
+    labels = {item.key: dict(zip(item.candidates, item.candidates, strict=True)) for item in items}
     for item in items:
-        for label, text in item.candidates.items():
-            labels[item.key].setdefault(_plain(text), label)
+        for name, text in item.candidates.items():
+            labels[item.key].setdefault(_plain(text), name)
     found: dict[str, Known] = {}
     strangers = rows = 0
     for number, raw in read_rows(config.scores):

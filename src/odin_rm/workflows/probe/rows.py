@@ -46,7 +46,7 @@ def read_probed(source: str, columns: Columns, most: int, seed: int, on_bad_row:
         DataError: no row can be used.
     """
     found = ProbedRows()
-    parsed: list[Any] = []
+    parsed: list[tuple[Prompt, list[Reply], list[tuple[int, int]]]] = []
     skip: Callable[[RowError], None] | None = None
     if on_bad_row == "skip":
 
