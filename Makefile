@@ -117,6 +117,12 @@ bench-coverage: $(INSTALLED_TEST)  ## How often the intervals of win-rate hold t
 bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x families x ways of reading; ARGS="--part foreign"
 	$(BIN)/python -m benchmarks.one_score $(ARGS)
 
+bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are measured
+	$(TEST_ENV) $(BIN)/python -m benchmarks.attribute_speed $(ARGS)
+
+bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
+	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
+
 bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
 	$(BIN)/python -m benchmarks.help_cost $(ARGS)
 

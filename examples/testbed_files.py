@@ -13,7 +13,7 @@ from odin_rm.testbed.world import World
 
 
 def make_files(pairs: int = 400) -> Path:
-    """A folder with ``model/``, ``train.jsonl``, ``held_out.jsonl`` and ``demonstrations.jsonl``."""
+    """A folder with ``model/``, ``train.jsonl``, ``held_out.jsonl``, ``demonstrations.jsonl`` and ``prompts.jsonl``."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="odin_rm_example_"))
     world = World()
     annotator = Annotator(world)
@@ -23,6 +23,8 @@ def make_files(pairs: int = 400) -> Path:
         "held_out": make_preferences(world, annotator, pairs // 2, 0, split="held_out"),
         "demonstrations": make_sft(world, pairs, 0),
     }
+    # Judgements are joined by the prompt, so each stands once.
+    files["prompts"] = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in files["held_out"])]
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

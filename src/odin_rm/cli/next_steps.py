@@ -115,10 +115,6 @@ def _doctor(c: Any) -> Words:
     return NOTHING if c.json else _line("quickstart", output="quickstart")
 
 
-def _best_of_n(c: Any) -> Words:
-    return _line("sft", model="BASE", dataset=Path(c.output) / "chosen.jsonl", output="runs/sft")
-
-
 def _pairs(c: Any) -> Words:
     return _line("dpo", model="POLICY", dataset=c.output, output="runs/dpo")
 
@@ -149,9 +145,6 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "reproduce": _reproduce,
     "report": _report,
     "study": _study,
-    "probe": _nothing,
-    "best-of-n": _best_of_n,
-    "benchmark": _nothing,
     "pairs": _pairs,
     "serve": _nothing,
     "doctor": _doctor,
