@@ -30,10 +30,9 @@ for name, steps in (("short_training", 20), ("long_training", 120)):
 run_generate(
     GenerateConfig(
         model=str(folder / "policies" / "short_training"),
-        prompts=str(folder / "held_out.jsonl"),
+        prompts=str(folder / "prompts.jsonl"),
         output=str(folder / "baseline.json"),
         generator="baseline",
-        limit=20,
         max_new_tokens=40,
         seed=1,
         overwrite=True,
