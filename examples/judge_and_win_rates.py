@@ -33,7 +33,6 @@ run_generate(
         prompts=str(folder / "prompts.jsonl"),
         output=str(folder / "baseline.json"),
         generator="baseline",
-        limit=20,
         max_new_tokens=40,
         seed=1,
         overwrite=True,

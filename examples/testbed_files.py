@@ -7,13 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from odin_rm.testbed.annotator import Annotator, make_preferences, make_sft
+from odin_rm.testbed.annotator import Annotator, make_preferences, make_prompts, make_sft
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World
 
 
 def make_files(pairs: int = 400) -> Path:
-    """A folder with ``model/``, ``train.jsonl``, ``held_out.jsonl``, ``demonstrations.jsonl`` and ``prompts.jsonl``."""
+    """A folder with ``model/`` and train, held_out, demonstrations and prompts, each ``.jsonl``."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="odin_rm_example_"))
     world = World()
     annotator = Annotator(world)
@@ -22,9 +22,8 @@ def make_files(pairs: int = 400) -> Path:
         "train": make_preferences(world, annotator, pairs, 0),
         "held_out": make_preferences(world, annotator, pairs // 2, 0, split="held_out"),
         "demonstrations": make_sft(world, pairs, 0),
+        "prompts": make_prompts(world, 20, 0, split="held_out"),
     }
-    # Judgements are joined by the prompt, so each stands once.
-    files["prompts"] = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in files["held_out"])]
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
