@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from odin_rm.testbed.annotator import Annotator, make_preferences, make_prompts, make_sft
+from odin_rm.testbed.annotator import Annotator, make_preferences, make_sft
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World
 
@@ -22,7 +22,7 @@ def make_files(pairs: int = 400) -> Path:
         "train": make_preferences(world, annotator, pairs, 0),
         "held_out": make_preferences(world, annotator, pairs // 2, 0, split="held_out"),
         "demonstrations": make_sft(world, pairs, 0),
-        "prompts": make_prompts(world, 20, 0, split="held_out"),
+        "prompts": [{"prompt": prompt} for prompt in world.prompts("held_out")[:20]],
     }
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

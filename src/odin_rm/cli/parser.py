@@ -67,7 +67,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
-            return action.dest
+            return str(action.metavar or action.dest)
         outdated = getattr(action, "outdated", ())
         names = [name for name in action.option_strings if "-" not in name.lstrip("-") and name not in outdated]
         if action.nargs == 0 or not names:
@@ -81,16 +81,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return _METAVARS.get(getattr(action.type, "__name__", ""), "VALUE")
-
-
-class _Extend(argparse.Action):
-    """The values of a list, also of one whose flag is given several times; none of them is the default's."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        before = getattr(namespace, self.dest, None)
-        given = vars(namespace).setdefault("_extended", set())
-        setattr(namespace, self.dest, [*(before or () if self.dest in given else ()), *values])
-        given.add(self.dest)
 
 
 class ConfigParser(argparse.ArgumentParser):
@@ -247,7 +237,7 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
     if kind is bool:
         settings |= {"type": boolean, "nargs": "?", "const": True}
     elif typing.get_origin(kind) is list:
-        settings |= {"type": typing.get_args(kind)[0], "nargs": "+", "action": _Extend}
+        settings |= {"type": typing.get_args(kind)[0], "nargs": "+"}
     elif typing.get_origin(kind) is Literal:
         settings |= {"choices": typing.get_args(kind)}
     else:
