@@ -13,7 +13,7 @@ from odin_rm.testbed.world import World
 
 
 def make_files(pairs: int = 400) -> Path:
-    """A folder with ``model/`` and train, held_out, demonstrations and prompts, each ``.jsonl``."""
+    """A folder with ``model/``, ``train.jsonl``, ``held_out.jsonl`` and ``demonstrations.jsonl``."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="odin_rm_example_"))
     world = World()
     annotator = Annotator(world)
@@ -22,7 +22,6 @@ def make_files(pairs: int = 400) -> Path:
         "train": make_preferences(world, annotator, pairs, 0),
         "held_out": make_preferences(world, annotator, pairs // 2, 0, split="held_out"),
         "demonstrations": make_sft(world, pairs, 0),
-        "prompts": [{"prompt": prompt} for prompt in world.prompts("held_out")[:20]],
     }
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
