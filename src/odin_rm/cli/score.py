@@ -30,5 +30,14 @@ def run(config: ScoreConfig) -> None:
         print(f"{report.completed:,} texts were completed to the template's ending")
     if report.cut:
         print(f"{report.cut:,} texts have no end token and were scored as cut")
+    if report.rewritten:
+        print(
+            f"{report.rewritten:,} responses are not read as written: the chat template leaves a part out or changes "
+            "it (response_tokens counts all of it)"
+        )
+    if report.unrendered:
+        print(f"The template does not write what rows hold in {', '.join(sorted(report.unrendered))}")
+    if report.layouts:
+        print(f"Read as: {', '.join(report.layouts)}")
     if report.bad_rows:
         print(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")

@@ -10,11 +10,12 @@ import csv
 import gzip
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +117,29 @@ def _refuse_binary(path: Path, head: bytes) -> None:
         raise DataError("is binary, not UTF-8 text", where=str(path), fix="Save it as UTF-8 text.")
 
 
+HALF_CHARACTER = "holds half a character (a lone surrogate)"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def has_half_character(value: Any) -> bool:
+    """Whether text, or text anywhere in lists and mappings, holds a lone surrogate, which no UTF-8 file can.
+
+    Two escapes that make one character together are that character once JSON is read, so they are none.
+    """
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if not one.isascii() and _SURROGATE.search(one):
+                return True
+        elif isinstance(one, Mapping):
+            waiting += one.keys()
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+    return False
+
+
 def bad_row(path: PathLike, number: int, what: str, fix: str) -> RowError:
     """The :class:`RowError` of one row, placed by file and row number."""
     return RowError(what, where=f"{path}, row {number}", fix=fix)
@@ -133,21 +157,20 @@ def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErr
 def _parse_line(path: Path, number: int, line: bytes) -> Row | RowError:
     try:
         row = json.loads(line.decode("utf-8"))
-        if b"\\ud" in line or b"\\uD" in line:  # rare: only an escape can smuggle in half a character
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:
         return bad_row(path, number, "is not UTF-8 text", "Save the file as UTF-8.")
-    except UnicodeEncodeError:
-        return bad_row(path, number, "holds half a character (a lone surrogate)", "Remove it.")
     except (ValueError, RecursionError) as error:
         hint = (
             "Name the file .json." if number == 1 and line.lstrip().startswith(b"[") else "Write one object per line."
         )
         return bad_row(path, number, f"is not valid JSON ({error})", hint)
-    return _as_row(path, number, row)
+    # Rare: only an escape can smuggle in half a character.
+    return _as_row(path, number, row, escapes=b"\\ud" in line or b"\\uD" in line)
 
 
-def _as_row(path: Path, number: int, row: Any) -> Row | RowError:
+def _as_row(path: Path, number: int, row: Any, *, escapes: bool) -> Row | RowError:
+    if escapes and has_half_character(row):
+        return bad_row(path, number, HALF_CHARACTER, "Remove it.")
     if isinstance(row, dict):
         return row
     return bad_row(path, number, f"is a JSON {json_name(row)}, not an object", 'Write {"field": value, ...}.')
@@ -172,8 +195,9 @@ def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErro
     rows = data.get("data") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise DataError(f"holds a JSON {json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
+    escapes = b"\\ud" in content or b"\\uD" in content
     for number, row in enumerate(rows, start=1):
-        yield number, _as_row(path, number, row)
+        yield number, _as_row(path, number, row, escapes=escapes)
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
@@ -222,12 +246,24 @@ def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowE
                 raise DataError("duplicate columns", where=str(path), fix="Name each column once.")
             number = 0
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
+                for row in _batch_rows(batch):
                     number += 1
-                    yield number, row
+                    yield number, row or bad_row(path, number, "is not UTF-8 text", "Write its text as UTF-8.")
         except (pa.ArrowException, OSError) as error:
             what = f"is not a readable Parquet file ({str(error).splitlines()[0]})"
             raise DataError(what, where=str(path), fix="Write it again.") from error
+
+
+def _batch_rows(batch: Any) -> Iterator[Row | None]:
+    """The rows of a record batch; ``None`` for one whose text is not UTF-8, which Arrow stores unchecked."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for position in range(batch.num_rows):
+            try:
+                yield batch.slice(position, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
 
 
 class RowWriter:

@@ -40,6 +40,11 @@ _EXTRA = "extra-"
 _CHECKED_WHOLE = 64 * 2**20
 _CODE = (
     "rows",
+    "messages",
+    "cells",
+    "columns",
+    "layouts",
+    "template_check",
     "render",
     "rendered",
     "template_form",

@@ -140,7 +140,7 @@ def without_end(form: TemplateForm, response: Reply) -> Reply:
     if isinstance(response, str):
         return split_end(form, response)[0] if _has_end(form, response) else response
     last = response[-1]
-    if not _has_end(form, last["content"]):
+    if not _has_end(form, last["content"] or ""):
         return response
     return [*response[:-1], {**last, "content": split_end(form, last["content"])[0]}]
 

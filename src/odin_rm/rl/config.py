@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, check_options, option, options_of
-from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.shared_options import LoraOptions, RowOptions
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -32,7 +32,7 @@ _of_logs = options_of("logs and checkpoints")
 
 
 @dataclass
-class RLConfig(LoraOptions):
+class RLConfig(RowOptions, LoraOptions):
     """Everything that ``odin-rm rl`` takes."""
 
     algorithm: str = option("ppo", "ppo and remax are ours; rloo and grpo run TRL's trainers.", choices=ALGORITHMS)

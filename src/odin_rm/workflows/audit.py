@@ -122,6 +122,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
+        columns=config.columns,
     )
     data = shared.narrow(scorer.name, data)
     with progress_bar(f"scoring with {scorer.name}", data.num_responses) as advance:

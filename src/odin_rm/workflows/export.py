@@ -21,7 +21,7 @@ _FOREIGN = ("odin_rm.json", "metrics.jsonl", "audit.json", "summary.json", "conf
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(RowOptions):
     """Everything that ``odin-rm export`` takes."""
 
     model: str = option(help="Reward model saved by odin-rm: its folder, its run folder, or a hub id.")
@@ -91,7 +91,7 @@ def _dataset_sequences(config: ExportConfig, tokenizer: Any, settings: EncodingS
     from odin_rm.data.load import load_preferences
 
     assert config.parity_dataset is not None
-    data = load_preferences(config.parity_dataset, tokenizer, settings)
+    data = load_preferences(config.parity_dataset, tokenizer, settings, columns=config.columns)
     return [data.input_ids(r).tolist() for r in range(min(config.parity_rows, data.num_responses))]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import check_options, option, options_of
-from odin_rm.core.shared_options import EndpointOptions
+from odin_rm.core.shared_options import EndpointOptions, RowOptions
 
 ENDPOINT = "openai:"
 SEEDS = 2**32
@@ -19,7 +19,7 @@ _of_model = options_of("model in this process")
 
 
 @dataclass
-class GenerateConfig(EndpointOptions):
+class GenerateConfig(RowOptions, EndpointOptions):
     """Everything that ``odin-rm generate`` takes."""
 
     model: str = option(
