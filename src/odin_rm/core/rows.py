@@ -23,12 +23,12 @@ from typing import IO, Any
 
 from odin_rm.core.atomic import PathLike, atomic_file, dump_json
 from odin_rm.core.errors import DataError, OutputError, RowError
+from odin_rm.core.parquet import ROWS_AT_ONCE, ParquetRows
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 Row = dict[str, Any]
 OnBadRow = Callable[[RowError], None] | None
 
-_PARQUET_ROWS = 1024
 _MAGIC = {b"\x1f\x8b": "gzip (.gz)", b"PAR1": "Parquet (.parquet)", b"PK\x03\x04": "zip"}
 
 
@@ -245,7 +245,7 @@ def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowE
             if len(set(names)) != len(names):
                 raise DataError("duplicate columns", where=str(path), fix="Name each column once.")
             number = 0
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
                 for row in _batch_rows(batch):
                     number += 1
                     yield number, row or bad_row(path, number, "is not UTF-8 text", "Write its text as UTF-8.")
@@ -269,8 +269,8 @@ def _batch_rows(batch: Any) -> Iterator[Row | None]:
 class RowWriter:
     """Writes rows one by one; the file appears, complete, when the ``with`` block ends well.
 
-    The columns of ``.csv`` and ``.parquet`` are those of the first row(s); in CSV, lists and objects are written as
-    JSON and ``None`` as an empty cell.
+    The columns of ``.csv`` are those of the first row; lists and objects are written as JSON there and ``None`` as an
+    empty cell. The columns of ``.parquet`` are those of all rows (:mod:`odin_rm.core.parquet`).
 
     Args:
         path: the file; its suffix chooses the format as in :func:`read_rows`.
@@ -284,9 +284,8 @@ class RowWriter:
         self.path = Path(path)
         self.rows = 0
         self._suffix, self._gzipped = row_format(self.path)
-        self._buffer: list[Row] = []
         self._columns: list[str] = []
-        self._parquet: Any = None
+        self._parquet: ParquetRows | None = None
 
     def __enter__(self) -> RowWriter:
         self._atomic: AbstractContextManager[IO[bytes]] = atomic_file(self.path)
@@ -295,6 +294,8 @@ class RowWriter:
         self._file: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._gzipped else raw
         if self._suffix == ".json":
             self._file.write(b"[")
+        if self._suffix == ".parquet":
+            self._parquet = ParquetRows(self.path)
         return self
 
     def write(self, row: Row) -> None:
@@ -303,21 +304,17 @@ class RowWriter:
             self._file.write((dump_json(row) + "\n").encode("utf-8"))
         elif self._suffix == ".json":
             self._file.write(((",\n" if self.rows else "\n") + dump_json(row)).encode("utf-8"))
+        elif self._parquet is not None:
+            self._parquet.add(row)
         else:
             self._check_columns(row)
-            if self._suffix == ".csv":
-                self._write_csv([row.get(name) for name in self._columns])
-            else:
-                self._buffer.append(row)
-                if len(self._buffer) >= _PARQUET_ROWS:
-                    self._flush_parquet()
+            self._write_csv([row.get(name) for name in self._columns])
         self.rows += 1
 
     def _check_columns(self, row: Row) -> None:
         if self.rows == 0:
             self._columns = list(row)
-            if self._suffix == ".csv":
-                self._write_csv(self._columns)
+            self._write_csv(self._columns)
         elif extra := [name for name in row if name not in self._columns]:
             what = f"row {self.rows + 1} has a column '{extra[0]}' that the first row has not"
             raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.")
@@ -329,21 +326,6 @@ class RowWriter:
             "" if cell is None else cell if isinstance(cell, plain) else dump_json(cell) for cell in cells
         )
         self._file.write(text.getvalue().encode("utf-8"))
-
-    def _flush_parquet(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            schema = self._parquet.schema if self._parquet else None
-            table = pa.Table.from_pylist(self._buffer, schema=schema)
-        except (pa.ArrowException, TypeError) as error:
-            what = f"the rows up to {self.rows + 1} do not fit the columns of the first rows ({error})"
-            raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.") from error
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._file, table.schema)
-        self._parquet.write_table(table)
-        self._buffer.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -362,13 +344,11 @@ class RowWriter:
     def _finish(self) -> None:
         if self._suffix == ".json":
             self._file.write(b"\n]\n" if self.rows else b"]\n")
-        if self._suffix == ".parquet":
-            if self._buffer or self._parquet is None:
-                self._flush_parquet()
-            self._parquet.close()
+        if self._parquet is not None:
+            self._parquet.write(self._file)
         if self._gzipped:
             self._file.close()
 
     def _abandon(self) -> None:
         if self._parquet is not None:
-            self._parquet.close()  # while its file is still open, or the garbage collector complains
+            self._parquet.close()

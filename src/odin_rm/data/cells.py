@@ -1,10 +1,10 @@
 """Container or text: one rule for every file type.
 
 A string is text, always. Only the cells of a CSV file, which can hold nothing but strings, may be containers: a cell
-that *is* a list of chat messages, or one message, is read as one. It may be written as JSON, or as Python or numpy print
-it (``[{'role': 'user', ...}]``), which is what ``to_csv`` makes of a chat column. A cell that begins like that and can
-not be read is refused. Fields that are never text (``responses``, ``ranks``, ``tools``, ...) are read by their own
-reader, which takes JSON lists in any file.
+that *is* a list of chat messages, or one message, is read as one. It may be written as JSON, or as Python or numpy
+print it (``[{'role': 'user', ...}]``), which is what ``to_csv`` makes of a chat column. A cell that begins like that
+and can not be read is refused. Fields that are never text (``responses``, ``ranks``, ``tools``, ...) are read by their
+own reader, which takes JSON lists in any file.
 """
 
 from __future__ import annotations

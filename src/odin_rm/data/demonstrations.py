@@ -170,8 +170,9 @@ def _read(
         count += 1
         try:
             found = [(prompt, tuple(_one_message(reply) for reply in replies)) for prompt, replies in parse(placed.row)]
-            for prompt, replies in found if check is not None else ():
-                check.check(prompt, replies)
+            if check is not None:
+                for prompt, replies in found:
+                    check.check(prompt, replies)
         except RowError as error:
             placed_error = placed.placed(error)
             if on_bad_row == "error":

@@ -25,7 +25,7 @@ Want = Literal["preferences", "demonstrations", "prompts"]
 """What a command reads rows for."""
 
 PROMPT_NAMES = ("messages", "conversations", "context_messages", "context", "instruction", "question", "query", "input")
-"""What a prompt is called elsewhere. ``instruction`` and ``query`` may have an ``input`` and a ``history`` beside them."""
+"""What a prompt is called elsewhere. ``instruction`` and ``query`` may have ``input`` and ``history`` beside them."""
 _HOLD_A_QUESTION = {"instruction", "question", "query"}
 _DATA_BESIDE = {"instruction": ("input",), "query": ("input",)}
 _WAY_OUT = "Say which with --columns, as in prompt=question chosen=answer_a rejected=answer_b."
@@ -265,10 +265,11 @@ _EXTRA_TURNS = {"\n<extra_id_1>Assistant\n": "assistant", "\n<extra_id_1>User\n"
 
 
 def helpsteer_prompt(prompt: Any) -> Any:
-    """HelpSteer's prompt of several turns, with ``<extra_id_1>User`` and ``<extra_id_1>Assistant`` between, as messages."""
+    """HelpSteer's prompt of several turns, which lines of ``<extra_id_1>`` and a speaker part, as messages."""
     if not isinstance(prompt, str) or not any(mark in prompt for mark in _EXTRA_TURNS):
         return prompt
-    messages, rest, role = [], prompt, "user"
+    messages: list[dict[str, str]] = []
+    rest, role = prompt, "user"
     while True:
         places = {rest.find(mark): mark for mark in _EXTRA_TURNS if mark in rest}
         if not places:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from odin_rm.core.errors import ConfigError, DataError, OutputError, RowError
+from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.core.files import PathLike, atomic_file, atomic_folder
 from odin_rm.data import cache
 from odin_rm.data.collect import Collected, collect, first_appearances
@@ -82,8 +82,8 @@ def load_preferences(
         ``overlong_rejected`` and ``overlong_both``, and ``identical_pairs``, whose two sides have the same token ids
         and so state no preference to the model; ``truncated_prompts`` and ``truncated_responses`` (sequences that lost
         prompt or response tokens), ``longer_chosen_share`` (of pairs of different length). Always
-        ``pairs_stated = pairs + dropped_overlong_pairs + identical_pairs``. ``rewritten_responses`` are those whose text
-        does not stand in the sequence as it is, because the chat template leaves a part out or changes it; their
+        ``pairs_stated = pairs + dropped_overlong_pairs + identical_pairs``. ``rewritten_responses`` are those whose
+        text does not stand in the sequence as it is, because the chat template leaves a part out or changes it; their
         length still counts all of it. ``unrendered`` names what rows hold beside texts (``tools``, ``tool_calls``) and
         the template does not write, ``layouts`` the rows that were read from each public layout.
 

@@ -195,6 +195,22 @@ def embedding_rows(model: Any) -> int | None:
         return None
 
 
+def check_token_ids(model: Any, highest: int) -> None:
+    """Refuse token ids that the embedding has no row for: a tokenizer that got tokens, and a model that was not resized.
+
+    Args:
+        model: a model, or what wraps one as ``classifier``.
+        highest: the largest id that it is to read.
+
+    Raises:
+        ModelError: the embedding has fewer rows.
+    """
+    rows = embedding_rows(getattr(model, "classifier", model))
+    if rows is not None and highest >= rows:
+        what = f"the tokenizer makes token {highest:,}, but the model has {rows:,} tokens (ids below {rows:,})"
+        raise ModelError(what, fix="Give the tokenizer that belongs to the model, or resize the model's embedding.")
+
+
 def model_window(model: nn.Module, tokenizer: Any) -> int | None:
     """The longest input in tokens by what tokenizer, config and position table say; ``None`` where none says it."""
     config = next((m.config for m in model.modules() if isinstance(m, PreTrainedModel)), None)

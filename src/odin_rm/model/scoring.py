@@ -23,6 +23,7 @@ from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.model.backbone import (
     check_model_folder,
+    check_token_ids,
     embedding_rows,
     find_output_layer,
     load_classifier,
@@ -80,6 +81,7 @@ class Scorer:
         Raises:
             ConfigError: the layout that is wished for does not give the model's own scores.
         """
+        check_token_ids(self.model, max((int(np.max(ids)) for ids in sequences if len(ids)), default=0))
         wishes = {"wish": self.batch_layout, "kernel": self.tree_attention}
         return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **wishes)
 
@@ -278,6 +280,7 @@ def score_sequences(
     has_length = False
     if not len(sequences):
         return quality_R, None
+    check_token_ids(model, max((int(np.max(ids)) for ids in sequences if len(ids)), default=0))
     # Verified on whole sequences, which end as the data's do.
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)

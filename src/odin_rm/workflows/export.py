@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import check_run_folder
 from odin_rm.core.options import check_options, option
+from odin_rm.core.shared_options import RowOptions
 from odin_rm.core.types import QUALITY
 
 if TYPE_CHECKING:

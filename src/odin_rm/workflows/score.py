@@ -31,6 +31,7 @@ from odin_rm.core.options import check_options, option
 from odin_rm.core.rows import row_format
 from odin_rm.core.shared_options import RowOptions, ScorerOptions
 from odin_rm.core.signals import interruptible
+from odin_rm.data.columns import Columns
 from odin_rm.workflows.score_rows import CUT, RowFields, RowTexts, read_texts
 
 if TYPE_CHECKING:
@@ -209,7 +210,11 @@ def _read_items(config: ScoreConfig) -> Iterator[_Item]:
     rows = read_rows(config.input, malformed.append if config.on_bad_row == "skip" else None)
 
     def stream() -> Iterator[_Item]:
+        first = True
         for number, row in rows:
+            if first:
+                Columns(config.columns).check(row, config.input)
+                first = False
             yield from _drain(malformed)
             yield _Item(number, row)
         yield from _drain(malformed)
