@@ -82,7 +82,7 @@ def _layout_of(row: Row, want: Want) -> Layout | None:
     if _is_pair(row) or (want == "demonstrations" and row.get("response") is not None):
         return None
     fitting = [layout for layout in PREFERENCES if layout.matches(row)]
-    if not fitting and (want == "demonstrations" or (want == "prompts" and row.get("prompt") is None)):
+    if not fitting and want == "demonstrations":
         fitting = [layout for layout in DEMONSTRATIONS if layout.matches(row)]
     if len(fitting) > 1:
         names = " and of ".join(layout.name for layout in fitting)

@@ -196,7 +196,7 @@ def embedding_rows(model: Any) -> int | None:
 
 
 def check_token_ids(model: Any, highest: int) -> None:
-    """Refuse token ids that the embedding has no row for: a tokenizer that got tokens, and a model that was not resized.
+    """Refuse token ids that the embedding has no row for: the tokenizer got tokens, and the model was not resized.
 
     Args:
         model: a model, or what wraps one as ``classifier``.

@@ -26,7 +26,7 @@ from odin_rm.core.ranks import together
 from odin_rm.core.settings import trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
 from odin_rm.data.template_check import TemplateCheck
-from odin_rm.model.backbone import position_table, quiet_loading
+from odin_rm.model.backbone import check_token_ids, position_table, quiet_loading
 from odin_rm.model.policy import end_token_ids, load_policy, save_policy
 from odin_rm.model.scoring import DTYPES
 from odin_rm.workflows.callbacks import FiniteLoss, MetricsFile, StopOnSignal
@@ -107,6 +107,7 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
         rows = _read(config, job, tokenizer, config.dataset)
         encode = _encoder(config, model, tokenizer)
         encoded = encode(rows)
+        check_token_ids(model, _highest_id(encoded))
         data = Dataset.from_dict(job.columns(encoded))
         records = {"train": data_record(encoded.report, rows.source)}
         held_out = None
@@ -173,6 +174,13 @@ def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], 
         )
 
     return encode
+
+
+def _highest_id(encoded: EncodedRows) -> int:
+    return max(
+        max(max(ids, default=0) for ids in (prompt, *responses))
+        for prompt, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True)
+    )
 
 
 def _digest(encoded: EncodedRows) -> dict[str, int]:

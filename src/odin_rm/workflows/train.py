@@ -31,7 +31,7 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
-from odin_rm.model.backbone import check_model_folder, position_table
+from odin_rm.model.backbone import check_model_folder, check_token_ids, position_table
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
 from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
@@ -90,6 +90,9 @@ def train_reward_model(config: RewardConfig) -> Path:
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with together():
+        for data in (train_data, eval_data):
+            if data is not None:
+                check_token_ids(model, int(data.input_ids_flat.max(initial=0)))
         if checkpoint is not None:
             _check_checkpoint(checkpoint, config, train_data)
         trainer = build_trainer(
