@@ -13,7 +13,15 @@ from odin_rm.data.demonstrations import read_comparisons
 from odin_rm.data.left_out import data_line
 from odin_rm.data.load import load_preferences
 from odin_rm.data.messages import ChatPrompt
-from odin_rm.data.render import plain_prompt, plain_response, prompt_messages, render_chat, response_texts, unrendered
+from odin_rm.data.render import (
+    plain_prompt,
+    plain_response,
+    prompt_messages,
+    render_chat,
+    response_texts,
+    unrendered,
+    with_fixed_date,
+)
 from odin_rm.data.template_check import TemplateCheck
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from tests.data.conftest import CHATML
@@ -53,7 +61,13 @@ def test_a_template_with_the_date_writes_one_date_on_any_day(chat_tokenizer, mon
         texts.add(render_chat(chat_tokenizer, "a", "b", None))
         texts.add(render_chat(chat_tokenizer, "a", "b", DATED))
     assert len(texts) == 1
-    assert texts.pop().startswith("26 Jul 2024 ")
+    text = texts.pop()
+    assert text.startswith("26 Jul 2024 ")
+    # Other libraries know today's date only, so what is exported writes the same one by itself.
+    fixed = with_fixed_date(DATED)
+    assert "strftime_now" not in fixed
+    messages = [user("a"), assistant("b")]
+    assert chat_tokenizer.apply_chat_template(messages, chat_template=fixed, tokenize=False) == text
 
 
 def test_tools_and_calls_reach_the_template_and_tell_rows_apart(chat_tokenizer):

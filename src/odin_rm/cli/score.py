@@ -37,6 +37,8 @@ def run(config: ScoreConfig) -> None:
         )
     if report.unrendered:
         print(f"The template does not write what rows hold in {', '.join(sorted(report.unrendered))}")
+    if report.template_date:
+        print(f"The chat template asks for today's date and gets {report.template_date}, on any day")
     if report.layouts:
         print(f"Read as: {', '.join(report.layouts)}")
     if report.bad_rows:

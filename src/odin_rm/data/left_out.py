@@ -91,6 +91,8 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
         )
     if unrendered := report.get("unrendered"):
         remarks.append(f"The template does not write what rows hold in {', '.join(unrendered)}.")
+    if date := report.get("template_date"):
+        remarks.append(f"The chat template asks for today's date and gets {date}, on any day.")
     if layouts := report.get("layouts"):
         remarks.append(f"Read as: {', '.join(layouts)}.")
     return remarks

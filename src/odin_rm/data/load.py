@@ -33,6 +33,7 @@ from odin_rm.data.encode import (
     encode_texts,
 )
 from odin_rm.data.left_out import overlong_by_side
+from odin_rm.data.render import fixed_date
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.sources import RowSource, Source, open_source
 from odin_rm.data.template_check import TemplateCheck
@@ -213,6 +214,7 @@ def _build(
         "max_length": settings.max_length,
         "overlong": settings.overlong,
         "unrendered": sorted(unrendered),
+        "template_date": fixed_date(tokenizer, settings.chat_template),
         "layouts": dict(collected.layouts),
     }
     prompt_numbers = np.unique(prompt_D[responses], return_inverse=True)[1].reshape(-1)

@@ -23,6 +23,7 @@ There are two ways:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -264,6 +265,24 @@ def render_messages(
         ) from error
 
 
-def asks_for_date(tokenizer: Any, chat_template: str | None) -> bool:
-    """Whether the chat template writes the date of the day, for which :data:`TEMPLATE_DATE` stands."""
-    return uses_chat_template(tokenizer, chat_template) and "strftime_now" in _template_source(tokenizer, chat_template)
+_DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")
+
+
+def with_fixed_date(template: Any) -> Any:
+    """A chat template that writes :data:`TEMPLATE_DATE` by itself, for other libraries, which know today's date only.
+
+    Calls of ``strftime_now`` with a text become the date as text; what has other calls keeps them.
+    """
+    if isinstance(template, dict):
+        return {name: with_fixed_date(one) for name, one in template.items()}
+    if not isinstance(template, str):
+        return template
+    return _DATE_CALL.sub(lambda call: f"'{TEMPLATE_DATE.strftime(call[2])}'", template)
+
+
+def fixed_date(tokenizer: Any, chat_template: str | None) -> str | None:
+    """The date that stands for today's in the chat template's texts; ``None`` where it asks for none."""
+    if not uses_chat_template(tokenizer, chat_template):
+        return None
+    asks = "strftime_now" in _template_source(tokenizer, chat_template)
+    return TEMPLATE_DATE.strftime("%Y-%m-%d") if asks else None

@@ -89,6 +89,7 @@ class ScoreReport:
         rewritten: scored rows of which the template leaves a part of the response out, or changes it.
         unrendered: names of what rows hold beside texts and the template does not write.
         layouts: the public layouts that rows were read from.
+        template_date: the date that stands for today's in the chat template's texts, or ``None``.
         seconds: wall-clock time of reading, scoring and writing, without loading the model.
     """
 
@@ -105,6 +106,7 @@ class ScoreReport:
     rewritten: int = 0
     unrendered: set[str] = field(default_factory=set)
     layouts: dict[str, int] = field(default_factory=dict)
+    template_date: str | None = None
     seconds: float = 0.0
 
     def count(self, item: _Item) -> None:
@@ -156,6 +158,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     """
     _check_output(config)
     items = _read_items(config)  # a missing or empty file ends here, before the model is loaded
+    from odin_rm.data.render import fixed_date
     from odin_rm.model.scoring import load_scorer, text_settings
 
     scorer = load_scorer(
@@ -170,6 +173,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
+    report.template_date = fixed_date(scorer.tokenizer, settings.chat_template)
     with interruptible(), ExitStack() as stack:
         advance = stack.enter_context(_progress(config))
         writer = stack.enter_context(RowWriter(config.output))
