@@ -60,6 +60,8 @@ def test_a_template_with_the_date_writes_one_date_on_any_day(chat_tokenizer, mon
         monkeypatch.setattr(chat_template_utils, "datetime", Clock)
         texts.add(render_chat(chat_tokenizer, "a", "b", None))
         texts.add(render_chat(chat_tokenizer, "a", "b", DATED))
+        by_name = "{% set form = '%d %b %Y' %}{{ strftime_now(form) }} " + CHATML
+        texts.add(render_chat(chat_tokenizer, "a", "b", by_name))
     assert len(texts) == 1
     text = texts.pop()
     assert text.startswith("26 Jul 2024 ")

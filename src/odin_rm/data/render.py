@@ -139,6 +139,9 @@ def _said(message: Message) -> str:
     return message["content"]
 
 
+_THOUGHTS = {"reasoning_content", "reasoning", "thinking"}
+
+
 def unrendered(tokenizer: PreTrainedTokenizerBase, chat_template: str | None, *texts: Prompt | Reply) -> set[str]:
     """Fields of messages, and values beside them (``tools``), that the template does not write.
 
@@ -152,7 +155,10 @@ def unrendered(tokenizer: PreTrainedTokenizerBase, chat_template: str | None, *t
     if not found:
         return found
     source = _template_source(tokenizer, chat_template) if uses_chat_template(tokenizer, chat_template) else ""
-    return {name for name in found if name not in source}
+    written = {name for name in found if name in source}
+    if any(name in source for name in _THOUGHTS):  # transformers gives a thought under each of its names
+        written |= _THOUGHTS
+    return found - written
 
 
 def _template_source(tokenizer: Any, chat_template: str | None) -> str:
@@ -251,9 +257,9 @@ def render_messages(
     """
     import jinja2
 
-    given = dict(variables or {})
     if "strftime_now" in str(chat_template or tokenizer.chat_template):
-        given["strftime_now"] = TEMPLATE_DATE.strftime
+        chat_template = with_fixed_date(_template_source(tokenizer, chat_template))
+    given = dict(variables or {})
     try:
         return tokenizer.apply_chat_template(
             messages, chat_template=chat_template, tokenize=False, add_generation_prompt=with_header, **given
@@ -268,16 +274,26 @@ def render_messages(
 _DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")
 
 
-def with_fixed_date(template: Any) -> Any:
-    """A chat template that writes :data:`TEMPLATE_DATE` by itself, for other libraries, which know today's date only.
+_DIRECTIVES = "aAdbBmyYHIpMSfjUWuwGVFTDRecxXn"
 
-    Calls of ``strftime_now`` with a text become the date as text; what has other calls keeps them.
+
+def with_fixed_date(template: Any) -> Any:
+    """A chat template that writes :data:`TEMPLATE_DATE` by itself, in any library.
+
+    Calls of ``strftime_now`` with a text become the date as text. For other calls a macro of that name is put before
+    the template, which writes the date for each of the directives that ``strftime`` knows.
     """
     if isinstance(template, dict):
         return {name: with_fixed_date(one) for name, one in template.items()}
     if not isinstance(template, str):
         return template
-    return _DATE_CALL.sub(lambda call: f"'{TEMPLATE_DATE.strftime(call[2])}'", template)
+    fixed = _DATE_CALL.sub(lambda call: f"'{TEMPLATE_DATE.strftime(call[2])}'", template)
+    if "strftime_now(" not in fixed.replace(" ", ""):
+        return fixed
+    writes = "".join(f" | replace('%{letter}', '{TEMPLATE_DATE.strftime('%' + letter)}')" for letter in _DIRECTIVES)
+    # A line break behind a block may be taken for its end.
+    border = "\n" if fixed.startswith("\n") else ""
+    return f"{{% macro strftime_now(format) %}}{{{{ format{writes} }}}}{{% endmacro %}}{border}{fixed}"
 
 
 def fixed_date(tokenizer: Any, chat_template: str | None) -> str | None:
