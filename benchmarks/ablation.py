@@ -42,7 +42,7 @@ from odin_rm.reward.loader import PairColumns
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.experiment import TRUE_QUALITY, QuickstartConfig, reward_config, write_data
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.train import build_model, encoding_settings
+from odin_rm.workflows.reward.run import build_model, encoding_settings
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla (Bradley-Terry)": {"arm": "vanilla"},

@@ -49,7 +49,7 @@ from odin_rm.rl.config import RLConfig
 from odin_rm.testbed.annotator import make_prompts, make_sft
 from odin_rm.testbed.tiny import build_model, build_tokenizer
 from odin_rm.testbed.world import World
-from odin_rm.workflows.sft import SFTRunConfig, train_sft
+from odin_rm.workflows.policy.sft import SFTRunConfig, train_sft
 
 VERSION = "1.12.0"
 TRL, PPO, REMAX = "TRL, PPO", "ours, PPO", "ours, ReMax"

@@ -26,7 +26,7 @@ from odin_rm.core.files import atomic_write_json, environment_record, json_safe
 from odin_rm.reward.config import RewardConfig
 from odin_rm.testbed.experiment import QuickstartConfig, reward_config, write_data
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.train import train_reward_model
+from odin_rm.workflows.reward.run import train_reward_model
 
 LAYOUTS = ("padded", "packed", "tree")
 FIGURES = ("loss", "accuracy", "pearson")

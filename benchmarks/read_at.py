@@ -35,7 +35,7 @@ from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import Scorer, load_scorer, score_encoded
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import score_preferences
-from odin_rm.workflows.train import train_reward_model
+from odin_rm.workflows.reward.run import train_reward_model
 
 FILES = {
     "alpaca": ("alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_val.jsonl.gz"),

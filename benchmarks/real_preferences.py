@@ -37,7 +37,7 @@ from odin_rm.model.card import CARD_FIGURES
 from odin_rm.model.scoring import Scorer, load_scorer, score_texts
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import score_preferences
-from odin_rm.workflows.train import train_reward_model
+from odin_rm.workflows.reward.run import train_reward_model
 
 TRAIN, VAL = "alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_val.jsonl.gz"
 OASST, TWINS = "oasst_en_val.jsonl.gz", "verbosity_twins_alpaca7b.jsonl.gz"

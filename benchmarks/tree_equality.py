@@ -33,10 +33,10 @@ from tests.model.tree_cases import branching, model_of, more_configs, outcome, p
 
 from odin_rm.core.files import environment_record
 from odin_rm.data.trees import build_trees
-from odin_rm.model.tree_attention import what_layers_asked
-from odin_rm.model.tree_check import tree_support
-from odin_rm.model.tree_kernels import KERNELS
-from odin_rm.model.tree_layout import TreeLayout, make_layout
+from odin_rm.fast.tree_attention import what_layers_asked
+from odin_rm.fast.tree_check import tree_support
+from odin_rm.fast.tree_kernels import KERNELS
+from odin_rm.fast.tree_layout import TreeLayout, make_layout
 
 WINDOWS = (None, 128)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.model.products import faster_by, linear
+from odin_rm.fast.cpu_matmul import faster_by, linear
 
 
 @dataclass(frozen=True)

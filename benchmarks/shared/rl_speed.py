@@ -16,7 +16,7 @@ import torch
 from benchmarks.shared.memory import memory_mib, reset_peak
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.trainer import RLTrainer
-from odin_rm.workflows.rl import train_policy
+from odin_rm.workflows.rl.run import train_policy
 
 PARTS = ("generate", "score", "forward", "learn")
 

@@ -30,7 +30,7 @@ _HOME = {
     "score_preferences": "odin_rm.reward.scoring",
     "score_rendered": "odin_rm.model.score_rendered",
     "score_texts": "odin_rm.model.scoring",
-    "train_reward_model": "odin_rm.workflows.train",
+    "train_reward_model": "odin_rm.workflows.reward.run",
 }
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from odin_rm.reward.exact_batch import exact_backward as exact_backward
     from odin_rm.reward.scoring import score_preferences as score_preferences
     from odin_rm.reward.trainer import RewardTrainer as RewardTrainer
-    from odin_rm.workflows.train import train_reward_model as train_reward_model
+    from odin_rm.workflows.reward.run import train_reward_model as train_reward_model
 
 
 def __getattr__(name: str) -> Any:

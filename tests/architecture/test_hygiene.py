@@ -139,3 +139,16 @@ def test_tests_wait_for_signs_and_not_for_time():
     sleeps = re.compile(r"\btime\.sleep\(|\bsleep \d")
     found = {str(path.relative_to(ROOT)) for path in TESTS if sleeps.search(path.read_text(encoding="utf-8"))}
     assert found - {"tests/architecture/test_hygiene.py"} == MAY_SLEEP
+
+
+def test_git_ignores_no_file_of_the_project():
+    """A rule such as ``runs/`` takes a source folder of that name too, and a fresh clone would lack it."""
+    mine = [
+        str(path.relative_to(ROOT)) for top in ("src", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")
+    ]
+    asked = subprocess.run(
+        ["git", "check-ignore", "--stdin"], cwd=ROOT, input="\n".join(mine), capture_output=True, text=True
+    )
+    if asked.returncode == 128:
+        pytest.skip("not a git checkout, so what is ignored is unknown")
+    assert asked.stdout.split() == []

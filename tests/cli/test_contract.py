@@ -24,12 +24,12 @@ from odin_rm.core.options import flag_of
 CONFIGS = {
     "quickstart": ("odin_rm.testbed.experiment", "QuickstartConfig"),
     "reward": ("odin_rm.reward.config", "RewardConfig"),
-    "score": ("odin_rm.workflows.score", "ScoreConfig"),
-    "audit": ("odin_rm.workflows.audit", "AuditConfig"),
-    "export": ("odin_rm.workflows.export", "ExportConfig"),
-    "generate": ("odin_rm.workflows.generate", "GenerateConfig"),
-    "sweep": ("odin_rm.workflows.sweep", "SweepConfig"),
-    "win-rate": ("odin_rm.workflows.win_rate", "WinRateConfig"),
+    "score": ("odin_rm.workflows.score.run", "ScoreConfig"),
+    "audit": ("odin_rm.workflows.audit.run", "AuditConfig"),
+    "export": ("odin_rm.workflows.export.run", "ExportConfig"),
+    "generate": ("odin_rm.workflows.generate.run", "GenerateConfig"),
+    "sweep": ("odin_rm.workflows.sweep.run", "SweepConfig"),
+    "win-rate": ("odin_rm.workflows.win_rate.run", "WinRateConfig"),
 }
 FIGURES = {
     *("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter", "accuracy_length_matched"),

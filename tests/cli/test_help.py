@@ -20,8 +20,8 @@ from odin_rm.cli.parser import ConfigParser, own_fields, stock_base
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import CPU_PRODUCTS, DTYPES, LAYOUTS, TREE_ATTENTION, flag_of, old_flags
 from odin_rm.core.shared_options import TrainerOptions
+from odin_rm.fast.tree_kernels import KERNELS
 from odin_rm.model import scoring
-from odin_rm.model.tree_kernels import KERNELS
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "scipy", "pandas", "matplotlib", "sklearn")
 TRAINERS = {"reward": TrainingArguments, "sft": SFTConfig, "dpo": DPOConfig}

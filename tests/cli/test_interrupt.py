@@ -16,10 +16,10 @@ from tests.cli.conftest import contents
 STAGES = [
     ("reward", "odin_rm.data.collect", "parse_preference_row"),
     ("reward", "odin_rm.data.encode", "_encode_chunk"),
-    ("score", "odin_rm.workflows.score", "_score_chunk"),
+    ("score", "odin_rm.workflows.score.run", "_score_chunk"),
     ("audit", "odin_rm.data.encode", "_encode_chunk"),
     ("audit", "odin_rm.model.scoring", "row_inputs"),
-    ("audit", "odin_rm.workflows.audit", "audit_preferences"),
+    ("audit", "odin_rm.workflows.audit.run", "audit_preferences"),
     ("audit", "odin_rm.reports.audit_report", "write_audit_report"),
     ("export", "odin_rm.model.export_proof", "_padded"),
 ]

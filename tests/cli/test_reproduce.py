@@ -17,7 +17,8 @@ from odin_rm.cli.main import main
 from odin_rm.cli.reproduce import check_config
 from odin_rm.core.errors import ConfigError
 from odin_rm.testbed.reproduce_paper import SAMPLES, STEPS_IN_ORDER, paper_files
-from odin_rm.workflows.sweep import SweepConfig, plan_runs
+from odin_rm.workflows.sweep.config import SweepConfig
+from odin_rm.workflows.sweep.run import plan_runs
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import yaml
 from odin_rm.cli.commands import COMMANDS
 from odin_rm.cli.main import main
 from odin_rm.cli.sweep import known_fields
-from odin_rm.workflows.sweep import OUTPUT
+from odin_rm.workflows.sweep.run import OUTPUT
 from tests.cli.conftest import lines
 
 

@@ -20,12 +20,11 @@ from odin_rm.core.files import (
     atomic_folder,
     atomic_write_json,
     atomic_write_text,
-    check_run_folder,
-    claim_run_folder,
     dump_json,
     environment_record,
     json_safe,
 )
+from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
 
 
 def names(folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ from odin_rm.evaluation.run_records import (
     refuse_mixture,
     reward_arm,
 )
-from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+from odin_rm.workflows.win_rate.run import WinRateConfig, run_win_rate
 from tests.evaluation.runs_kit import judge_folder, judged_rows, sweep_folder, training_run, write_csv
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from odin_rm.judging import pacing
-from odin_rm.workflows.judge import JudgeConfig
+from odin_rm.workflows.judge.config import JudgeConfig
 from tests.judging.clock import ManualClock
 from tests.judging.server import KEY
 

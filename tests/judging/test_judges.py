@@ -17,7 +17,7 @@ from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_scorer, load_tokenizer, score_texts
 from odin_rm.testbed.phrases import FILLERS, HARMFUL, HELPFUL
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.judge import run_judge
+from odin_rm.workflows.judge.run import run_judge
 from tests.judging.conftest import annotations
 
 

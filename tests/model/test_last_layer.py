@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from odin_rm.model.compiled import repeated_layers
-from odin_rm.model.last_layer import read_all, read_by, read_only_ends, tokens_to_read
-from odin_rm.model.tree_attention import what_layers_asked
-from odin_rm.model.tree_check import tree_support
-from odin_rm.model.tree_kernels import KERNELS, attend_read
+from odin_rm.fast.compiled import repeated_layers
+from odin_rm.fast.last_layer import read_all, read_by, read_only_ends, tokens_to_read
+from odin_rm.fast.tree_attention import what_layers_asked
+from odin_rm.fast.tree_check import tree_support
+from odin_rm.fast.tree_kernels import KERNELS, attend_read
 from tests.model.test_tree_layout import FORESTS, inputs, layout_of, with_gradients
 from tests.model.tree_cases import CAUSAL, branching, model_of, outcome, padded, row
 
@@ -88,7 +88,7 @@ def test_the_check_at_the_start_confines_and_is_verified(tmp_path, monkeypatch):
         return attend_read(query, key, value, layout, 2.0, window)
 
     other = model_of("llama", tmp_path)
-    monkeypatch.setattr("odin_rm.model.tree_attention.attend_read", wrong)
+    monkeypatch.setattr("odin_rm.fast.tree_attention.attend_read", wrong)
     assert tree_support(other, long_branches(), 0, device=CPU).layout == "tree"
     assert not hasattr(what_layers_asked(other.classifier.base_model)[-1][0], "_odin_rm_parts")
 

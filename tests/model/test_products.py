@@ -12,8 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.model import products
-from odin_rm.model.products import faster_by, linear, set_products, use_fast_products
+from odin_rm.fast import cpu_matmul as products
+from odin_rm.fast.cpu_matmul import faster_by, linear, set_products, use_fast_products
 from tests.model.tree_cases import branching, model_of, outcome, row
 
 needs_onednn = pytest.mark.skipif(not products._is_right(), reason="this torch cannot multiply float32 by oneDNN")

@@ -9,7 +9,7 @@ import transformers as tf
 
 from odin_rm.data.batching import collate
 from odin_rm.data.tokenise import EncodingSettings, encode_response
-from odin_rm.model.layout import choose_layout
+from odin_rm.fast.layout import choose_layout
 from odin_rm.model.pad_token import OWN_PAD, closing_ids, ensure_sound_pad_token
 from odin_rm.model.reading import forget_earlier, last_token_read, set_pad_id, stock_skip_id, up_to_reading
 from odin_rm.model.scoring import ColumnClassifier, score_sequences

@@ -12,9 +12,9 @@ import torch
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.tokenise import EncodingSettings
+from odin_rm.fast.tree_check import TreeSupport
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import Scorer, score_sequences, score_texts
-from odin_rm.model.tree_check import TreeSupport
 from tests.model.words import build_tokenizer, reward_model
 
 CPU = torch.device("cpu")

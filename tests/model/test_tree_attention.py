@@ -9,8 +9,8 @@ import threading
 import pytest
 import torch
 
+from odin_rm.fast.tree_attention import IMPLEMENTATION, attend, tree_implementation, what_layers_asked
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.model.tree_attention import IMPLEMENTATION, attend, tree_implementation, what_layers_asked
 from tests.model.tree_cases import (
     CAUSAL,
     PACKED_ENCODERS,

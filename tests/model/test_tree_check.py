@@ -10,10 +10,10 @@ import torch
 import transformers as tf
 
 from odin_rm.data.batching import collate
+from odin_rm.fast.tree_attention import what_layers_asked
+from odin_rm.fast.tree_check import check_layers, tree_support
+from odin_rm.fast.tree_kernels import KERNELS
 from odin_rm.model.scoring import ColumnClassifier
-from odin_rm.model.tree_attention import what_layers_asked
-from odin_rm.model.tree_check import check_layers, tree_support
-from odin_rm.model.tree_kernels import KERNELS
 from tests.model.tree_cases import CAUSAL, PACKED_ENCODERS, branching, model_of, row
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odin_rm.data.trees import build_trees
-from odin_rm.model.tree_kernels import KERNELS, SQUARE, WHOLE, _Gather, choose_kernel
-from odin_rm.model.tree_layout import Chain, Link, TreeLayout, make_layout
+from odin_rm.fast.tree_kernels import KERNELS, SQUARE, WHOLE, _Gather, choose_kernel
+from odin_rm.fast.tree_layout import Chain, Link, TreeLayout, make_layout
 from tests.data.test_trees import path
 
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def with_gradients(function, tensors):
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (4, 1), (1, 1)])
 @pytest.mark.parametrize("kernel", ["segments", "dense"])
 def test_kernels_agree_with_a_naive_one_in_values_and_gradients(kernel, heads, key_heads, window, monkeypatch):
-    monkeypatch.setattr("odin_rm.model.tree_kernels.SQUARE", 2)
+    monkeypatch.setattr("odin_rm.fast.tree_kernels.SQUARE", 2)
     for forest in FORESTS:
         batch, layout = layout_of(forest)
         tensors = inputs(layout, heads, key_heads)
@@ -194,7 +194,7 @@ def test_variable_length_attention_gets_the_chains_and_their_paths(monkeypatch):
         return out
 
     names = frozenset({"window_size"})
-    monkeypatch.setattr("odin_rm.model.tree_kernels._varlen", lambda: (stand_in, names))
+    monkeypatch.setattr("odin_rm.fast.tree_kernels._varlen", lambda: (stand_in, names))
     tensors, seen = inputs(layout, 4, 4), seen_by_paths(batch, True, None)
     found = with_gradients(lambda *x: KERNELS["varlen"](*x, layout, 0.3, None), tensors)
     expected = with_gradients(lambda *x: naive(*x, seen, 0.3), tensors)
@@ -211,7 +211,7 @@ def test_gradients_of_many_branches_are_rounded_once():
 
 
 def test_chains_and_links_pass_gradcheck(monkeypatch):
-    monkeypatch.setattr("odin_rm.model.tree_kernels.SQUARE", 2)
+    monkeypatch.setattr("odin_rm.fast.tree_kernels.SQUARE", 2)
     _, layout = layout_of(FORESTS[0])
     tensors = inputs(layout, 2, 1, 4)
     assert torch.autograd.gradcheck(lambda *x: KERNELS["segments"](*x, layout, 0.5, None), tensors)

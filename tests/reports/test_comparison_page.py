@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from odin_rm.reports.comparison.page import FOLD_AFTER, Passage, content_policy, json_in_html
-from odin_rm.workflows.report import ReportConfig, run_report
+from odin_rm.workflows.report.run import ReportConfig, run_report
 from tests.reports import run_folders as made
 from tests.reports.test_page import Page
 

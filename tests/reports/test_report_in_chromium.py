@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from odin_rm.workflows.report import ReportConfig, run_report
+from odin_rm.workflows.report.run import ReportConfig, run_report
 from tests.chromium import AXE, WITHOUT_AXE, chromium, colour_scheme, faults
 from tests.reports import run_folders as made
 from tests.waiting import wait_until

@@ -13,7 +13,7 @@ import transformers
 from benchmarks import exactness
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.model.layout import choose_layout, forward_cost, known_layout, longest_and_first, some_sequences
+from odin_rm.fast.layout import choose_layout, forward_cost, known_layout, longest_and_first, some_sequences
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader
@@ -241,14 +241,14 @@ def test_budgets_as_they_are_given(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_keeps_torchs_products(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("odin_rm.model.products.faster_by", lambda: 2.0)
+    monkeypatch.setattr("odin_rm.fast.cpu_matmul.faster_by", lambda: 2.0)
     trainer = make(world)
     assert trainer.set_products() == "onednn"
     trainer.saved_budget = {"tokens": 64, "kept": 0, "products": "torch"}
     assert trainer.set_products() == "torch"
     trainer.saved_budget = {"tokens": 64, "kept": 0, "products": "onednn"}
     assert trainer.set_products() == "onednn"
-    monkeypatch.setattr("odin_rm.model.products.faster_by", lambda: 0.0)
+    monkeypatch.setattr("odin_rm.fast.cpu_matmul.faster_by", lambda: 0.0)
     assert trainer.set_products() == "torch"
     assert make(world, cpu_products="torch").set_products() == "torch"
     with pytest.raises(ConfigError, match="--cpu_products"):

@@ -21,7 +21,7 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.trainer import RewardTrainer
-from odin_rm.workflows.train import build_model
+from odin_rm.workflows.reward.run import build_model
 from tests.reward.test_exact_batch import GRADIENT_TOLERANCE
 
 RATE = 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,16 @@ def make_config(bench: Path, tmp_path: Path) -> MakeConfig:
         return RLConfig(**(values | changes))
 
     return make
+
+
+def check_looks(run: Path) -> None:
+    """``watch.jsonl`` has each look once, whatever trained the run, and ``metrics.jsonl`` the same figures."""
+    looks = [json.loads(line) for line in (run / "watch.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [look["step"] for look in looks] == [0, 2, 4]
+    assert all(math.isfinite(look["kl"]) and isinstance(look["alarms"], list) for look in looks)
+    expected = [{"step": look["step"]} | {f"watch_{n}": v for n, v in look.items() if n != "step"} for look in looks]
+    for look in expected:
+        kinds = [alarm["kind"] for alarm in look.pop("watch_alarms")]
+        look |= {"alarms": kinds} if kinds else {}
+    assert [row for row in rows if "watch_kl" in row] == expected

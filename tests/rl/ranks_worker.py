@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.experience import Experience
 from odin_rm.rl.records import Rollout
-from odin_rm.workflows import rl
-from odin_rm.workflows.rl_parts import load_parts
+from odin_rm.workflows.rl import own as rl
+from odin_rm.workflows.rl.parts import load_parts
 
 ROWS = 8
 

@@ -190,7 +190,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused(make_config: MakeConfig, mon
     from types import SimpleNamespace
 
     from odin_rm.core.errors import ConfigError
-    from odin_rm.workflows.rl import _check_ranks
+    from odin_rm.workflows.rl.own import _check_ranks
 
     ranks: Any = SimpleNamespace(size=3, accelerator=SimpleNamespace(state=SimpleNamespace()))
     with pytest.raises(ConfigError, match="3 processes cannot share evenly"):

@@ -20,11 +20,12 @@ from odin_rm.rl.records import JudgedResponses, RewardRequest
 from odin_rm.rl.shaping import ShapingSettings
 from odin_rm.rl.trainer import prompt_positions
 from odin_rm.rl.trl_reward import ShapedReward
-from odin_rm.workflows import rl_parts, rl_trl
-from odin_rm.workflows.rl import train_policy
-from odin_rm.workflows.rl_parts import load_parts
-from odin_rm.workflows.rl_trl import FOREIGN, build_trl_trainer, check_trl_config, micro_batch_size, trl_arguments
-from tests.rl.conftest import MakeConfig
+from odin_rm.workflows.rl import parts as rl_parts
+from odin_rm.workflows.rl import trl as rl_trl
+from odin_rm.workflows.rl.parts import load_parts
+from odin_rm.workflows.rl.run import train_policy
+from odin_rm.workflows.rl.trl import FOREIGN, build_trl_trainer, check_trl_config, micro_batch_size, trl_arguments
+from tests.rl.conftest import MakeConfig, check_looks
 from tests.workflows.policies import assert_equal_policies, send_signal_at
 
 BOTH = pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
@@ -93,6 +94,7 @@ def test_a_run_writes_what_the_contract_names(
     assert all(row["mean_length_reward"] == 100.0 for row in steps)
     trained_on = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     assert {row["step"] for row in trained_on if row.get("source") == "training"} == {2, 4}
+    check_looks(run)
     load_policy(run / "policy")
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert (saved["kl_estimator"], saved["kl_place"]) == rl_trl.KL[algorithm]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError, OutputError, RewardSourceError
 from odin_rm.rl.config import RLConfig
-from odin_rm.workflows.rl import train_policy
-from tests.rl.conftest import MakeConfig
+from odin_rm.workflows.rl.run import train_policy
+from tests.rl.conftest import MakeConfig, check_looks
 from tests.waiting import wait_until
 
 CONTRACT = (
@@ -44,7 +44,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Path, algorithm: str) -> None:
     run = train_policy(make_config(algorithm=algorithm, watch_steps=2, watch_size=4))
     files = {"policy", "checkpoints", "metrics.jsonl", "samples.jsonl", "config.yaml", "environment.json"}
-    files.add("data_report.json")
+    files |= {"data_report.json", "watch.jsonl"}
     assert {path.name for path in run.iterdir()} == files
     for name in ("model.safetensors", "tokenizer.json"):
         assert (run / "policy" / name).is_file(), name
@@ -60,6 +60,7 @@ def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Pa
     assert sum(cut) > 0
     assert not same(weights(run), load_file(bench / "policy" / "model.safetensors"))
     assert [row["step"] for row in metrics(run) if "watch_kl" in row] == [0, 2, 4]
+    check_looks(run)
 
 
 def test_the_first_update_of_a_collection_is_not_stale_and_the_second_is(make_config: MakeConfig) -> None:
@@ -146,7 +147,7 @@ def written(run: Path) -> str:
 KILLED = """
 import sys, json
 from odin_rm.rl.config import RLConfig
-from odin_rm.workflows.rl import train_policy
+from odin_rm.workflows.rl.run import train_policy
 print("ready", flush=True)
 train_policy(RLConfig(**json.loads(sys.argv[1])))
 """

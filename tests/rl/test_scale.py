@@ -11,8 +11,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from odin_rm.model.policy import load_policy
-from odin_rm.workflows.rl import train_policy
-from odin_rm.workflows.rl_parts import load_parts
+from odin_rm.workflows.rl.parts import load_parts
+from odin_rm.workflows.rl.run import train_policy
 from tests.rl.conftest import MakeConfig
 from tests.rl.test_runs import metrics, same, weights
 
@@ -82,7 +82,7 @@ def test_policy_reference_critic_and_reward_models_share_no_tensor(
 def test_training_moves_neither_reference_nor_reward_model(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from odin_rm.workflows import rl
+    from odin_rm.workflows.rl import own as rl
 
     seen: list[Any] = []
 

@@ -14,7 +14,8 @@ from odin_rm.core.errors import NumericalError
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.rl.records import SamplingSettings
 from odin_rm.rl.trainer import RLTrainer
-from odin_rm.workflows import rl, rl_parts
+from odin_rm.workflows.rl import own as rl
+from odin_rm.workflows.rl import parts as rl_parts
 from tests.rl.conftest import MakeConfig
 from tests.rl.naive import FixedEngine, FixedSource, NaiveRun
 

@@ -15,7 +15,7 @@ from odin_rm.serve.study.app import LOCAL_HOSTS, make_app
 from odin_rm.serve.study.design import turns
 from odin_rm.serve.study.run import write_results
 from odin_rm.serve.study.store import Rating, StudyStore, rater_key
-from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+from odin_rm.workflows.win_rate.run import WinRateConfig, run_win_rate
 from tests.serve.conftest import NAMES
 
 

@@ -89,7 +89,7 @@ def test_both_arms_start_from_the_same_weights_and_data(tmp_path: Path, monkeypa
     def stop_before_training(run: object) -> Path:
         from transformers import set_seed
 
-        from odin_rm.workflows.train import build_model
+        from odin_rm.workflows.reward.run import build_model
 
         set_seed(run.seed)  # type: ignore[attr-defined]
         seen[run.objective] = (run, build_model(run, run.model).state_dict())  # type: ignore[attr-defined, arg-type]

@@ -14,7 +14,7 @@ from odin_rm.reward.config import RewardConfig
 from odin_rm.testbed.annotator import Annotator, make_preferences
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World, WorldSettings
-from odin_rm.workflows.train import train_reward_model
+from odin_rm.workflows.reward.run import train_reward_model
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

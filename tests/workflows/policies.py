@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from odin_rm.workflows import callbacks
+from odin_rm.runs import callbacks
 
 SMALL: dict[str, Any] = {
     "per_device_train_batch_size": 16,

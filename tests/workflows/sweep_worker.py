@@ -17,8 +17,9 @@ import yaml
 
 from odin_rm.cli import sweep_run
 from odin_rm.core.signals import interruptible
-from odin_rm.workflows import sweep_engines
-from odin_rm.workflows.sweep import SweepConfig, run_sweep
+from odin_rm.workflows.sweep import engines as sweep_engines
+from odin_rm.workflows.sweep.config import SweepConfig
+from odin_rm.workflows.sweep.run import run_sweep
 
 MODULE = "tests.workflows.sweep_worker"
 FIELDS = {"x", "y", "seconds", "output"}

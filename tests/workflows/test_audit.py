@@ -18,8 +18,8 @@ from odin_rm.evaluation.audit import CONTRACT_FIGURES
 from odin_rm.model import scoring
 from odin_rm.reward import scoring as preference_scoring
 from odin_rm.testbed.tiny import build_tokenizer
-from odin_rm.workflows.audit import AuditConfig, folder_name, run_audit
-from odin_rm.workflows.audit_data import measure
+from odin_rm.workflows.audit.data import measure
+from odin_rm.workflows.audit.run import AuditConfig, folder_name, run_audit
 
 
 @dataclass

@@ -16,8 +16,8 @@ from odin_rm.data.load import load_preferences
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.testbed.tiny import build_tokenizer
-from odin_rm.workflows.audit import AuditConfig, run_audit
-from odin_rm.workflows.audit_shared import SharedRows, check_same_pairs
+from odin_rm.workflows.audit.run import AuditConfig, run_audit
+from odin_rm.workflows.audit.shared_rows import SharedRows, check_same_pairs
 from tests.evaluation.simulate import simulated
 from tests.reports.test_page import Page
 from tests.workflows.test_audit import _own_cache, models  # noqa: F401  (fixtures)

@@ -13,9 +13,9 @@ import pytest
 from odin_rm.cli.main import main
 from odin_rm.reward.config import RewardConfig
 from odin_rm.testbed.tiny import build_tokenizer
-from odin_rm.workflows.dpo import DPORunConfig, train_dpo
-from odin_rm.workflows.sft import SFTRunConfig, train_sft
-from odin_rm.workflows.train import plan_run
+from odin_rm.workflows.policy.dpo import DPORunConfig, train_dpo
+from odin_rm.workflows.policy.sft import SFTRunConfig, train_sft
+from odin_rm.workflows.reward.run import plan_run
 from tests.workflows.conftest import write_rows
 from tests.workflows.policies import SMALL
 
@@ -64,7 +64,7 @@ def record(run: Path, use: str) -> dict[str, Any]:
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "odin_rm.workflows.data_record"]
+    return [r.getMessage() for r in caplog.records if r.name == "odin_rm.runs.data_record"]
 
 
 def test_reward(train: Callable[..., Path], rows: Path, bed: dict[str, Path], caplog: Any) -> None:
@@ -104,7 +104,7 @@ def test_reward_says_it_on_the_console(rows: Path, bed: dict[str, Path], tmp_pat
     flags = ["--use_cpu", "true", "--max_steps", "1", "--batch_pairs", "8", "--save_strategy", "no"]
     assert main([*argv, *flags, "--max_length", str(WINDOW), "--cache_dir", str(tmp_path / "cache")]) == 0
     assert f"train data: {LINE}\n" in capfd.readouterr().out
-    logging.getLogger("odin_rm.workflows.data_record").info("after the command")
+    logging.getLogger("odin_rm.runs.data_record").info("after the command")
     assert capfd.readouterr().out == ""
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from odin_rm.core.errors import CheckpointError, ConfigError, DataError, RunInterrupted
 from odin_rm.data.demonstrations import EncodedRows
 from odin_rm.model.policy import load_policy
-from odin_rm.workflows.dpo import DPO_REFUSED, DPORunConfig, _make_trainer, compared_columns, train_dpo
+from odin_rm.workflows.policy.dpo import DPO_REFUSED, DPORunConfig, _make_trainer, compared_columns, train_dpo
 from tests.workflows.conftest import read_metrics, write_rows
 from tests.workflows.policies import SMALL, assert_equal_policies, send_signal_at
 

@@ -17,8 +17,8 @@ from odin_rm.model.scoring import load_tokenizer
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World
-from odin_rm.workflows import response_writers
-from odin_rm.workflows.generate import GenerateConfig, instruction, run_generate
+from odin_rm.workflows.generate import writers as response_writers
+from odin_rm.workflows.generate.run import GenerateConfig, instruction, run_generate
 from tests.judging.conftest import room  # noqa: F401
 from tests.judging.server import KEY, FakeEndpoint
 from tests.workflows.conftest import write_rows

@@ -15,8 +15,8 @@ import pytest
 from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.evaluation.bootstrap import PromptBootstrap
 from odin_rm.evaluation.win_score import interval_levels
-from odin_rm.workflows.pareto import ParetoConfig, run_pareto
-from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+from odin_rm.workflows.pareto.run import ParetoConfig, run_pareto
+from odin_rm.workflows.win_rate.run import WinRateConfig, run_win_rate
 from tests.evaluation.made import ALPACA_EVAL, MADE, PROMPTS
 from tests.evaluation.runs_kit import judge_folder, judged_rows, sweep_folder, training_run, write_csv
 
@@ -38,7 +38,7 @@ def fronts(folder: Path, *runs: Any, figures: bool = False, **settings: Any) -> 
     output = folder / "out"
     given = {"bootstrap_samples": 100, "grid": 7, "overwrite_output_dir": True} | settings
     config = ParetoConfig(output=str(output), runs=[str(run) for run in runs], **given)
-    with nullcontext() if figures else mock.patch("odin_rm.workflows.pareto.draw_figures", return_value={}):
+    with nullcontext() if figures else mock.patch("odin_rm.workflows.pareto.run.draw_figures", return_value={}):
         run_pareto(config)
     return json.loads((output / "pareto.json").read_text())
 

@@ -17,8 +17,8 @@ from odin_rm.model.lora import import_peft
 from odin_rm.model.policy import load_policy
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World
-from odin_rm.workflows.retention import RetentionConfig, run_retention
-from odin_rm.workflows.retention_harness import Harness, read_measures
+from odin_rm.workflows.retention.harness import Harness, read_measures
+from odin_rm.workflows.retention.run import RetentionConfig, run_retention
 from tests.workflows.conftest import write_rows
 
 CHOICE = {

@@ -15,7 +15,7 @@ from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError
 from odin_rm.reward import memory
 from odin_rm.reward.config import RewardConfig
-from odin_rm.workflows.train import plan_run
+from odin_rm.workflows.reward.run import plan_run
 from tests.workflows.conftest import read_metrics, write_rows
 
 
@@ -111,6 +111,6 @@ def test_what_the_run_would_refuse_is_refused(
 def test_a_long_epoch_is_planned_in_part(
     configure: Callable[..., RewardConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("odin_rm.workflows.reward_plan.MOST_STEPS", 2)
+    monkeypatch.setattr("odin_rm.workflows.reward.plan.MOST_STEPS", 2)
     plan: Any = plan_run(configure(microbatch_tokens=400))
     assert (plan.planned_steps, plan.steps_per_epoch) == (2, 6)

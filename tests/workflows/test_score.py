@@ -16,7 +16,8 @@ from odin_rm.cli.main import main
 from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.model import scoring
 from odin_rm.model.backbone import ensure_pad_token
-from odin_rm.workflows.score import ScoreConfig, count_rows, run_score
+from odin_rm.workflows.score.config import ScoreConfig
+from odin_rm.workflows.score.run import count_rows, run_score
 from tests.families import family_configs
 from tests.model.words import WORDS, build_tokenizer, reward_model
 
@@ -374,7 +375,7 @@ def test_rows_are_counted_where_that_is_cheap(tmp_path):
 
 def test_only_one_chunk_is_in_memory(model, tmp_path, monkeypatch):
     """Rows written before the next chunk is read: at most one chunk lies between reader and writer."""
-    from odin_rm.workflows import score as workflow
+    from odin_rm.workflows.score import run as workflow
 
     source = write(tmp_path / "in.jsonl", make_rows(40))
     ahead, most = 0, 0

@@ -16,7 +16,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, DataError, ModelEr
 from odin_rm.data.demonstrations import EncodedRows
 from odin_rm.model.policy import load_policy
 from odin_rm.testbed.tiny import build_tokenizer
-from odin_rm.workflows.sft import (
+from odin_rm.workflows.policy.sft import (
     IGNORED,
     SFT_REFUSED,
     DemonstrationTrainer,

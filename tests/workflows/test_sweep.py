@@ -17,8 +17,10 @@ import yaml
 
 from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError, OutputError, RunInterrupted
 from odin_rm.core.lock import file_lock
-from odin_rm.workflows import sweep_engines, sweep_slurm
-from odin_rm.workflows.sweep import SweepConfig, draw_points, plan_runs, run_sweep
+from odin_rm.workflows.sweep import engines as sweep_engines
+from odin_rm.workflows.sweep import slurm as sweep_slurm
+from odin_rm.workflows.sweep.config import SweepConfig
+from odin_rm.workflows.sweep.run import draw_points, plan_runs, run_sweep
 from tests.waiting import wait_until
 from tests.workflows.fake_slurm import install_slurm
 from tests.workflows.sweep_worker import FIELDS, MODULE

@@ -23,8 +23,8 @@ from odin_rm.core.errors import CheckpointError, ConfigError, DataError, Numeric
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.reward.config import REFUSED, RewardConfig
-from odin_rm.workflows import callbacks
-from odin_rm.workflows import train as workflow
+from odin_rm.runs import callbacks
+from odin_rm.workflows.reward import run as workflow
 from tests.waiting import PATIENCE, wait_until
 from tests.workflows.conftest import read_metrics, write_rows
 

@@ -15,7 +15,7 @@ from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.evaluation.length_control import length_only
 from odin_rm.evaluation.win_score import interval_levels, mean_of, resample
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.win_rate import WinRateConfig, run_win_rate
+from odin_rm.workflows.win_rate.run import WinRateConfig, run_win_rate
 from tests.evaluation.made import ALPACA_EVAL, MADE, PROMPTS
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval_annotations"

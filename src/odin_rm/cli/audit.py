@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from odin_rm.evaluation.audit import AuditResult
-    from odin_rm.workflows.audit_config import AuditConfig
+    from odin_rm.workflows.audit.config import AuditConfig
 
 
 def run(config: AuditConfig) -> None:
     """Audit, print the table."""
-    from odin_rm.workflows.audit import run_audit
+    from odin_rm.workflows.audit.run import run_audit
 
     results = run_audit(config)
     print_table(results, Path(config.output))

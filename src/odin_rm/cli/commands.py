@@ -66,7 +66,7 @@ COMMANDS: dict[str, Command] = {
         summary="Score rows of prompt and response, or of rendered text; same rows, same order, scores added.",
         usage="--model M --input F --output G [options]",
         example="odin-rm score --model runs/odin/model --input responses.jsonl --output scored.jsonl",
-        config="odin_rm.workflows.score:ScoreConfig",
+        config="odin_rm.workflows.score.config:ScoreConfig",
         run="odin_rm.cli.score:run",
     ),
     "audit": Command(
@@ -76,31 +76,31 @@ COMMANDS: dict[str, Command] = {
             "odin-rm audit --model runs/odin/model --dataset val.jsonl.gz --output audits/odin\n"
             "odin-rm audit --compare runs/vanilla/model runs/odin/model --dataset val.jsonl.gz --output audits/both"
         ),
-        config="odin_rm.workflows.audit_config:AuditConfig",
+        config="odin_rm.workflows.audit.config:AuditConfig",
         run="odin_rm.cli.audit:run",
     ),
     "export": Command(
         summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",
         usage="--model M --output DIR [options]",
         example="odin-rm export --model runs/odin/model --output exported",
-        config="odin_rm.workflows.export:ExportConfig",
+        config="odin_rm.workflows.export.config:ExportConfig",
         run="odin_rm.cli.export:run",
     ),
     "sft": Command(
         summary="Fine-tune a policy on demonstrations: prompts and the responses it should give.",
         usage="--model M --dataset F --output DIR [options]",
         example="odin-rm sft --model Qwen/Qwen3-0.6B-Base --dataset demonstrations.jsonl --output runs/sft",
-        config="odin_rm.workflows.sft:SFTRunConfig",
+        config="odin_rm.workflows.policy.sft:SFTRunConfig",
         run="odin_rm.cli.training:run_sft",
-        described="odin_rm.workflows.policy_options:SFTOptions",
+        described="odin_rm.workflows.policy.options:SFTOptions",
     ),
     "dpo": Command(
         summary="Train a policy on preferences without a reward model (direct preference optimisation).",
         usage="--model M --dataset F --output DIR [options]",
         example="odin-rm dpo --model runs/sft/policy --dataset train.jsonl.gz --beta 0.1 --output runs/dpo",
-        config="odin_rm.workflows.dpo:DPORunConfig",
+        config="odin_rm.workflows.policy.dpo:DPORunConfig",
         run="odin_rm.cli.training:run_dpo",
-        described="odin_rm.workflows.policy_options:DPOOptions",
+        described="odin_rm.workflows.policy.options:DPOOptions",
     ),
     "rl": Command(
         summary="Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking.",
@@ -120,7 +120,7 @@ COMMANDS: dict[str, Command] = {
             "odin-rm generate --model runs/ppo --prompts prompts.jsonl --output ppo.json\n"
             "odin-rm generate --model openai:gpt-4.1 --prompts prompts.jsonl --temperature 0 --output gpt.json"
         ),
-        config="odin_rm.workflows.generate_config:GenerateConfig",
+        config="odin_rm.workflows.generate.config:GenerateConfig",
         run="odin_rm.cli.generate:run",
     ),
     "judge": Command(
@@ -130,14 +130,14 @@ COMMANDS: dict[str, Command] = {
             "odin-rm judge --candidate odin.json --baseline sft.json --judge openai:gpt-4o --output judged --dry_run\n"
             "odin-rm judge --candidate odin.json --baseline sft.json --judge runs/odin/model --output judged_by_model"
         ),
-        config="odin_rm.workflows.judge:JudgeConfig",
+        config="odin_rm.workflows.judge.config:JudgeConfig",
         run="odin_rm.cli.judge:run",
     ),
     "win-rate": Command(
         summary="Win rate, win score and length-controlled win rates from annotation files.",
         usage="--annotations F [F ...] --output G [options]",
         example="odin-rm win-rate --annotations results/*/annotations.json --output win_rates.json",
-        config="odin_rm.workflows.win_rate_config:WinRateConfig",
+        config="odin_rm.workflows.win_rate.config:WinRateConfig",
         run="odin_rm.cli.win_rate:run",
     ),
     "retention": Command(
@@ -147,14 +147,14 @@ COMMANDS: dict[str, Command] = {
             "odin-rm retention --models runs/sft runs/ppo --output retention\n"
             "odin-rm retention --models runs/sft runs/ppo --tasks mmlu,truthfulqa_mc2 --limit 100 --output trial"
         ),
-        config="odin_rm.workflows.retention_config:RetentionConfig",
+        config="odin_rm.workflows.retention.config:RetentionConfig",
         run="odin_rm.cli.retention:run",
     ),
     "sweep": Command(
         summary="Run a command over a grid or random draws of its settings; resumable, failed runs isolated.",
         usage="--config F --output DIR [options]",
         example="odin-rm sweep --config sweep.yaml --output runs/sweep --workers 2 --max_hours 12",
-        config="odin_rm.workflows.sweep:SweepConfig",
+        config="odin_rm.workflows.sweep.config:SweepConfig",
         run="odin_rm.cli.sweep:run",
         swept=False,
     ),
@@ -165,7 +165,7 @@ COMMANDS: dict[str, Command] = {
             "odin-rm pareto --runs judged/* runs/sweep --arm reward --output fronts --recipe main kl\n"
             "odin-rm pareto --runs runs.csv --y win_score --output fronts"
         ),
-        config="odin_rm.workflows.pareto_config:ParetoConfig",
+        config="odin_rm.workflows.pareto.config:ParetoConfig",
         run="odin_rm.cli.pareto:run",
         swept=False,
     ),
@@ -187,7 +187,7 @@ COMMANDS: dict[str, Command] = {
             "odin-rm report --runs runs/ppo runs/remax --output comparison.html\n"
             "odin-rm report --runs runs/odin audits/both win_rates.json ppo.json --output study.html --samples 12"
         ),
-        config="odin_rm.workflows.report_config:ReportConfig",
+        config="odin_rm.workflows.report.config:ReportConfig",
         run="odin_rm.cli.report:run",
         swept=False,
     ),

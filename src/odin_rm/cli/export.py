@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from odin_rm.model.export import ParityReport
-    from odin_rm.workflows.export import ExportConfig
+    from odin_rm.workflows.export.config import ExportConfig
 
 
 def run(config: ExportConfig) -> None:
     """Export, print the parity."""
-    from odin_rm.workflows.export import run_export
+    from odin_rm.workflows.export.run import run_export
 
     parity = run_export(config)
     print(

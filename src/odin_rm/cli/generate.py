@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.generate_config import GenerateConfig
+    from odin_rm.workflows.generate.config import GenerateConfig
 
 
 def run(config: GenerateConfig) -> None:
     """Write, say what came out."""
     quiet_transformers()
-    from odin_rm.workflows.generate import run_generate
+    from odin_rm.workflows.generate.run import run_generate
 
     print_note(run_generate(config), config.output)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.judge import JudgeConfig
+    from odin_rm.workflows.judge.config import JudgeConfig
 
 
 def run(config: JudgeConfig) -> None:
     """Judge (or estimate), say what came out."""
-    from odin_rm.workflows.judge import estimate_run, run_judge
+    from odin_rm.workflows.judge.run import estimate_run, run_judge
 
     if config.dry_run:
         print_estimate(estimate_run(config))

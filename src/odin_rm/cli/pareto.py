@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.pareto_config import ParetoConfig
+    from odin_rm.workflows.pareto.config import ParetoConfig
 
 MOST_COMPARISONS = 10
 WIDTH_OF_A_FILE = 150
@@ -13,7 +13,7 @@ WIDTH_OF_A_FILE = 150
 
 def run(config: ParetoConfig) -> None:
     """Compute, print the tables."""
-    from odin_rm.workflows.pareto import run_pareto
+    from odin_rm.workflows.pareto.run import run_pareto
 
     content = run_pareto(config)
     if content:

@@ -6,12 +6,12 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.report_config import ReportConfig
+    from odin_rm.workflows.report.config import ReportConfig
 
 
 def run(config: ReportConfig) -> None:
     """Read, write, say where it is."""
-    from odin_rm.workflows.report import run_report
+    from odin_rm.workflows.report.run import run_report
 
     written = run_report(config)
     for note in written.notes:

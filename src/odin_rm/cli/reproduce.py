@@ -85,7 +85,8 @@ def check_config(command: str, text: str, room: Path) -> int:
         cpu = ["--use_cpu", "true"] if stock_base(config_class) else []
         parse_config(config_class, ["--config", str(file), *cpu], command)
         return 1
-    from odin_rm.workflows.sweep import SweepConfig, plan_runs
+    from odin_rm.workflows.sweep.config import SweepConfig
+    from odin_rm.workflows.sweep.run import plan_runs
 
     sweep = parse_config(SweepConfig, ["--config", str(file), "--output", str(room / "sweep")], command)
     runs = plan_runs(sweep)

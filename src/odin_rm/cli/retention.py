@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.retention_config import RetentionConfig
+    from odin_rm.workflows.retention.config import RetentionConfig
 
 
 def run(config: RetentionConfig) -> None:
     """Measure, print the table."""
     quiet_transformers()
-    from odin_rm.workflows.retention import run_retention
+    from odin_rm.workflows.retention.run import run_retention
 
     print_table(run_retention(config, lambda text: print(text, file=sys.stderr, flush=True)))
     print(f"Written to {config.output}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.score import ScoreConfig
+    from odin_rm.workflows.score.config import ScoreConfig
 
 
 def run(config: ScoreConfig) -> None:
     """Score, say what was done."""
-    from odin_rm.workflows.score import run_score, skipped_file
+    from odin_rm.workflows.score.run import run_score, skipped_file
 
     report = run_score(config)
     speed = report.rows / max(report.seconds, 1e-9)

@@ -10,12 +10,12 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import flag_of, old_flags
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.sweep import SweepConfig
+    from odin_rm.workflows.sweep.config import SweepConfig
 
 
 def run(config: SweepConfig) -> None:
     """Run all, list what failed."""
-    from odin_rm.workflows.sweep import run_sweep
+    from odin_rm.workflows.sweep.run import run_sweep
 
     table = run_sweep(config, known_fields(config.command))
     print_table(table)

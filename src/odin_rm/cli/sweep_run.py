@@ -14,7 +14,7 @@ from pathlib import Path
 from odin_rm.cli.main import INTERRUPTED, main
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.lock import file_lock
-from odin_rm.workflows.sweep import read_end
+from odin_rm.workflows.sweep.run import read_end
 
 
 def run_once(folder: Path, name: str, command: str) -> int:

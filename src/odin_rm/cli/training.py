@@ -13,14 +13,14 @@ from odin_rm.core.ranks import end_processes, is_main_process
 if TYPE_CHECKING:
     from odin_rm.reward.config import RewardConfig
     from odin_rm.rl.config import RLConfig
-    from odin_rm.workflows.dpo import DPORunConfig
-    from odin_rm.workflows.reward_plan import RewardPlan
-    from odin_rm.workflows.sft import SFTRunConfig
+    from odin_rm.workflows.policy.dpo import DPORunConfig
+    from odin_rm.workflows.policy.sft import SFTRunConfig
+    from odin_rm.workflows.reward.plan import RewardPlan
 
 
 def run_reward(config: RewardConfig) -> None:
     """Train a reward model, or print the plan."""
-    from odin_rm.workflows.train import plan_run, train_reward_model
+    from odin_rm.workflows.reward.run import plan_run, train_reward_model
 
     if not config.dry_run:
         _train(train_reward_model, config, "Reward model", "model")
@@ -33,14 +33,14 @@ def run_reward(config: RewardConfig) -> None:
 
 def run_sft(config: SFTRunConfig) -> None:
     """Train a policy on demonstrations."""
-    from odin_rm.workflows.sft import train_sft
+    from odin_rm.workflows.policy.sft import train_sft
 
     _train(train_sft, config, "Policy", "policy")
 
 
 def run_dpo(config: DPORunConfig) -> None:
     """Train a policy on preferences."""
-    from odin_rm.workflows.dpo import train_dpo
+    from odin_rm.workflows.policy.dpo import train_dpo
 
     _train(train_dpo, config, "Policy", "policy")
 
@@ -48,7 +48,7 @@ def run_dpo(config: DPORunConfig) -> None:
 def run_rl(config: RLConfig) -> None:
     """Train a policy on rewards."""
     quiet_transformers()
-    from odin_rm.workflows.rl import train_policy
+    from odin_rm.workflows.rl.run import train_policy
 
     _train(train_policy, config, "Policy", "policy")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odin_rm.workflows.win_rate_config import WinRateConfig
+    from odin_rm.workflows.win_rate.config import WinRateConfig
 
 
 def run(config: WinRateConfig) -> None:
     """Compute, print the table."""
-    from odin_rm.workflows.win_rate import run_win_rate
+    from odin_rm.workflows.win_rate.run import run_win_rate
 
     content = run_win_rate(config)
     print_table(content)

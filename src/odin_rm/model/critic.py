@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.types import QUALITY
+from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
     find_output_layer,
     load_classifier,
     load_config,
     quiet_loading,
-    reads_left_to_right,
     recompute_activations,
     switch_dropout_off,
 )

@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from odin_rm.core.errors import ExportError
 from odin_rm.core.files import atomic_folder
 from odin_rm.data.tokenise import EncodingSettings, encode_response
-from odin_rm.model.backbone import load_classifier, model_window, quiet_loading, reads_left_to_right
+from odin_rm.fast import reads_left_to_right
+from odin_rm.model.backbone import load_classifier, model_window, quiet_loading
 from odin_rm.model.export_card import Example, ExportFacts, write_export_card
 from odin_rm.model.export_proof import Proof, prove, true_scores
 from odin_rm.model.parity_texts import EXAMPLE, parity_sequences

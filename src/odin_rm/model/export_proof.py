@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from odin_rm.core.errors import ExportError, OdinError
-from odin_rm.model.backbone import find_output_layer, position_table, reads_left_to_right
+from odin_rm.fast import neighbour_reason, reads_left_to_right
+from odin_rm.model.backbone import find_output_layer, position_table
 from odin_rm.model.reading import forget_earlier
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.rotary import NotInFourError, rotary_difference
-from odin_rm.model.tree_rows import neighbour_reason
 
 ONE_BY_ONE, RIGHT, LEFT, LAST = "one by one", "padded on the right", "padded on the left", "at the last token"
 # Relative; transformers computes the frequencies in float32, from powers of large bases.

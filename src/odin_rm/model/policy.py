@@ -21,12 +21,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from odin_rm.core.errors import ModelError, ShapeError
+from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
     check_model_folder,
     ensure_pad_token,
     load_config,
     quiet_loading,
-    reads_left_to_right,
     recompute_activations,
     switch_dropout_off,
 )

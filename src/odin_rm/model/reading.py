@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odin_rm.model.backbone import reads_left_to_right
+from odin_rm.fast import reads_left_to_right
 
 
 def stock_skip_id(config: Any) -> int | None:

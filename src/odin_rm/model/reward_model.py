@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.types import LENGTH, QUALITY, RewardScores
+from odin_rm.fast import score_row, use_fast_products
 from odin_rm.model.backbone import (
     check_model_folder,
     embedding_rows,
@@ -35,11 +36,9 @@ from odin_rm.model.backbone import (
 from odin_rm.model.heads import RewardHeads, effective_head
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
-from odin_rm.model.products import use_fast_products
 from odin_rm.model.reading import forget_earlier, padded_logits
 from odin_rm.model.stock_config import complete_config, complete_tokenizer, one_label_config
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE, local_folder, read_heads, upload_folder
-from odin_rm.model.tree_rows import score_row
 
 __all__ = ["HEADS_FILE", "RewardModel"]
 
@@ -54,7 +53,7 @@ class RewardModel(nn.Module):
         dropout: dropout rates that the backbone's config had before they were set to 0.
 
     Attributes:
-        tree_kernel: attention kernel for rows that hold trees (:mod:`odin_rm.model.tree_attention`).
+        tree_kernel: attention kernel for rows that hold trees (:mod:`odin_rm.fast.tree_attention`).
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from odin_rm.core.hub import check_hub
 from odin_rm.core.types import RewardScores
 from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
+from odin_rm.fast import TreeSupport, known_layout, neighbour_reason, reads_left_to_right, score_row, use_fast_products
 from odin_rm.model.backbone import (
     check_model_folder,
     check_token_ids,
@@ -31,17 +32,12 @@ from odin_rm.model.backbone import (
     model_window,
     pad_right,
     position_table,
-    reads_left_to_right,
 )
 from odin_rm.model.device import is_out_of_memory, pick_device
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
-from odin_rm.model.layout import known_layout
-from odin_rm.model.products import use_fast_products
 from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.saved_reading import saved_settings, say_where_stock_reads
-from odin_rm.model.tree_check import TreeSupport
-from odin_rm.model.tree_rows import neighbour_reason, score_row
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -106,7 +102,7 @@ class ColumnClassifier(nn.Module):
         column: which logit.
 
     Attributes:
-        tree_kernel: attention kernel for rows that hold trees (:mod:`odin_rm.model.tree_attention`).
+        tree_kernel: attention kernel for rows that hold trees (:mod:`odin_rm.fast.tree_attention`).
     """
 
     def __init__(self, classifier: nn.Module, column: int) -> None:
@@ -271,7 +267,7 @@ def score_sequences(
         device: where the model is.
         rank, world_size: with several processes each scores its share and leaves the others' entries at 0.
         progress: called with the number of sequences done after each forward pass.
-        layout: how sequences share a forward pass; default what the model was verified for (``odin_rm.model.layout``).
+        layout: how sequences share a forward pass; default what the model was verified for (``odin_rm.fast.layout``).
 
     Returns:
         ``(R,)`` float64 quality rewards, and length rewards or ``None``.

@@ -21,12 +21,16 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import LAYOUTS
 from odin_rm.core.types import RewardScores
 from odin_rm.data.planning import row_inputs, to_device
-from odin_rm.model.compiled import compile_layers
+from odin_rm.fast import (
+    TreeSupport,
+    choose_layout,
+    compile_layers,
+    longest_and_first,
+    neighbour_reason,
+    set_products,
+    some_sequences,
+)
 from odin_rm.model.device import is_out_of_memory
-from odin_rm.model.layout import choose_layout, longest_and_first, some_sequences
-from odin_rm.model.products import set_products
-from odin_rm.model.tree_check import TreeSupport
-from odin_rm.model.tree_rows import neighbour_reason
 from odin_rm.reward import memory, processes
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import Engine, ScoreFunction

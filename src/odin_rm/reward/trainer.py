@@ -28,7 +28,7 @@ from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import build_optimiser_batch
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.audit import point_figures
-from odin_rm.model.layout import forward_cost
+from odin_rm.fast import forward_cost
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import check_finite, score_sequences
 from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss

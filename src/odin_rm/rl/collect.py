@@ -18,8 +18,9 @@ from odin_rm.objectives.kl import kl_estimate
 from odin_rm.objectives.returns import masked_moments, mean_and_std, token_rewards, whiten
 from odin_rm.rl.experience import Experience, Minibatch, pad_stack, unpad
 from odin_rm.rl.ranks import Ranks
-from odin_rm.rl.records import JudgedResponses, RewardRequest, RewardSource, Rollout, RolloutEngine, SamplingSettings
-from odin_rm.rl.shaping import ShapedRewards, ShapingSettings, shape_rewards
+from odin_rm.rl.records import RewardSource, Rollout, RolloutEngine, SamplingSettings
+from odin_rm.rl.request import reward_request, shape_responses, source_figures
+from odin_rm.rl.shaping import ShapedRewards, ShapingSettings
 
 OldPass = Callable[[ResponseBatch], tuple[Tensor, Tensor | None]]
 ReferencePass = Callable[[ResponseBatch], Tensor]
@@ -32,7 +33,7 @@ class Algorithm(Protocol):
     needs_greedy: bool
 
     @property
-    def whiten(self) -> bool:
+    def whiten_advantages(self) -> bool:
         """Whether advantages are whitened over the collection."""
         ...
 
@@ -132,15 +133,7 @@ class Collector:
 
     def judge(self, positions: Sequence[int], rollouts: Sequence[Rollout], step: int) -> tuple[np.ndarray, np.ndarray]:
         """``(R,)`` quality and length reward (NaN without one) of responses to prompts of the set."""
-        request = RewardRequest(
-            prompts=[self.prompts.prompts[p] for p in positions],
-            responses=[r.text for r in rollouts],
-            response_ids=[r.response_ids for r in rollouts],
-            response_tokens=np.array([r.response_tokens for r in rollouts]),
-            columns={name: [values[p] for p in positions] for name, values in self.prompts.columns.items()},
-            step=step,
-            ended=np.array([r.ended for r in rollouts]),
-        )
+        request = reward_request(self.prompts, positions, rollouts, step)
         judged = self.source.judge(request)
         self.source_log = source_figures(judged)
         length_for_log = judged.length_for_log
@@ -162,13 +155,9 @@ class Collector:
         rollouts = sampled + greedy
         quality, length_for_log = self.judge([*positions, *positions][: len(rollouts)], rollouts, step)
         count = len(sampled)
-        shaped = self._shape(quality[:count], sampled)
-        greedy_B = self._shape(quality[count:], greedy).sequence_R if greedy else None
+        shaped = shape_responses(quality[:count], sampled, self.shaping)
+        greedy_B = shape_responses(quality[count:], greedy, self.shaping).sequence_R if greedy else None
         return shaped, length_for_log[:count], greedy_B
-
-    def _shape(self, quality: np.ndarray, rollouts: list[Rollout]) -> ShapedRewards:
-        tokens = np.array([r.response_tokens for r in rollouts])
-        return shape_rewards(quality, tokens, np.array([r.ended for r in rollouts]), self.shaping)
 
     def _check(self, usable_B: np.ndarray) -> None:
         bad = self.ranks.sums({"bad": float((~usable_B).sum()), "all": float(len(usable_B))})
@@ -211,7 +200,7 @@ class Collector:
         rewards_BT = token_rewards(sequence_B, kl_BT, mask_BT, kl_coef if self.kl_in_reward else 0.0)
         baseline_B = None if greedy_B is None else torch.from_numpy(np.nan_to_num(greedy_B)).float()
         advantages_BT, returns_BT = self.algorithm.advantages(rewards_BT, values_BT, baseline_B, mask_BT)
-        if self.algorithm.whiten:
+        if self.algorithm.whiten_advantages:
             moments = masked_moments(advantages_BT, mask_BT)
             if self.ranks.size > 1:
                 moments = moments.to(self.device)
@@ -227,13 +216,7 @@ class Collector:
         self, shaped: ShapedRewards, usable_B: np.ndarray, greedy_B: np.ndarray | None, sums: dict[str, float]
     ) -> dict[str, float]:
         """Means over the usable responses of all ranks, one figure for each step of the shaping; how many were cut."""
-        steps = {
-            "standardised_reward": shaped.standardised_R,
-            "clipped_reward": shaped.clipped_R,
-            "length_cost": shaped.length_cost_R,
-            "missing_end_cost": shaped.missing_end_cost_R,
-            "sequence_reward": shaped.sequence_R,
-        }
+        steps = shaped.steps()
         if greedy_B is not None:
             steps["greedy_sequence_reward"] = greedy_B
         totals = {name: float(values[usable_B].sum()) for name, values in steps.items()}
@@ -242,16 +225,6 @@ class Collector:
         count, cut = max(1.0, totals.pop("usable")), totals.pop("cut_responses")
         means = {name: value / count for name, value in totals.items()}
         return means | {"cut_responses": cut} | self.source_log
-
-
-def source_figures(judged: JudgedResponses) -> dict[str, float]:
-    """A source's own metrics, and the means of its columns of numbers, as ``source_<name>``."""
-    figures = dict(judged.log_metrics)
-    for name, values in judged.log_columns.items():
-        numbers = [float(v) for v in values if isinstance(v, (int, float)) and np.isfinite(v)]
-        if numbers:
-            figures[name] = sum(numbers) / len(numbers)
-    return {f"source_{name}": value for name, value in figures.items()}
 
 
 class _clock:

@@ -30,7 +30,7 @@ class PPO:
     value_coef: float
     gamma: float
     gae_lambda: float
-    whiten: bool
+    whiten_advantages: bool
 
     needs_critic = True
     needs_greedy = False

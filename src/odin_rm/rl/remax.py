@@ -23,7 +23,7 @@ class ReMax:
 
     gamma: float
 
-    whiten = False
+    whiten_advantages = False
     needs_critic = False
     needs_greedy = True
 

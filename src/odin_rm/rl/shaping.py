@@ -72,17 +72,20 @@ class ShapedRewards:
     missing_end_cost_R: np.ndarray
     sequence_R: np.ndarray
 
-    def log(self) -> dict[str, float]:
-        """The mean of each step over the responses that have a reward; NaN where none has."""
-        scored_R = np.isfinite(self.sequence_R)
-        steps = {
-            "quality_reward": self.quality_R,
+    def steps(self) -> dict[str, np.ndarray]:
+        """``(R,)`` values of each step after the quality, by the names that logs use."""
+        return {
             "standardised_reward": self.standardised_R,
             "clipped_reward": self.clipped_R,
             "length_cost": self.length_cost_R,
             "missing_end_cost": self.missing_end_cost_R,
             "sequence_reward": self.sequence_R,
         }
+
+    def log(self) -> dict[str, float]:
+        """The mean of each step over the responses that have a reward; NaN where none has."""
+        scored_R = np.isfinite(self.sequence_R)
+        steps = {"quality_reward": self.quality_R, **self.steps()}
         return {name: float(step_R[scored_R].mean()) if scored_R.any() else math.nan for name, step_R in steps.items()}
 
 

@@ -34,18 +34,17 @@ from odin_rm.rl.config import RLConfig
 from odin_rm.rl.experience import Experience
 from odin_rm.rl.learn import Learner
 from odin_rm.rl.ranks import Ranks
+from odin_rm.rl.request import SAMPLES, training_row
 from odin_rm.rl.shaping import reference_statistics
-from odin_rm.rl.watch import Alarm, HackingWatch, WatchRecord
+from odin_rm.rl.watch import WATCH_FILE, Alarm, HackingWatch, WatchRecord, look_row, metrics_row
 
 Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]
 NOT_AVERAGED = ("step", "samples_seen", "learning_rate", "kl_coef")
-SAMPLES = 4
-"""Responses of a minibatch that ``samples.jsonl`` gets."""
 
 
 @dataclass
 class RLTrainer:
-    """A run of PPO or ReMax, ready to go; :func:`odin_rm.workflows.rl.train_policy` puts it together.
+    """A run of PPO or ReMax, ready to go; :func:`odin_rm.workflows.rl.run.train_policy` puts it together.
 
     Attributes:
         look: writes and judges the watch's prompts with the policy as it is; ``None`` without a watch.
@@ -225,17 +224,14 @@ class RLTrainer:
                     append_jsonl(self.run / file, row)
 
     def _sample(self, experience: Experience) -> dict[str, Any]:
-        return {
-            "step": self.state.step,
-            "source": "training",
-            "prompt": self.collector.prompts.prompts[experience.prompt],
-            "response": experience.rollout.text,
-            "response_tokens": experience.rollout.response_tokens,
-            "ended": experience.rollout.ended,
-            "quality": experience.quality,
-            "length_reward": experience.length_for_log,
-            "sequence_reward": experience.sequence_reward,
-        }
+        return training_row(
+            self.state.step,
+            self.collector.prompts.prompts[experience.prompt],
+            experience.rollout,
+            quality=experience.quality,
+            length_reward=experience.length_for_log,
+            sequence_reward=experience.sequence_reward,
+        )
 
     # ---- the watch ---------------------------------------------------------------------------------------------------
 
@@ -245,11 +241,8 @@ class RLTrainer:
         record, samples = self.ranks.first(self.look(self.state.step))
         alarms = self.watch.observe(record)
         self.state.watch = self.watch.state()
-        row: dict[str, Any] = {"step": self.state.step}
-        row |= {f"watch_{name}": value for name, value in vars(record).items() if name != "step"}
-        if alarms:
-            row["alarms"] = [alarm.kind for alarm in alarms]
-        self._append("metrics.jsonl", [row])
+        self._append(WATCH_FILE, [look_row(record, alarms)])
+        self._append("metrics.jsonl", [metrics_row(record, alarms)])
         self._append("samples.jsonl", samples)
         for alarm in alarms:
             if self._main():

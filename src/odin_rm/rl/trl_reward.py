@@ -12,10 +12,9 @@ from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import append_jsonl
 from odin_rm.core.ranks import is_main_process, together
 from odin_rm.data.prompts import PromptSet
-from odin_rm.rl.collect import source_figures
-from odin_rm.rl.records import JudgedResponses, RewardRequest, RewardSource, Rollout
-from odin_rm.rl.shaping import ShapedRewards, ShapingSettings, shape_rewards
-from odin_rm.rl.trainer import SAMPLES
+from odin_rm.rl.records import JudgedResponses, RewardSource, Rollout
+from odin_rm.rl.request import SAMPLES, reward_request, shape_responses, source_figures, training_row
+from odin_rm.rl.shaping import ShapedRewards, ShapingSettings
 
 
 class ShapedReward:
@@ -73,12 +72,7 @@ class ShapedReward:
         ]
         with together():  # one process's failure ends all of them; the others would wait for its rewards
             judged = self.judge(positions, rollouts, trainer_state.global_step)
-            shaped = shape_rewards(
-                judged.quality,
-                np.array([r.response_tokens for r in rollouts]),
-                np.array([r.ended for r in rollouts]),
-                self.shaping,
-            )
+            shaped = shape_responses(judged.quality, rollouts, self.shaping)
             usable_R = np.isfinite(shaped.sequence_R)
             self._check(usable_R)
         self._log(log_metric, rollouts, judged, shaped, usable_R)
@@ -95,17 +89,7 @@ class ShapedReward:
 
     def judge(self, positions: Sequence[int], rollouts: Sequence[Rollout], step: int) -> JudgedResponses:
         """What the source says of responses to prompts of the set."""
-        return self.source.judge(
-            RewardRequest(
-                prompts=[self.prompts.prompts[p] for p in positions],
-                responses=[r.text for r in rollouts],
-                response_ids=[r.response_ids for r in rollouts],
-                response_tokens=np.array([r.response_tokens for r in rollouts]),
-                columns={name: [values[p] for p in positions] for name, values in self.prompts.columns.items()},
-                step=step,
-                ended=np.array([r.ended for r in rollouts]),
-            )
-        )
+        return self.source.judge(reward_request(self.prompts, positions, rollouts, step))
 
     def _log(
         self,
@@ -116,22 +100,14 @@ class ShapedReward:
         usable_R: np.ndarray,
     ) -> None:
         log_metric("mean_response_tokens", float(np.mean([r.response_tokens for r in rollouts])))
-        log_metric("mean_quality_reward", float(shaped.quality_R[usable_R].mean()))
+        means = shaped.log()
+        log_metric("mean_quality_reward", means.pop("quality_reward"))
         if judged.length_for_log is not None:
             log_metric("mean_length_reward", float(np.nanmean(judged.length_for_log)))
         log_metric("ended_share", float(np.mean([r.ended for r in rollouts])))
         log_metric("cut_responses", float(sum(not r.ended for r in rollouts)))
         log_metric("bad_rewards", float((~usable_R).sum()))
-        steps = {
-            "standardised_reward": shaped.standardised_R,
-            "clipped_reward": shaped.clipped_R,
-            "length_cost": shaped.length_cost_R,
-            "missing_end_cost": shaped.missing_end_cost_R,
-            "sequence_reward": shaped.sequence_R,
-        }
-        for name, values_R in steps.items():
-            log_metric(name, float(values_R[usable_R].mean()))
-        for name, value in source_figures(judged).items():
+        for name, value in (means | source_figures(judged)).items():
             log_metric(name, value)
 
     def _write_samples(
@@ -148,15 +124,12 @@ class ShapedReward:
             return
         length_R = judged.length_for_log
         for i, (position, rollout) in enumerate(zip(positions[:SAMPLES], rollouts, strict=False)):
-            row = {
-                "step": done + 1,  # the step that learns from it first
-                "source": "training",
-                "prompt": self.prompts.prompts[position],
-                "response": rollout.text,
-                "response_tokens": rollout.response_tokens,
-                "ended": rollout.ended,
-                "quality": float(shaped.quality_R[i]),
-                "length_reward": None if length_R is None else float(length_R[i]),
-                "sequence_reward": float(shaped.sequence_R[i]),
-            }
+            row = training_row(
+                done + 1,  # the step that learns from it first
+                self.prompts.prompts[position],
+                rollout,
+                quality=shaped.quality_R[i],
+                length_reward=None if length_R is None else length_R[i],
+                sequence_reward=shaped.sequence_R[i],
+            )
             append_jsonl(self.samples, row)

@@ -16,6 +16,7 @@ the best one. Degenerate repetition has no limit of its own, since honest lists 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -71,6 +72,22 @@ class Alarm:
     step: int
     kind: AlarmKind
     message: str
+
+
+WATCH_FILE = "watch.jsonl"
+"""The looks of a run, one a line, whatever trained it."""
+
+
+def look_row(record: WatchRecord, alarms: Sequence[Alarm]) -> dict[str, Any]:
+    """A look as a line of ``watch.jsonl``: the record's fields, and ``alarms`` with their kind and message."""
+    return {**asdict(record), "alarms": [{"kind": alarm.kind, "message": alarm.message} for alarm in alarms]}
+
+
+def metrics_row(record: WatchRecord, alarms: Sequence[Alarm]) -> dict[str, Any]:
+    """A look as a line of ``metrics.jsonl``: ``step``, ``watch_<field>``, and the kinds of alarms if there are any."""
+    row: dict[str, Any] = {"step": record.step}
+    row |= {f"watch_{name}": value for name, value in asdict(record).items() if name != "step"}
+    return row | ({"alarms": [alarm.kind for alarm in alarms]} if alarms else {})
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +20,10 @@ from odin_rm.data.render import Prompt
 from odin_rm.model.policy import ResponseBatch, adapter_disabled, end_token_ids, response_log_probs
 from odin_rm.rl.records import RewardSource, RolloutEngine, SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
-from odin_rm.rl.watch import HackingWatch, WatchLimits
+from odin_rm.rl.watch import WATCH_FILE, HackingWatch, WatchLimits, look_row, metrics_row
 from odin_rm.rl.watch_look import observe_policy
 
-WATCH_FILE, SAMPLES_FILE = "watch.jsonl", "samples.jsonl"
+SAMPLES_FILE = "samples.jsonl"
 logger = logging.getLogger(__name__)
 
 EngineFactory = Callable[[Any, Any], RolloutEngine]
@@ -58,6 +57,7 @@ class WatchCallback(TrainerCallback):
         reference: the reference policy, instead of a copy of the policy at the start.
         microbatch_tokens: padded tokens per batch, in writing and in measuring.
         seed: decides what is drawn; the same at each look.
+        metrics: a file of logged steps that gets each look too, as ``watch_<field>``.
 
     Attributes:
         watch: the history, with ``watch.best_step``.
@@ -83,6 +83,7 @@ class WatchCallback(TrainerCallback):
         reference: Any = None,
         microbatch_tokens: int = 16384,
         seed: int = 0,
+        metrics: PathLike | None = None,
     ) -> None:
         if action not in ("warn", "stop"):
             raise ConfigError(f"the action of the watch is '{action}'", fix="Use warn or stop.")
@@ -95,6 +96,7 @@ class WatchCallback(TrainerCallback):
         self.steps, self.action, self.seed = steps, action, seed
         self.output_dir, self.sampling, self.prompt_ids = output_dir, sampling, prompt_ids
         self.reference, self.microbatch_tokens = reference, microbatch_tokens
+        self.metrics = metrics
         self.engine = engine or self._transformers_engine
         self.watch = HackingWatch(limits)
 
@@ -155,8 +157,9 @@ class WatchCallback(TrainerCallback):
             folder = self._folder(args)
             for sample in samples:
                 append_jsonl(folder / SAMPLES_FILE, sample)
-            told = [{"kind": alarm.kind, "message": alarm.message} for alarm in alarms]
-            append_jsonl(folder / WATCH_FILE, {**asdict(record), "alarms": told})
+            append_jsonl(folder / WATCH_FILE, look_row(record, alarms))
+            if self.metrics is not None:
+                append_jsonl(Path(self.metrics), metrics_row(record, alarms))
             for alarm in alarms:
                 logger.warning(alarm.message)
         if self.action == "stop" and _on_any_process(bool(alarms), args):

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from odin_rm.data.batching import plan_microbatches
 from odin_rm.data.prompts import PromptSet
 from odin_rm.model.policy import ResponseBatch, collate_responses, response_log_probs
-from odin_rm.rl.records import RewardRequest, RewardSource, Rollout, RolloutEngine, SamplingSettings
+from odin_rm.rl.records import RewardSource, Rollout, RolloutEngine, SamplingSettings
+from odin_rm.rl.request import reward_request, sample_row
 from odin_rm.rl.text_statistics import text_statistics
 from odin_rm.rl.watch import WatchRecord
 
@@ -76,15 +77,7 @@ def observe_policy(
             kl_R, entropy = _distance(
                 policy, reference_pass, rollouts, sampling, pad_token_id, microbatch_tokens, device
             )
-        request = RewardRequest(
-            prompts=list(prompts.prompts),
-            responses=[r.text for r in rollouts],
-            response_ids=[r.response_ids for r in rollouts],
-            response_tokens=np.array([r.response_tokens for r in rollouts]),
-            columns=prompts.columns,
-            step=step,
-            ended=np.array([r.ended for r in rollouts]),
-        )
+        request = reward_request(prompts, range(len(rollouts)), rollouts, step)
         judged = source.judge(request)
         held_out_R = None if held_out is None else held_out.judge(request).quality
     statistics = text_statistics([r.response_ids for r in rollouts])
@@ -111,16 +104,10 @@ def observe_policy(
 def _sample_rows(
     step: int, prompts: PromptSet, rollouts: list[Rollout], judgements: dict[str, np.ndarray | None]
 ) -> list[dict[str, Any]]:
+    rows = zip(prompts.prompts, rollouts, strict=True)
     return [
-        {
-            "step": step,
-            "prompt": prompt,
-            "response": rollout.text,
-            "response_tokens": rollout.response_tokens,
-            "ended": rollout.ended,
-            **{name: None if values is None else _finite(values[row]) for name, values in judgements.items()},
-        }
-        for row, (prompt, rollout) in enumerate(zip(prompts.prompts, rollouts, strict=True))
+        sample_row(step, prompt, rollout, {n: None if v_R is None else v_R[i] for n, v_R in judgements.items()})
+        for i, (prompt, rollout) in enumerate(rows)
     ]
 
 
@@ -156,10 +143,6 @@ def _mean_and_error(values_R: np.ndarray) -> tuple[float, float]:
         return math.nan, 0.0
     error = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else 0.0
     return float(known.mean()), error
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 @contextmanager

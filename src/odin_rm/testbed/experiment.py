@@ -17,20 +17,14 @@ from typing import Any
 import yaml
 
 from odin_rm.core.errors import RunInterrupted
-from odin_rm.core.files import (
-    RowWriter,
-    atomic_write_json,
-    atomic_write_text,
-    claim_run_folder,
-    environment_record,
-    read_rows,
-)
+from odin_rm.core.files import RowWriter, atomic_write_json, atomic_write_text, environment_record, read_rows
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import load_scorer
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import score_preferences
+from odin_rm.runs.output_folder import claim_run_folder
 from odin_rm.testbed.annotator import (
     Row,
     describe_preferences,
@@ -45,7 +39,7 @@ from odin_rm.testbed.rl_figures import ArmFigures, Policies, arm_figures
 from odin_rm.testbed.story import write_story
 from odin_rm.testbed.sweep import sweep_runs
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.train import train_reward_model
+from odin_rm.workflows.reward.run import train_reward_model
 
 ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
 TRUE_QUALITY = "true_quality"

@@ -20,16 +20,10 @@ from typing import Any
 import yaml
 
 from odin_rm.core.errors import NumericalError, OutputError, RunInterrupted
-from odin_rm.core.files import (
-    RowWriter,
-    atomic_write_json,
-    atomic_write_text,
-    claim_run_folder,
-    environment_record,
-    json_safe,
-)
+from odin_rm.core.files import RowWriter, atomic_write_json, atomic_write_text, environment_record, json_safe
 from odin_rm.core.lock import file_lock
 from odin_rm.core.settings import at_least
+from odin_rm.runs.output_folder import claim_run_folder
 from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
 from odin_rm.testbed.experiment import QuickstartConfig, audit_arm, reward_config, write_data
 from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
@@ -48,7 +42,7 @@ from odin_rm.testbed.rl_experiment import (
 )
 from odin_rm.testbed.sweep import PolicyRun
 from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.train import train_reward_model
+from odin_rm.workflows.reward.run import train_reward_model
 
 DATA_READY, MODEL_READY, SCORED = "data/facts.json", "audit.json", "scored.jsonl"
 LOCK = ".reproduce.lock"

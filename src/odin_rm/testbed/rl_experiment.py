@@ -34,9 +34,9 @@ from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.testbed.rl_figures import Measured, Policies, PolicyResult
 from odin_rm.testbed.sweep import REWARD_MODELS, PolicyRun, SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
-from odin_rm.workflows.dpo import DPORunConfig, train_dpo
-from odin_rm.workflows.rl import train_policy
-from odin_rm.workflows.sft import SFTRunConfig, train_sft
+from odin_rm.workflows.policy.dpo import DPORunConfig, train_dpo
+from odin_rm.workflows.policy.sft import SFTRunConfig, train_sft
+from odin_rm.workflows.rl.run import train_policy
 
 START = "sft"
 FOLDER = "policies"

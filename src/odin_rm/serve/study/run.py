@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from odin_rm.core.errors import ConfigError, MissingExtraError, OutputError
-from odin_rm.core.files import atomic_write_json, atomic_write_text, check_run_folder, environment_record
+from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.runs.output_folder import check_run_folder
 from odin_rm.serve.study.config import DESIGN, StudyConfig
 from odin_rm.serve.study.design import Study, lay_out
 from odin_rm.serve.study.results import annotation_rows, study_results

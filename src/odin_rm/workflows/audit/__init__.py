@@ -1,0 +1,1 @@
+"""The audit of reward models, from a config to its folder."""

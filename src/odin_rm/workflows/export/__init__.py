@@ -1,0 +1,1 @@
+"""The export of a quality head, from a config to its folder."""

@@ -1,0 +1,1 @@
+"""Two sets of outputs under a judge, in both orders."""

@@ -1,0 +1,1 @@
+"""Fronts of a score against length over many runs."""

@@ -1,0 +1,230 @@
+"""The output folder of ``odin-rm pareto``: what may be there before, the figures and the tables in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from odin_rm.core.errors import DataError, OutputError
+from odin_rm.core.files import atomic_write_bytes, atomic_write_json, bad_row, read_rows
+from odin_rm.evaluation.audit import AuditResult
+from odin_rm.evaluation.records import RunPoint
+from odin_rm.reports.chart_still import still_files
+from odin_rm.reports.dominance import draw_dominance
+from odin_rm.reports.front_tables import arms_table, comparisons_table, runs_table
+from odin_rm.reports.latex import latex_table
+from odin_rm.reports.markdown import markdown_table
+from odin_rm.reports.page import Table
+from odin_rm.reports.recipes import (
+    Band,
+    Drawing,
+    HeadScores,
+    draw_main_fronts,
+    draw_recipe,
+    draw_reward_against_length,
+)
+from odin_rm.runs.output_folder import check_run_folder
+
+RESULT = "pareto.json"
+MAIN = "pareto"
+_OURS = (MAIN, "dominance", "kl", "epsilon", "experience_size", "clip", "length_penalty", "heads")
+_SUFFIXES = ("png", "svg", "json", "tex", "md")
+_FOREIGN = ("metrics.jsonl", "summary.json", "model", "policy", "checkpoints", "audit.json", "sweep.json", "judge.json")
+
+
+class Asked(Protocol):
+    """What the figures need to know of the settings."""
+
+    recipe: list[str]
+    panel: str | None
+    scored: list[str]
+    bootstrap_samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class FrontFigures:
+    """What figures and tables show.
+
+    Attributes:
+        arms: runs by arm.
+        marks: single policies.
+        summary: of ``summarise_fronts``.
+        matched: lengths at which scores are compared.
+        length_label, score_label: of the axes.
+        unit: of length.
+        score: the score's name.
+        lengths: vertical lines by name.
+        settings: those that differ between runs.
+    """
+
+    arms: Mapping[str, list[RunPoint]]
+    marks: Sequence[RunPoint]
+    summary: Mapping[str, Any]
+    matched: Sequence[float]
+    length_label: str
+    score_label: str
+    unit: str
+    score: str
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    settings: Sequence[str] = ()
+
+    @property
+    def points(self) -> list[RunPoint]:
+        """All runs."""
+        return [point for runs in self.arms.values() for point in runs]
+
+    @property
+    def digits(self) -> int:
+        """Decimal places of scores: one in percent, three else."""
+        return 1 if self.score in ("win_score", "win_rate") else 3
+
+    def tables(self) -> list[Table]:
+        """The arms, their comparisons where there are several, the runs."""
+        words = self.score.replace("_", " ")
+        tables = [arms_table(self.summary, self.matched, score=words, unit=self.unit, digits=self.digits)]
+        if self.summary["comparisons"]:
+            tables.append(comparisons_table(self.summary, self.matched, unit=self.unit, digits=self.digits))
+        return [*tables, runs_table(self.points, self.settings, score=words, unit=self.unit, digits=self.digits)]
+
+
+def check_output(output: str, *, overwrite: bool) -> Path:
+    """Refuse a folder that holds other fronts (unless they may be replaced) or another kind of run.
+
+    Raises:
+        OutputError: so it does.
+    """
+    folder = check_run_folder(output, overwrite=False, resume=True)
+    held = [name for name in _FOREIGN if (folder / name).exists()]
+    if held:
+        what = f"the output folder holds another run ({', '.join(held)})"
+        raise OutputError(what, where=str(folder), fix="Choose another folder.")
+    if (folder / RESULT).exists() and not overwrite:
+        fix = "Choose another folder, or pass --overwrite to replace them."
+        raise OutputError(f"the output folder already holds fronts ({RESULT})", where=str(folder), fix=fix)
+    return folder
+
+
+def draw_figures(config: Asked, shown: FrontFigures | None) -> dict[str, Drawing]:
+    """The figures that are asked for, by file name.
+
+    Raises:
+        OdinError: a recipe that these runs cannot fill, unusable scores.
+    """
+    drawings: dict[str, Drawing] = {}
+    for name in dict.fromkeys(config.recipe):
+        if name == "heads":
+            heads = [head for place in config.scored for head in read_heads(Path(place))]
+            drawings[name] = draw_reward_against_length(heads, seed=config.seed)
+        elif shown is not None and name == "main":
+            drawings[MAIN] = _main(shown)
+        elif shown is not None:
+            drawings[name] = draw_recipe(
+                name, shown.points, length_label=shown.length_label, score_label=shown.score_label,
+                panel=config.panel, marks=shown.marks, lengths=shown.lengths,
+            )  # fmt: skip
+    if shown is not None:
+        comparisons = shown.summary["comparisons"]
+        dominance = draw_dominance(shown.summary["grid"], comparisons, length_label=shown.length_label)
+        if dominance is not None:
+            drawings["dominance"] = dominance
+    return drawings
+
+
+def _main(shown: FrontFigures) -> Drawing:
+    grid = np.array(shown.summary["grid"])
+    bands = {name: Band(grid, arm["band"]) for name, arm in shown.summary["arms"].items()}
+    known = {name: band for name, band in bands.items() if any(f.low is not None for f in band.figures)}
+    return draw_main_fronts(
+        shown.points, length_label=shown.length_label, score_label=shown.score_label, bands=known,
+        marks=shown.marks, lengths=shown.lengths,
+    )  # fmt: skip
+
+
+def write_output(
+    folder: Path, content: Mapping[str, Any], drawings: Mapping[str, Drawing], shown: FrontFigures | None
+) -> None:
+    """Write figures, tables and, last, ``pareto.json``. Everything has been computed before the first file is made.
+
+    Args:
+        folder: where; made if it is missing.
+        content: of ``pareto.json``; nothing is written of an empty one.
+        drawings: figures by file name.
+        shown: what the tables show.
+    """
+    files: dict[str, bytes] = {}
+    for name, drawing in drawings.items():
+        files[f"{name}.png"], files[f"{name}.svg"] = still_files(drawing.canvas)
+    tables = shown.tables() if shown is not None else []
+    if tables:
+        files["pareto.tex"] = "\n".join(map(latex_table, tables)).encode("utf-8")
+        files["pareto.md"] = "\n".join(map(markdown_table, tables)).encode("utf-8")
+    for name in (RESULT, *(f"{stem}.{suffix}" for stem in _OURS for suffix in _SUFFIXES)):
+        (folder / name).unlink(missing_ok=True)
+    for name, data in files.items():
+        atomic_write_bytes(folder / name, data)
+    for name, drawing in drawings.items():
+        if name not in (MAIN, "dominance"):
+            atomic_write_json(folder / f"{name}.json", {**drawing.data, "alt": drawing.alt})
+    if content:
+        alts = {name: drawing.alt for name, drawing in drawings.items()}
+        atomic_write_json(folder / RESULT, {**content, "figures": alts})
+
+
+# ---- scored responses ------------------------------------------------------------------------------------------------
+
+
+def read_heads(place: Path) -> list[HeadScores]:
+    """What each head says of the responses of a scored file, or the trends of an audit.
+
+    Raises:
+        DataError: the place holds neither.
+        RowError: a row without a number where one is needed.
+    """
+    audit = place / "audit.json" if place.is_dir() else place
+    if audit.name == "audit.json":
+        return _audited_heads(audit)
+    rows = list(read_rows(place))
+    scored = [(number, row) for number, row in rows if row.get("quality") not in (None, "")]
+    if not scored:
+        fix = "Give what odin-rm score wrote, or the folder of an audit."
+        raise DataError("no row has a 'quality'", where=str(place), fix=fix)
+    length_R = _column(place, scored, "response_tokens")
+    prompts = [json.dumps(row.get("prompt"), sort_keys=True) for _, row in scored]
+    prompt_R = np.array(prompts) if all("prompt" in row for _, row in scored) else None
+    name = place.name.split(".")[0]
+    heads = [HeadScores(name, "quality", length_R, _column(place, scored, "quality"), prompt_R)]
+    if all(row.get("length_reward") not in (None, "") for _, row in scored):
+        heads.append(HeadScores(name, "length", length_R, _column(place, scored, "length_reward"), prompt_R))
+    return heads
+
+
+def _audited_heads(path: Path) -> list[HeadScores]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fix = "Give what odin-rm score wrote, or the folder of an audit."
+        raise DataError("there is no readable audit.json", where=str(path.parent), fix=fix) from error
+    audit = AuditResult.from_json(content)
+    none = np.zeros(0)
+    heads = [HeadScores(audit.name, "quality", none, none, trend=audit.trend["quality"], pearson=audit["pearson"])]
+    if audit.length_head is not None and audit.trend.get("length"):
+        pearson = audit.length_head.get("pearson")
+        heads.append(HeadScores(audit.name, "length", none, none, trend=audit.trend["length"], pearson=pearson))
+    return heads
+
+
+def _column(path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], name: str) -> np.ndarray:
+    values = []
+    for number, row in rows:
+        try:
+            value = float(row.get(name))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise bad_row(path, number, f"'{name}' is no number", "Score the file again.") from None
+        values.append(value)
+    return np.array(values, dtype=np.float64)

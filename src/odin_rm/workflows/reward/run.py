@@ -1,0 +1,387 @@
+"""Training a reward model from a config to a run folder: the body of ``odin-rm reward``.
+
+Everything that can be refused is refused before the run folder is touched. The folder then holds ``config.yaml``
+(resolved), ``environment.json``, ``data_report.json`` (what of the rows was used), ``metrics.jsonl``,
+``checkpoints/`` and at the end ``model/``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, set_seed
+
+from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
+from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_bytes, atomic_write_json
+from odin_rm.core.ranks import together
+from odin_rm.data.load import load_preferences
+from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.data.split import split_by_prompt
+from odin_rm.data.tokenise import EncodingSettings
+from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
+from odin_rm.model.backbone import check_model_folder, check_token_ids, position_table
+from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
+from odin_rm.model.pad_token import ensure_sound_pad_token
+from odin_rm.model.reward_model import RewardModel
+from odin_rm.model.saved_reading import saved_settings
+from odin_rm.model.scoring import DTYPES, load_tokenizer
+from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
+from odin_rm.reward.config import REFUSED, RewardConfig
+from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
+from odin_rm.runs.callbacks import MetricsFile, StopOnSignal
+from odin_rm.runs.data_record import DATA_FILE, Records, data_record, say_data
+from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
+from odin_rm.runs.run_folder import (
+    as_config_errors,
+    check_required,
+    check_same_settings,
+    check_state_files,
+    interrupted,
+    read_note,
+    resolve_checkpoint,
+    write_settings,
+)
+from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
+
+log = logging.getLogger(__name__)
+DEFAULT_MAX_LENGTH = 1024
+"""Tokens, as in the paper."""
+DEFAULT_READ_AT = "end_of_turn"
+"""Where a policy stops, and so the last token that every tool of reinforcement learning sends."""
+REFERENCE_RESPONSES = 4096
+"""How many responses at most give the reward's mean and deviation."""
+BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
+"""What --metric_for_best_model may name."""
+
+
+def train_reward_model(config: RewardConfig) -> Path:
+    """Train a reward model and write its run folder.
+
+    Args:
+        config: the settings; ``model``, ``dataset`` and ``output_dir`` are required.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        OdinError: bad input, a folder that holds another run, a foreign checkpoint, a loss that is not finite.
+        RunInterrupted: a signal came; a checkpoint is saved.
+    """
+    model_path = _check_required(config)
+    run = Path(config.output_dir)
+    with together():
+        model, tokenizer, checkpoint = _load_model(config, model_path, run)
+    # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
+    with together(), config.main_process_first(desc="tokenising"):
+        train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
+    records = data_records(train_data, eval_data)
+    say_data(records)
+    stop = StopOnSignal()
+    callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
+    with together():
+        for data in (train_data, eval_data):
+            if data is not None:
+                check_token_ids(model, int(data.input_ids_flat.max(initial=0)))
+        if checkpoint is not None:
+            _check_checkpoint(checkpoint, config, train_data)
+        trainer = build_trainer(
+            config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
+        )
+        trainer.args.output_dir = str(run / "checkpoints")
+    with together():
+        if config.process_index == 0:
+            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+            (run / "checkpoints").mkdir(exist_ok=True)
+            write_settings(run, config, REFUSED, checkpoint)
+            atomic_write_json(run / DATA_FILE, records)
+            if skipped_rows is not None:
+                atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
+    trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
+    with stop:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.name:
+        raise interrupted(stop.name, trainer.state.global_step, run)
+    _finish(trainer, config, run)
+    return run
+
+
+class NotePlan(TrainerCallback):
+    """Writes down how micro-batches are made, before the first step: a row of ``metrics.jsonl`` and a line of the log.
+
+    Args:
+        trainer: what knows it by then.
+        path: the file.
+    """
+
+    def __init__(self, trainer: RewardTrainer, path: Path) -> None:
+        self.trainer, self.path = trainer, path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write it, the main process only."""
+        if not state.is_world_process_zero:
+            return
+        layout, budget = self.trainer.layout, self.trainer.budget
+        row = {"batch_layout": layout.layout, "tree_attention": layout.kernel, "layout_why": layout.why}
+        sizes = {"microbatch_tokens": budget.tokens, "single_pass_tokens": budget.kept, "microbatch_why": budget.why}
+        products = {"cpu_products": self.trainer.products} if args.device.type == "cpu" else {}
+        append_jsonl(self.path, {"step": state.global_step, **row, **sizes, **products})
+        kernel = f", {layout.kernel} attention" if layout.kernel else ""
+        log.info("batch layout: %s%s (%s)", layout.layout, kernel, layout.why)
+        log.info("micro-batches: up to %s tokens (%s)", f"{budget.tokens:,}", budget.why)
+
+
+def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[RewardModel, Any, Path | None]:
+    """The model with its tokenizer, and the checkpoint to go on from; refuses an output folder that cannot be used."""
+    checkpoint = resolve_checkpoint(config.resume_from_checkpoint, run)
+    check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+    if not is_reward_model_folder(model_path):
+        check_model_folder(model_path)
+    tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
+    # The seed decides the heads' first weights; nothing may draw from it in between.
+    set_seed(config.seed)
+    model = build_model(config, model_path)
+    _prepare_texts(config, model.classifier, tokenizer, model_path)
+    model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
+    return model, tokenizer, checkpoint
+
+
+def choose_reading(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> str:
+    """Where the run reads: as asked, else where a saved reward model was read, else at the end of the turn.
+
+    Raises:
+        ModelError: the saved model does not say where it was read.
+        ConfigError: it was read before its pad token, which no new model is.
+    """
+    if not is_reward_model_folder(path):
+        return config.read_at or DEFAULT_READ_AT
+    saved = saved_settings(RewardModelInfo.load(path), tokenizer, model_config, path).read_at
+    if saved == "before_pad":
+        fix = "Train from the backbone."
+        raise ConfigError("training does not go on from a model that is read before its pad token", where=path, fix=fix)
+    return config.read_at or saved
+
+
+def plan_run(config: RewardConfig) -> RewardPlan:
+    """The plan of a run, without its weights and without a run folder (``--dry_run``).
+
+    Raises:
+        OdinError: bad input, as the run itself would refuse it.
+    """
+    model_path = _check_required(config)
+    with together(), config.main_process_first(desc="tokenising"):
+        return plan_reward_run(config, model_path, load_data, _prepare_texts, data_records)
+
+
+def _prepare_texts(config: RewardConfig, classifier: Any, tokenizer: Any, path: str) -> None:
+    """Settle where the run reads, with it the pad token, and the window."""
+    config.read_at = choose_reading(config, classifier.config, tokenizer, path)
+    ensure_sound_pad_token(tokenizer, classifier.config, encoding_settings(config))
+    config.max_length = _window(config.max_length, classifier)
+
+
+def _window(max_length: int | None, classifier: Any) -> int:
+    """The longest sequence of the run; a table of learnt positions is never overrun."""
+    table = position_table(classifier)
+    if max_length is None:
+        return min(DEFAULT_MAX_LENGTH, table or DEFAULT_MAX_LENGTH)
+    if table is not None and max_length > table:
+        what = f"is {max_length:,}, but the model has {table:,} positions"
+        raise ConfigError(what, where="--max_length", fix=f"Give at most {table}.")
+    return max_length
+
+
+def _load_data(
+    config: RewardConfig, tokenizer: Any
+) -> tuple[TokenisedPreferences, TokenisedPreferences | None, bytes | None]:
+    """Training and held-out data, and the file of rows left out, which waits for its run folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        skipped = Path(scratch) / "skipped_rows.jsonl"
+        train_data, eval_data = load_data(config, tokenizer, skipped)
+        return train_data, eval_data, skipped.read_bytes() if skipped.is_file() else None
+
+
+def build_trainer(
+    config: RewardConfig, model: RewardModel, train_data: TokenisedPreferences, **parts: Any
+) -> RewardTrainer:
+    """The trainer of a config, made beside the run folder: what the Trainer refuses must not leave half a run.
+
+    Raises:
+        ConfigError: an optimiser, a tracker or an engine that is asked for is not installed or cannot work.
+    """
+    args = copy.copy(config)
+    args.push_to_hub = False  # the finished model is uploaded, not every checkpoint
+    with tempfile.TemporaryDirectory() as scratch, as_config_errors("reward"):
+        args.output_dir = scratch
+        trainer = RewardTrainer(model, args, train_data, **parts)
+        trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
+    return trainer
+
+
+def build_model(config: RewardConfig, path: str) -> RewardModel:
+    """The model that a config asks for: new heads on a backbone, or a saved reward model to go on from."""
+    kwargs: dict[str, Any] = {
+        "dtype": DTYPES[config.model_dtype],
+        "attn_implementation": config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    if is_reward_model_folder(path):
+        model = RewardModel.from_pretrained(path, trainable=True, **kwargs)
+        wanted = {name: getattr(config, name) for name in ("heads", "normalise_heads", "head_scale", "pooling")}
+        for name, value in wanted.items():
+            if getattr(model.info, name) != value:
+                raise ConfigError(
+                    f"the reward model was trained with {name} = {getattr(model.info, name)}, this run asks {value}",
+                    where=path,
+                    fix="Use the same objective and head settings, or start from the backbone.",
+                )
+        if config.lora_r and not model.is_lora:
+            model.add_lora(_findable(path), **_lora(config))
+        return model
+    heads: dict[str, Any] = {name: getattr(config, name) for name in ("normalise_heads", "head_scale", "pooling")}
+    model = RewardModel.from_backbone(path, heads=config.heads, **heads, **kwargs)
+    if config.lora_r:
+        model.add_lora(_findable(path), **_lora(config))
+    return model
+
+
+def load_data(
+    config: RewardConfig, tokenizer: Any, skipped_rows_file: Path
+) -> tuple[TokenisedPreferences, TokenisedPreferences | None]:
+    """Training and held-out preferences of a config, tokenised (from the cache where it has them)."""
+    settings = encoding_settings(config)
+    kwargs: dict[str, Any] = {
+        "on_bad_row": config.on_bad_row,
+        "cache_dir": config.cache_dir,
+        "num_proc": config.num_proc,
+        "columns": config.columns,
+    }
+    assert config.dataset is not None
+    data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
+    eval_data = None
+    if config.eval_dataset is not None:
+        eval_data = load_preferences(config.eval_dataset, tokenizer, settings, **kwargs)
+    elif config.eval_fraction:
+        data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
+    best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
+    if config.load_best_model_at_end and best not in BEST_MODEL_METRICS:
+        fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
+        raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
+    if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
+        raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
+    return data, eval_data
+
+
+def data_records(train_data: TokenisedPreferences, eval_data: TokenisedPreferences | None) -> Records:
+    """What of the rows is used, by use; held-out prompts of the training rows are within their counts."""
+    records = {"train": data_record(train_data.report, train_data.source)}
+    if eval_data is not None and eval_data.report is not train_data.report:
+        records["eval"] = data_record(eval_data.report, eval_data.source)
+    return records
+
+
+def encoding_settings(config: RewardConfig) -> EncodingSettings:
+    """How the run renders and cuts texts; stored with the model."""
+    max_length = config.max_length or DEFAULT_MAX_LENGTH
+    read_at = config.read_at or DEFAULT_READ_AT
+    return EncodingSettings(max_length=max_length, overlong=config.overlong, read_at=read_at)  # type: ignore[arg-type]
+
+
+def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
+    """Reference statistics, held-out figures and the model folder; every rank takes part in scoring."""
+    reference = trainer.eval_data or _sample(trainer.train_data, REFERENCE_RESPONSES)
+    scored = trainer.score(reference)
+    model, tokenizer = trainer._reward_model(), trainer.processing_class
+    audit = {}
+    if trainer.eval_data is not None:
+        audit = audit_preferences(scored, seed=config.seed).to_json()
+        audit["dataset"] = scored.dataset
+    model.info = model.info.with_(
+        objective=config.objective,
+        encoding=vars(encoding_settings(config)),
+        reward_mean=float(np.mean(scored.quality)),
+        reward_std=float(np.std(scored.quality)),
+        reference={"source": scored.dataset, "responses": len(scored.quality), "held_out": bool(trainer.eval_data)},
+        audit=audit,
+        training=_training_note(trainer, config),
+    )
+    if trainer.is_world_process_zero():
+        with atomic_folder(run / "model", overwrite=True) as folder:
+            model.save_pretrained(folder, tokenizer=tokenizer)
+        append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True})
+        if config.push_to_hub:
+            _push(model, config, run, tokenizer)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _push(model: RewardModel, config: RewardConfig, run: Path, tokenizer: Any) -> None:
+    place = config.hub_model_id or run.name
+    try:
+        model.push_to_hub(place, tokenizer=tokenizer, private=config.hub_private_repo)
+    except Exception as error:  # no network, no token, no permission: the hub's client has many words for it
+        what = f"the model is in {run / 'model'}, but it cannot be uploaded ({' '.join(str(error).split())[:200]})"
+        raise OutputError(what, where=place, fix="Check the network and the token, and upload that folder.") from error
+
+
+def _training_note(trainer: RewardTrainer, config: RewardConfig) -> dict[str, Any]:
+    names = [
+        "objective",
+        "learning_rate",
+        "head_learning_rate",
+        "num_train_epochs",
+        "batch_pairs",
+        "length_weight",
+        "orthogonality_weight",
+        "normalise_heads",
+        "head_scale",
+        "max_length",
+        "overlong",
+        "seed",
+    ]
+    note = {"model": Path(str(config.model)).name if Path(str(config.model)).exists() else config.model}
+    note |= {name: getattr(config, name) for name in names}
+    return note | {"steps": trainer.state.global_step, "pairs": trainer.train_data.num_pairs}
+
+
+def _sample(data: TokenisedPreferences, size: int) -> TokenisedPreferences:
+    """The data set with its first prompts only, up to about ``size`` responses."""
+    if data.num_responses <= size:
+        return data
+    share = size / data.num_responses
+    return split_by_prompt(data, share, seed=0)[1]
+
+
+def _check_required(config: RewardConfig) -> str:
+    check_required(config, ("model", "dataset", "output_dir"), "reward")
+    assert config.model is not None
+    inside = Path(config.model) / "model"
+    return str(inside) if is_reward_model_folder(inside) else config.model
+
+
+def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
+    theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
+    # A checkpoint from before there was a choice was read at the template's own end.
+    check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", **theirs})
+    if their_data != data_note(data):
+        raise CheckpointError(
+            f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",
+            where=str(checkpoint),
+            fix="Give the same --dataset, or start anew.",
+        )
+    if not (config.deepspeed or config.fsdp):
+        check_state_files(checkpoint, (HEADS_FILE,))
+        check_model_folder(checkpoint, extra_weight_files=(ADAPTER_WEIGHTS,))
+
+
+def _findable(path: str) -> str:
+    """A local folder by its full path: the adapter must find its frozen weights from any working directory."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
+
+
+def _lora(config: RewardConfig) -> dict[str, Any]:
+    names = config.lora_target_modules.split(",") if config.lora_target_modules else None
+    return {"r": config.lora_r, "alpha": config.lora_alpha, "target_modules": names}

@@ -1,0 +1,1 @@
+"""Reinforcement-learning runs: our own algorithms, and TRL's."""

@@ -1,0 +1,1 @@
+"""Scores added to a file of rows."""
