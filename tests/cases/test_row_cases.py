@@ -37,7 +37,8 @@ def preferences(cases, tokenizer, tmp_path):
 
 @pytest.fixture
 def score(cases, tmp_path):
-    from odin_rm.workflows.score import ScoreConfig, run_score
+    from odin_rm.workflows.score.config import ScoreConfig
+    from odin_rm.workflows.score.run import run_score
 
     def run(model, file, suffix=".jsonl", **settings):
         output = tmp_path / f"out{suffix}"
