@@ -98,7 +98,9 @@ def read_texts(
             part = split_text(tokenizer, text, known, settings)
             return RowTexts(part.prompt, part.response, not part.cut, part.completed)
         values = fields.columns.apply(values_of_cells(row, suffix))
-        ours, layout = in_our_form(values, "demonstrations")
+        # Rows of one response may be anything; which of their fields is scored is for the user to say.
+        named = values.get("prompt") is not None and values.get("response") is not None
+        ours, layout = in_our_form(values, "demonstrations") if named else (values, None)
         prompt, response = parse_prompt_response(ours)
         check_not_half_rendered(template_form(tokenizer, settings.chat_template), prompt)
         return RowTexts(prompt, response, layout=layout)
@@ -109,7 +111,8 @@ def read_texts(
 def _with_flags(error: RowError, row: Mapping[str, Any], fields: RowFields) -> RowError:
     missing = [name for name in (fields.prompt, fields.response) if name not in row]
     if missing and len(row) and not fields.is_text(row):
-        fix = f"{error.fix.rstrip('.')}, or name the fields: --columns prompt=theirs response=theirs"
+        flags = "--prompt_field and --response_field, or with --columns prompt=theirs response=theirs"
+        fix = f"{error.fix.rstrip('.')}, or name the fields with {flags}"
         return RowError(error.what, fix=fix)
     return error
 
