@@ -86,7 +86,10 @@ def parse_preference_row(row: Mapping[str, Any], extra_columns: Sequence[str] = 
     check_text(row)
     if row.get("responses") is not None and row.get("chosen") is None:
         return _ranked_row(row, extra_columns)
-    values = [_required(row, name, "Give every row a 'chosen' and a 'rejected'.") for name in ("chosen", "rejected")]
+    values = [
+        _required(row, name, "Give every row a 'chosen' and a 'rejected', or name the columns: --columns chosen=theirs")
+        for name in ("chosen", "rejected")
+    ]
     prompt, (chosen, rejected) = _prompt_and_responses(row, values, ["chosen", "rejected"])
     if chosen == rejected:
         raise RowError("'chosen' is equal to 'rejected'", fix="Remove the row; it states no preference.")
