@@ -41,6 +41,11 @@ _CHECKED_WHOLE = 64 * 2**20
 _CODE = (
     "attributes",
     "rows",
+    "messages",
+    "cells",
+    "columns",
+    "layouts",
+    "template_check",
     "render",
     "rendered",
     "template_form",

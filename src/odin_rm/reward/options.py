@@ -19,7 +19,7 @@ from odin_rm.core.options import (
     options_of,
 )
 from odin_rm.core.settings import at_least
-from odin_rm.core.shared_options import LoraOptions, TrainerOptions
+from odin_rm.core.shared_options import LoraOptions, RowOptions, TrainerOptions
 from odin_rm.objectives.flags import GROUP, ObjectiveOptions
 from odin_rm.objectives.registry import OBJECTIVES
 
@@ -79,7 +79,7 @@ _of_optimiser = options_of("optimiser")
 
 
 @dataclass
-class RewardOptions(ObjectiveOptions, LoraOptions, TrainerOptions):
+class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
     """Our own settings of a reward training run, and those of ``TrainingArguments`` that have other defaults here."""
 
     refused: ClassVar[Mapping[str, str]] = REFUSED

@@ -8,11 +8,11 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option
-from odin_rm.core.shared_options import ScorerOptions
+from odin_rm.core.shared_options import RowOptions, ScorerOptions
 
 
 @dataclass
-class AuditConfig(ScorerOptions):
+class AuditConfig(RowOptions, ScorerOptions):
     """Everything that ``odin-rm audit`` takes."""
 
     output: str = option(help="Folder for audit.json, the figures and report.html.", required=True)

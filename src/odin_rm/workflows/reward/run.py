@@ -260,6 +260,7 @@ def load_data(
         "on_bad_row": config.on_bad_row,
         "cache_dir": config.cache_dir,
         "num_proc": config.num_proc,
+        "columns": config.columns,
     }
     assert config.dataset is not None
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
