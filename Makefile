@@ -35,8 +35,8 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
-quickstart: $(INSTALLED)  ## Train, audit and compare on the testbed; OUTPUT=folder SEED=n
-	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite
+quickstart: $(INSTALLED)  ## Train and audit on the testbed, with policies: ARGS="--full"; OUTPUT=folder SEED=n
+	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite $(ARGS)
 
 reproduce: $(INSTALLED)  ## The paper's figures on the testbed, 35 minutes; OUTPUT=folder SEED=n ARGS="--preset miniature"
 	$(TEST_ENV) $(BIN)/odin-rm reproduce --output "$(if $(filter file,$(origin OUTPUT)),reproduced,$(OUTPUT))" --seed "$(SEED)" $(ARGS)

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import difflib
 import os
+import resource
 import select
 import sys
+import time
 import traceback
 import warnings
+from contextlib import nullcontext
 
 from odin_rm.cli.commands import COMMANDS, load
+from odin_rm.cli.log_lines import shown_log
+from odin_rm.cli.next_steps import AFTER
+from odin_rm.core import console
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
+from odin_rm.core.progress import duration
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
 
@@ -33,21 +41,21 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments:
-        print(overview(), file=sys.stderr)
+        say(overview(), error=True)
         return ConfigError.exit_code
     command, rest = arguments[0], arguments[1:]
     if command == "help" and rest:  # "help reward" is "reward --help"
         command, rest = rest[0], ["--help", *rest[1:]]
     if command in ("-h", "--help", "help"):
-        print(overview())
+        say(overview())
         return 0
     if command in ("-V", "--version"):
         from odin_rm import __version__
 
-        print(f"odin-rm {__version__}")
+        say(f"odin-rm {__version__}")
         return 0
     if command not in COMMANDS:
-        print(f"odin-rm: error: {unknown_command(command)}", file=sys.stderr)
+        say(f"odin-rm: error: {unknown_command(command)}", error=True)
         return ConfigError.exit_code
     return _run(command, rest)
 
@@ -55,30 +63,29 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     try:
         with interruptible(), warnings.catch_warnings():
-            if not sys.warnoptions:
+            if not sys.warnoptions and "--verbose" not in arguments:
                 # Old names that the libraries use among themselves; no user can change them.
                 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
-            quiet_hub()
             code = _parse_and_run(command, arguments)
             sys.stdout.flush()
             return code
     except OdinError as error:
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
-            print(f"odin-rm {command}: {kind}: {error}", file=sys.stderr)
+            say(f"odin-rm {command}: {kind}: {error}", error=True)
         if error.known_to_all:
             _let_go(error)
             end_processes()  # else torch may abort at exit, and its code hides ours
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"odin-rm {command}: interrupted", file=sys.stderr)
+        say(f"odin-rm {command}: interrupted", error=True)
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
             return PIPE_CLOSED
-        traceback.print_exc()
-        print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
+        say(traceback.format_exc().rstrip(), error=True)
+        say(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", error=True)
         return 1
 
 
@@ -86,12 +93,27 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
     from odin_rm.cli.config import parse_config, print_help, wants_all, wants_help
 
     about = COMMANDS[command]
+    console.set_level(console.level_of(arguments))
+    quiet_hub()
     if wants_help(arguments):
         inherited = wants_all(arguments)
         print_help(load(about.config if inherited else about.options), command, inherited=inherited)
         raise SystemExit(0)
+    began = time.monotonic()
     config = parse_config(load(about.config), arguments, command)
-    return int(load(about.run)(config) or 0)
+    with shown_log() if console.level() == console.VERBOSE else nullcontext():
+        code = int(load(about.run)(config) or 0)
+    if code == 0 and is_main_process() and (words := AFTER[command](config)):
+        console.next_step(*words)
+    if console.level() == console.VERBOSE and is_main_process():
+        console.say(f"odin-rm {command}: {duration(time.monotonic() - began)}, at most {_peak_memory()}", sys.stderr)
+    return code
+
+
+def _peak_memory() -> str:
+    """The most memory that this process has held at a time."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return f"{kibibytes / 1024:,.0f} MiB of memory"
 
 
 def _nobody_reads() -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ def run(config: RetentionConfig) -> None:
     quiet_transformers()
     from odin_rm.workflows.retention.run import run_retention
 
-    print_table(run_retention(config, lambda text: print(text, file=sys.stderr, flush=True)))
-    print(f"Written to {config.output}")
+    print_table(run_retention(config, lambda text: say(text, error=True)))
+    say(f"Written to {config.output}")
 
 
 def print_table(content: dict[str, Any]) -> None:
     """Tasks and groups, not the single tasks of groups."""
-    from rich.console import Console
     from rich.table import Table
 
+    from odin_rm.cli.console import PlainConsole
     from odin_rm.reports.retention_table import retention_table
 
     table = retention_table(content)
@@ -34,4 +34,4 @@ def print_table(content: dict[str, Any]) -> None:
     for row in table.rows:
         cells = [table.cell(value, k)["main"] for k, value in enumerate(row)]
         shown.add_row(*cells[:3], *(cell.replace(" (", "\n(", 1) for cell in cells[3:]))
-    Console().print(shown)
+    PlainConsole().print(shown)

@@ -71,13 +71,23 @@ class Scorer:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def check_ids(self, sequences: Sequence[np.ndarray]) -> None:
+        """Refuse token ids that the model has no embedding for.
+
+        Raises:
+            ModelError: there is one.
+        """
+        if (classifier := getattr(self.model, "classifier", None)) is not None:
+            check_token_ids(classifier, sequences, where=self.name)
+
     def layout(self, sequences: Sequence[np.ndarray]) -> TreeSupport:
         """How its sequences share a forward pass, verified on the first ones that it scores.
 
         Raises:
             ConfigError: the layout that is wished for does not give the model's own scores.
+            ModelError: a sequence has a token that the model has no embedding for.
         """
-        check_token_ids(self.model, max((int(np.max(ids)) for ids in sequences if len(ids)), default=0))
+        self.check_ids(sequences)
         wishes = {"wish": self.batch_layout, "kernel": self.tree_attention}
         return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **wishes)
 
@@ -168,7 +178,7 @@ def load_scorer(
         device: default CUDA where there is one.
         attn_implementation: attention of transformers.
         trust_remote_code: run code that comes with the model.
-        settings: text settings; default the model's own.
+        settings: text settings; default the model's own, in its own window.
         read_at: ``end`` or ``before_pad`` for a model of an earlier odin-rm that does not say where it is read.
 
     Raises:
@@ -204,6 +214,7 @@ def load_scorer(
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    own_window = settings is None
     if settings is None:
         settings = EncodingSettings()
         if info is not None:
@@ -211,7 +222,10 @@ def load_scorer(
         else:
             say_where_stock_reads(tokenizer, config, model, settings, str(path))
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
-    return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    scorer = Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    if own_window:
+        scorer.settings = text_settings(scorer)
+    return scorer
 
 
 def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: str | None = None) -> EncodingSettings:
@@ -276,7 +290,6 @@ def score_sequences(
     has_length = False
     if not len(sequences):
         return quality_R, None
-    check_token_ids(model, max((int(np.max(ids)) for ids in sequences if len(ids)), default=0))
     # Verified on whole sequences, which end as the data's do.
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)

@@ -11,14 +11,14 @@ import copy
 import json
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, set_seed
+from transformers import Trainer, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
@@ -42,6 +42,7 @@ from odin_rm.runs.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
+from odin_rm.runs.talk import talking
 
 DEFAULT_MAX_LENGTH = 1024
 NOTE_FILE = "odin_policy_run.json"
@@ -108,7 +109,7 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
         rows = _read(config, job, tokenizer, config.dataset)
         encode = _encoder(config, model, tokenizer)
         encoded = encode(rows)
-        check_token_ids(model, _highest_id(encoded))
+        check_token_ids(model, _sequences(encoded), where=rows.source)
         data = Dataset.from_dict(job.columns(encoded))
         records = {"train": data_record(encoded.report, rows.source)}
         held_out = None
@@ -177,11 +178,9 @@ def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], 
     return encode
 
 
-def _highest_id(encoded: EncodedRows) -> int:
-    return max(
-        max(max(ids, default=0) for ids in (prompt, *responses))
-        for prompt, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True)
-    )
+def _sequences(encoded: EncodedRows) -> Iterator[Any]:
+    for prompt_ids, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True):
+        yield from (np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, *responses))
 
 
 def _digest(encoded: EncodedRows) -> dict[str, int]:
@@ -211,7 +210,6 @@ def _build(
         args.output_dir = scratch
         trainer = job.make_trainer(model, args, data, held_out, tokenizer)
         trainer.get_optimizer_cls_and_kwargs(args, model)
-    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -223,7 +221,7 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         # TRL counts tokens from 0 again.
         trainer._total_train_tokens = int(next((log["num_tokens"] for log in history[::-1] if "num_tokens" in log), 0))
-    with stop, quiet_loading():
+    with stop, quiet_loading(), talking(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)

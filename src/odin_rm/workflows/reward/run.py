@@ -46,6 +46,7 @@ from odin_rm.runs.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
+from odin_rm.runs.talk import talking
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
 
 log = logging.getLogger(__name__)
@@ -84,11 +85,10 @@ def train_reward_model(config: RewardConfig) -> Path:
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with together():
-        for data in (train_data, eval_data):
-            if data is not None:
-                check_token_ids(model, int(data.input_ids_flat.max(initial=0)))
         if checkpoint is not None:
             _check_checkpoint(checkpoint, config, train_data)
+        for data in filter(None, (train_data, eval_data)):
+            check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
         trainer = build_trainer(
             config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
         )
@@ -102,7 +102,7 @@ def train_reward_model(config: RewardConfig) -> Path:
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
-    with stop:
+    with stop, talking(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)
@@ -268,7 +268,7 @@ def load_data(
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
     best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
-    if config.load_best_model_at_end and best not in BEST_MODEL_METRICS:
+    if best not in BEST_MODEL_METRICS:
         fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
         raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":

@@ -5,7 +5,6 @@ Everything that can be refused is refused before the run folder is touched.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import get_scheduler, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
 from odin_rm.core.ranks import together
@@ -304,7 +304,7 @@ def _look(
 
 
 def _say(line: str) -> None:
-    print(f"odin-rm rl: watch: {line}", file=sys.stderr)
+    say(f"odin-rm rl: watch: {line}", error=True)
 
 
 def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
