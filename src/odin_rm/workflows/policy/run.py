@@ -11,7 +11,7 @@ import copy
 import json
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
         rows = _read(config, job, tokenizer, config.dataset)
         encode = _encoder(config, model, tokenizer)
         encoded = encode(rows)
-        check_token_ids(model, [np.array([_highest_id(encoded)])], where=rows.source)
+        check_token_ids(model, _sequences(encoded), where=rows.source)
         data = Dataset.from_dict(job.columns(encoded))
         records = {"train": data_record(encoded.report, rows.source)}
         held_out = None
@@ -178,11 +178,9 @@ def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], 
     return encode
 
 
-def _highest_id(encoded: EncodedRows) -> int:
-    return max(
-        max(max(ids, default=0) for ids in (prompt, *responses))
-        for prompt, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True)
-    )
+def _sequences(encoded: EncodedRows) -> Iterator[Any]:
+    for prompt_ids, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True):
+        yield from (np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, *responses))
 
 
 def _digest(encoded: EncodedRows) -> dict[str, int]:
