@@ -144,13 +144,14 @@ def test_settings_of_the_libraries_that_we_describe_keep_their_defaults(name: st
     assert {item.name for item in dataclasses.fields(TrainerOptions)} <= theirs.keys()
 
 
-PRINTS_ONLY = {"doctor", "cache", "completion"}
+PRINTS_ONLY = {"doctor", "cache", "completion", "serve"}
 NAMES = {
     "output_dir": "output",
     "overwrite_output_dir": "overwrite",
     "overwrite_output": "overwrite",
     "model_dtype": "dtype",
     "torch_dtype": "dtype",
+    "api_key_file": "token_file",
     "gradient_checkpointing": "activation_checkpointing",
 }
 """Old spellings and what every command says instead."""

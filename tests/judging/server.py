@@ -20,7 +20,9 @@ from odin_rm.judging import pacing
 from tests.waiting import PATIENCE
 
 KEY = "sk-secret-of-the-tests"
-_ANSWERS = re.compile(r"<answer_[1a]>\n(.*?)\n</answer_[1a]>.*<answer_[2b]>\n(.*?)\n</answer_[2b]>", re.DOTALL)
+_ANSWERS = re.compile(
+    r"<answer_[1a] (\w+)>\n(.*?)\n</answer_[1a] \1>.*<answer_[2b] \1>\n(.*?)\n</answer_[2b] \1>", re.DOTALL
+)
 _WORTH = re.compile(r"worth (-?\d+)")
 
 Reply = Callable[[str, str, int], str]
@@ -166,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.server.log:
                     print(name, file=self.server.log, flush=True)
         answers = _ANSWERS.search(prompt)
-        text = self.server.reply(*(answers.groups() if answers else (prompt, "")), times)
+        text = self.server.reply(*(answers.groups()[1:] if answers else (prompt, "")), times)
         finish = "length" if text.endswith("...") else "stop"
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         shape = {"id": "c", "created": 1, "model": body["model"]}

@@ -15,7 +15,8 @@ import pytest
 from odin_rm.core.errors import ConfigError, JudgeError, OutputError
 from odin_rm.judging import pacing
 from odin_rm.judging.cache import JudgementCache
-from odin_rm.judging.chat import Call, ChatClient, ChatSettings, Reply
+from odin_rm.judging.chat import Call, ChatClient, ChatSettings
+from odin_rm.judging.replies import Reply
 from odin_rm.workflows.judge.run import estimate_run, run_judge
 from tests.judging.clock import beside
 from tests.judging.conftest import annotations, write_outputs

@@ -21,9 +21,9 @@ def run(config: AuditConfig) -> None:
 
 def print_table(results: Sequence[AuditResult], folder: Path) -> None:
     """Every figure with its interval, models side by side; then the finding, the rows behind it, where the page is."""
-    from rich.console import Console
     from rich.table import Table
 
+    from odin_rm.cli.console import PlainConsole
     from odin_rm.reports.audit_report import audit_headline, figures_table
     from odin_rm.reports.audit_rows import row_lines
 
@@ -34,7 +34,7 @@ def print_table(results: Sequence[AuditResult], folder: Path) -> None:
     for row in content.rows:
         cells = [content.cell(value, k) for k, value in enumerate(row)]
         table.add_row(*(c["main"] + (f" ({c['interval']})" if c["interval"] else "") for c in cells))
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     console.print(audit_headline(results), markup=False, highlight=False)
     for line in ["", *row_lines(results)]:

@@ -69,6 +69,13 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.score.config:ScoreConfig",
         run="odin_rm.cli.score:run",
     ),
+    "pairs": Command(
+        summary="Best and worst response to each prompt by their scores, as preferences for DPO.",
+        usage="--input F --output G [options]",
+        example="odin-rm pairs --input scored.jsonl --output pairs.jsonl --min_margin 0.5",
+        config="odin_rm.workflows.pairs.config:PairsConfig",
+        run="odin_rm.cli.pairs:run",
+    ),
     "audit": Command(
         summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
         usage="--model M --dataset F --output DIR [options]",
@@ -200,6 +207,17 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.report.config:ReportConfig",
         run="odin_rm.cli.report:run",
+        swept=False,
+    ),
+    "serve": Command(
+        summary="Serve reward models in the protocols of OpenRLHF, verl, vLLM, TEI, Cohere and other clients.",
+        usage="--model [NAME=]PATH [[NAME=]PATH ...] [options]",
+        example=(
+            "odin-rm serve --model runs/odin/model --port 8765\n"
+            "odin-rm serve --model odin=runs/odin/model vanilla=runs/vanilla/model --host 0.0.0.0 --token_file token"
+        ),
+        config="odin_rm.serve.reward.config:ServeConfig",
+        run="odin_rm.cli.serve:run",
         swept=False,
     ),
     "study": Command(

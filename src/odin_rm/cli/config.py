@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from odin_rm.cli.parser import ConfigParser, stock_base
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, OdinError
 from odin_rm.core.hub import quiet_transformers
 from odin_rm.core.options import flag_of
@@ -46,7 +46,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str], command: str) 
     values |= parser.flag_values(argv)
     if is_main_process():
         for old, new in parser.old_names(argv).items():
-            print(f"odin-rm {command}: note: {old} is called {new} now", file=sys.stderr)
+            say(f"odin-rm {command}: note: {old} is called {new} now", error=True)
     _refuse_empty(config_class, values)
     try:
         return config_class(**values)

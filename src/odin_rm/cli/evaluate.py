@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -17,13 +18,14 @@ def run(config: EvaluateConfig) -> None:
 
     content = run_evaluate(config)
     print_table(content)
-    print(f"Written to {config.output}")
+    say(f"Written to {config.output}")
 
 
 def print_table(content: dict[str, Any]) -> None:
     """A run per row, the highest win score first; then what was left out and why."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     title = f"Against {content['baseline']} on {content['prompts']:,} prompts, judged by {content['judge']}"
     table = Table(title=f"{title} (95 % intervals; a win score of 50 is a tie)", title_justify="left")
@@ -34,12 +36,12 @@ def print_table(content: dict[str, Any]) -> None:
     for row in sorted(done, key=lambda row: -row["win_score"]["value"]):
         figures = (row["win_score"], row["win_rate"], row["mean_tokens"])
         table.add_row(row["name"], row["arm"] or "-", *map(_cell, figures))
-    Console().print(table)
+    PlainConsole().print(table)
     for row in content["runs"]:
         if row["status"] == "failed":
-            print(f"  {row['name']}: {row['error']}")
+            say(f"  {row['name']}: {row['error']}")
     for reason, count in content["left_out"].items():
-        print(f"Left out: {count:,} {reason}")
+        say(f"Left out: {count:,} {reason}")
 
 
 def _cell(figure: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from odin_rm.core.console import say
+
 if TYPE_CHECKING:
     from odin_rm.model.export import ParityReport
     from odin_rm.workflows.export.config import ExportConfig
@@ -14,17 +16,17 @@ def run(config: ExportConfig) -> None:
     from odin_rm.workflows.export.run import run_export
 
     parity = run_export(config)
-    print(
+    say(
         f"Exported to {config.output}: {parity.sequences} sequences score equally "
         f"(largest difference {parity.max_difference:.1e}, {parity.tolerance:.1e} allowed)"
     )
     for how, difference in parity.differences.items():
-        print(f"  {how}: {difference:.1e}")
+        say(f"  {how}: {difference:.1e}")
     if parity.rotary is not None:
-        print(f"  rotary positions in transformers 4: {parity.rotary:.1e} (relative)")
+        say(f"  rotary positions in transformers 4: {parity.rotary:.1e} (relative)")
     for sentence in (*parity.left_out, *_template_limits(parity)):
-        print(sentence)
-    print(f"{config.output}/README.md has the call of each tool")
+        say(sentence)
+    say(f"{config.output}/README.md has the call of each tool")
 
 
 def _template_limits(parity: ParityReport) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ def print_note(note: dict[str, Any], output: str) -> None:
     """How many responses of what length, and a warning where some have no text."""
     resumed = f" ({note['resumed']:,} of an earlier run)" if note["resumed"] else ""
     tokens = "" if note["mean_tokens"] is None else f", {note['mean_tokens']:,.1f} tokens on average"
-    print(f"{note['generator']}: {note['prompts']:,} responses{resumed}{tokens}, {note['ended_share']:.1%} ended")
-    print(f"Written to {output}, which odin-rm judge reads")
+    say(f"{note['generator']}: {note['prompts']:,} responses{resumed}{tokens}, {note['ended_share']:.1%} ended")
+    say(f"Written to {output}, which odin-rm judge reads")
     if note["empty"]:
         refused = f" ({note['refused']:,} that the endpoint refused to write)" if note["refused"] else ""
         what = f"{note['empty']:,} responses are empty{refused}; judges refuse a file with them"
-        print(f"odin-rm generate: warning: {what}", file=sys.stderr)
+        say(f"odin-rm generate: warning: {what}", error=True)

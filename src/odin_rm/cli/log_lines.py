@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ class _Lines(logging.Handler):
     """One line each: remarks beside the training log, warnings where errors go."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage(), sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+        say(record.getMessage(), error=record.levelno >= logging.WARNING)
 
 
 LEVELS = {QUIET: logging.WARNING, NORMAL: logging.INFO, VERBOSE: logging.DEBUG}

@@ -19,6 +19,7 @@ from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.cli.log_lines import shown_log
 from odin_rm.cli.next_steps import AFTER
 from odin_rm.core import console
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
 from odin_rm.core.progress import duration
@@ -40,21 +41,21 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments:
-        print(overview(), file=sys.stderr)
+        say(overview(), error=True)
         return ConfigError.exit_code
     command, rest = arguments[0], arguments[1:]
     if command == "help" and rest:  # "help reward" is "reward --help"
         command, rest = rest[0], ["--help", *rest[1:]]
     if command in ("-h", "--help", "help"):
-        print(overview())
+        say(overview())
         return 0
     if command in ("-V", "--version"):
         from odin_rm import __version__
 
-        print(f"odin-rm {__version__}")
+        say(f"odin-rm {__version__}")
         return 0
     if command not in COMMANDS:
-        print(f"odin-rm: error: {unknown_command(command)}", file=sys.stderr)
+        say(f"odin-rm: error: {unknown_command(command)}", error=True)
         return ConfigError.exit_code
     return _run(command, rest)
 
@@ -71,20 +72,20 @@ def _run(command: str, arguments: list[str]) -> int:
     except OdinError as error:
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
-            print(f"odin-rm {command}: {kind}: {error}", file=sys.stderr)
+            say(f"odin-rm {command}: {kind}: {error}", error=True)
         if error.known_to_all:
             _let_go(error)
             end_processes()  # else torch may abort at exit, and its code hides ours
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"odin-rm {command}: interrupted", file=sys.stderr)
+        say(f"odin-rm {command}: interrupted", error=True)
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
             return PIPE_CLOSED
-        traceback.print_exc()
-        print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
+        say(traceback.format_exc().rstrip(), error=True)
+        say(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", error=True)
         return 1
 
 

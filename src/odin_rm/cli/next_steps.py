@@ -20,6 +20,10 @@ def _reward(c: Any) -> Words:
     return _line("audit", model=run / "model", dataset=c.eval_dataset or c.dataset, output=run / "audit")
 
 
+def _pairs(c: Any) -> Words:
+    return _line("reward", model="BACKBONE", dataset=c.output, output="runs/odin")
+
+
 def _audit(c: Any) -> Words:
     from odin_rm.model.info import is_reward_model_folder
 
@@ -112,6 +116,7 @@ def _nothing(c: Any) -> Words:
 AFTER: dict[str, Callable[[Any], Words]] = {
     "quickstart": _quickstart,
     "reward": _reward,
+    "pairs": _pairs,
     "score": _score,
     "audit": _audit,
     "export": _export,
@@ -128,6 +133,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "reproduce": _reproduce,
     "report": _report,
     "study": _study,
+    "serve": _nothing,
     "doctor": _doctor,
     "cache": _nothing,
     "completion": _nothing,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from odin_rm.workflows.pareto.config import ParetoConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.pareto.config import ParetoConfig
 
 MOST_COMPARISONS = 10
 WIDTH_OF_A_FILE = 150
@@ -18,7 +18,7 @@ def run(config: ParetoConfig) -> None:
     content = run_pareto(config)
     if content:
         print_fronts(content)
-    print(f"Written to {config.output}")
+    say(f"Written to {config.output}")
 
 
 def print_fronts(content: dict[str, Any]) -> None:
@@ -26,25 +26,25 @@ def print_fronts(content: dict[str, Any]) -> None:
     resampled = content["resampled"]
     unit = f"{resampled['prompts']:,} prompts" if resampled["unit"] == "prompts" else resampled["unit"]
     judge = f", judged by {content['judge']}" if content["judge"] else ""
-    print(f"{len(content['points']):,} runs, {content['score']}{judge}; intervals resample {unit}")
+    say(f"{len(content['points']):,} runs, {content['score']}{judge}; intervals resample {unit}")
     for table in content["shown"].tables()[:-1]:  # the runs are in the files
         print_table(table)
     reference = content["reference_point"]
-    print(
+    say(
         f"Hypervolume: below {reference['length']:,.1f} {content['length_unit']} ({reference['length_from']}), "
         f"above a score of {reference['score']:.4g} ({reference['score_from']})"
     )
     for sentence in content["not_computed"]:
-        print(f"  {sentence}")
+        say(f"  {sentence}")
     if content["left_out"]:
-        print("Left out: " + "; ".join(f"{count:,} {reason}" for reason, count in content["left_out"].items()))
+        say("Left out: " + "; ".join(f"{count:,} {reason}" for reason, count in content["left_out"].items()))
 
 
 def print_table(table: Any) -> None:
     """A table of the report on the console, its first rows where there are many."""
-    from rich.console import Console
     from rich.table import Table
 
+    from odin_rm.cli.console import PlainConsole
     from odin_rm.reports.markdown import cell_text
 
     shown = Table(title=table.caption, title_justify="left")
@@ -52,9 +52,9 @@ def print_table(table: Any) -> None:
         shown.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
     for row in table.rows[:MOST_COMPARISONS]:
         shown.add_row(*(cell_text(table, value, k) for k, value in enumerate(row)))
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = WIDTH_OF_A_FILE
     console.print(shown)
     if len(table.rows) > MOST_COMPARISONS:
-        print(f"  and {len(table.rows) - MOST_COMPARISONS:,} more rows, in the files")
+        say(f"  and {len(table.rows) - MOST_COMPARISONS:,} more rows, in the files")

@@ -83,6 +83,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         return _METAVARS.get(getattr(action.type, "__name__", ""), "VALUE")
 
 
+class _Extend(argparse.Action):
+    """The values of a list, also of one whose flag is given several times; none of them is the default's."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        given = vars(namespace).setdefault("_extended", set())
+        setattr(namespace, self.dest, [*(before or () if self.dest in given else ()), *values])
+        given.add(self.dest)
+
+
 class ConfigParser(argparse.ArgumentParser):
     """The flags of a config dataclass.
 
@@ -237,7 +247,7 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
     if kind is bool:
         settings |= {"type": boolean, "nargs": "?", "const": True}
     elif typing.get_origin(kind) is list:
-        settings |= {"type": typing.get_args(kind)[0], "nargs": "+"}
+        settings |= {"type": typing.get_args(kind)[0], "nargs": "+", "action": _Extend}
     elif typing.get_origin(kind) is Literal:
         settings |= {"choices": typing.get_args(kind)}
     else:

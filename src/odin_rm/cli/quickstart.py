@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from odin_rm.core.console import remark
+from odin_rm.core.console import remark, say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ def run(config: QuickstartConfig) -> None:
     if story.figures:
         print_policies(story.figures)
     folder = Path(config.output)
-    print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
+    say(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
 
 
 def print_policies(figures: dict[str, ArmFigures]) -> None:
     """Each reward's policies: means over the runs, with intervals where there are several."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     table = Table(title="What policies make of the rewards (means over runs, 95 % intervals)", title_justify="left")
     table.add_column("reward")
@@ -51,13 +52,14 @@ def print_policies(figures: dict[str, ArmFigures]) -> None:
     for arm, f in figures.items():
         means = (f.mean_tokens, f.length_ratio, f.true_quality, f.win_score)
         table.add_row(arm, str(f.runs), *(_cell(figure, digits=2) for figure in means))
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def print_audits(arms: dict[str, Arm]) -> None:
     """The figures of both reward models side by side, with their 95 % intervals."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     pairs = next(iter(arms.values())).audit.pairs
     table = Table(title=f"Two reward models on {pairs} held-out pairs (95 % intervals)", title_justify="left")
@@ -66,7 +68,7 @@ def print_audits(arms: dict[str, Arm]) -> None:
         table.add_column(name, justify="right")
     for figure, label in _ROWS.items():
         table.add_row(label, *(_cell(arm.audit[figure]) for arm in arms.values()))
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def _cell(figure: Figure, digits: int = 3) -> str:

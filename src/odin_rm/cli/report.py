@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from odin_rm.workflows.report.config import ReportConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.report.config import ReportConfig
 
 
 def run(config: ReportConfig) -> None:
@@ -15,6 +12,6 @@ def run(config: ReportConfig) -> None:
 
     written = run_report(config)
     for note in written.notes:
-        print(f"odin-rm report: note: {note}", file=sys.stderr)
+        say(f"odin-rm report: note: {note}", error=True)
     kinds = {suffix: sum(name.endswith(suffix) for name in written.files) for suffix in (".svg", ".tex")}
-    print(f"{written.page}: {kinds['.svg']} figures, {kinds['.tex']} tables; as files in {written.folder}")
+    say(f"{written.page}: {kinds['.svg']} figures, {kinds['.tex']} tables; as files in {written.folder}")

@@ -11,7 +11,7 @@ import yaml
 from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.cli.config import parse_config
 from odin_rm.cli.parser import stock_base
-from odin_rm.core.console import remark
+from odin_rm.core.console import remark, say
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_text
 from odin_rm.core.hub import quiet_transformers
@@ -36,7 +36,7 @@ def run(config: ReproduceConfig) -> None:
     )
     print_conclusions(content)
     folder = Path(config.output)
-    print(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
+    say(f"The report: {folder / 'report.html'}\nThe figures: {folder / 'summary.json'}")
 
 
 def write_paper(config: ReproduceConfig) -> None:
@@ -60,8 +60,8 @@ def write_paper(config: ReproduceConfig) -> None:
             raise OutputError(what, where=str(place.parent), fix="Choose another folder.") from error
         atomic_write_text(place, file.text)
     configs = sum(file.command is not None for file in files)
-    print(f"{configs} configs written and read by their commands, with {points} settings in all; nothing was run.")
-    print(f"What it needs and what to do: {folder / 'README.md'}")
+    say(f"{configs} configs written and read by their commands, with {points} settings in all; nothing was run.")
+    say(f"What it needs and what to do: {folder / 'README.md'}")
 
 
 def check_config(command: str, text: str, room: Path) -> int:
@@ -98,8 +98,9 @@ def check_config(command: str, text: str, room: Path) -> int:
 
 def print_conclusions(content: dict[str, Any]) -> None:
     """Each conclusion of the paper with its verdict and the interval behind it."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     table = Table(title="The paper's conclusions on the testbed (95 % intervals)", title_justify="left")
     for name in ("conclusion", "verdict"):
@@ -110,4 +111,4 @@ def print_conclusions(content: dict[str, Any]) -> None:
         value = "undefined" if figure.value is None else f"{figure.value:.2f}"
         interval = "" if figure.low is None else f" ({figure.low:.2f} to {figure.high:.2f})"
         table.add_row(found["claim"], found["verdict"], value + interval)
-    Console().print(table)
+    PlainConsole().print(table)

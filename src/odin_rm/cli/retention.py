@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from odin_rm.core.console import remark
+from odin_rm.core.console import remark, say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ def run(config: RetentionConfig) -> None:
     from odin_rm.workflows.retention.run import run_retention
 
     print_table(run_retention(config, remark))
-    print(f"Written to {config.output}")
+    say(f"Written to {config.output}")
 
 
 def print_table(content: dict[str, Any]) -> None:
     """Tasks and groups, not the single tasks of groups."""
-    from rich.console import Console
     from rich.table import Table
 
+    from odin_rm.cli.console import PlainConsole
     from odin_rm.reports.retention_table import retention_table
 
     table = retention_table(content)
@@ -34,4 +34,4 @@ def print_table(content: dict[str, Any]) -> None:
     for row in table.rows:
         cells = [table.cell(value, k)["main"] for k, value in enumerate(row)]
         shown.add_row(*cells[:3], *(cell.replace(" (", "\n(", 1) for cell in cells[3:]))
-    Console().print(shown)
+    PlainConsole().print(shown)

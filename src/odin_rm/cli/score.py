@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from odin_rm.workflows.score.config import ScoreConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.score.config import ScoreConfig
 
 
 def run(config: ScoreConfig) -> None:
@@ -14,21 +12,21 @@ def run(config: ScoreConfig) -> None:
 
     report = run_score(config)
     speed = report.rows / max(report.seconds, 1e-9)
-    print(f"Scored {report.scored:,} of {report.rows:,} rows ({speed:,.0f} rows/s), written to {config.output}")
+    say(f"Scored {report.scored:,} of {report.rows:,} rows ({speed:,.0f} rows/s), written to {config.output}")
     if report.overlong:
         alone = f", {report.overlong_prompts:,} of them by the prompt alone" if report.overlong_prompts else ""
-        print(
+        say(
             f"{report.overlong:,} of {report.rows:,} rows are longer than max_length {report.max_length:,}{alone}, "
             "and have no quality (--overlong, --max_length)"
         )
     if report.truncated:
-        print(
+        say(
             f"{report.truncated:,} rows were cut to max_length {report.max_length:,}; "
             f"{report.truncated_responses:,} of them lost a part of the response"
         )
     if report.completed:
-        print(f"{report.completed:,} texts were completed to the template's ending")
+        say(f"{report.completed:,} texts were completed to the template's ending")
     if report.cut:
-        print(f"{report.cut:,} texts have no end token and were scored as cut")
+        say(f"{report.cut:,} texts have no end token and were scored as cut")
     if report.bad_rows:
-        print(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")
+        say(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from odin_rm.cli.commands import COMMANDS, load
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import flag_of, old_flags
 
@@ -19,7 +20,7 @@ def run(config: SweepConfig) -> None:
 
     table = run_sweep(config, known_fields(config.command))
     print_table(table)
-    print(f"Written to {config.output}")
+    say(f"Written to {config.output}")
 
 
 def known_fields(command: str) -> set[str]:
@@ -39,7 +40,7 @@ def known_fields(command: str) -> set[str]:
 def print_table(table: dict[str, Any]) -> None:
     """Counts, and each failed run with the line by which it ended."""
     counts = ", ".join(f"{table[status]:,} {status}" for status in ("done", "failed", "waiting"))
-    print(f"{len(table['runs']):,} runs of odin-rm {table['command']}: {counts}")
+    say(f"{len(table['runs']):,} runs of odin-rm {table['command']}: {counts}")
     for row in table["runs"]:
         if row["status"] == "failed":
-            print(f"  {row['name']}: {row['error']}")
+            say(f"  {row['name']}: {row['error']}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_rm.cli.log_lines import shown_log
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
 from odin_rm.core.ranks import end_processes, is_main_process
 
@@ -57,21 +58,22 @@ def _train(train: Callable[[Any], Path], config: Any, what: str, inside: str) ->
     with shown_log():
         folder = train(config)
     if is_main_process():
-        print(f"{what} written to {folder / inside}")
+        say(f"{what} written to {folder / inside}")
     end_processes()
 
 
 def print_plan(plan: RewardPlan) -> None:
     """The plan as a table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     table = Table(title="Plan of the run", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in plan_rows(plan):
         table.add_row(name, value)
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     for line in plan.data:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from odin_rm.workflows.win_rate.config import WinRateConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.win_rate.config import WinRateConfig
 
 
 def run(config: WinRateConfig) -> None:
@@ -14,13 +14,14 @@ def run(config: WinRateConfig) -> None:
 
     content = run_win_rate(config)
     print_table(content)
-    print(f"Written to {config.output}")
+    say(f"Written to {config.output}")
 
 
 def print_table(content: dict[str, Any]) -> None:
     """One row per system with standard errors, then what was left out."""
-    from rich.console import Console
     from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
 
     systems = content.get("systems", [content])
     title = f"Against {systems[0]['baseline']} (± standard error; intervals are in the file)"
@@ -38,10 +39,10 @@ def print_table(content: dict[str, Any]) -> None:
             differ = system.get("order_disagreement")
             cells.append("-" if differ is None else f"{differ['value']:.1f} %")
         table.add_row(system["generator"], *cells)
-    Console().print(table)
+    PlainConsole().print(table)
     if content["left_out"]:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in content["left_out"].items())
-        print(f"Rows left out: {reasons}")
+        say(f"Rows left out: {reasons}")
 
 
 def _cell(figure: dict[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from odin_rm.core.errors import ConfigError
+from odin_rm.core.untrusted import printable
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 FLAGS = {"--quiet": QUIET, "--verbose": VERBOSE}
@@ -39,9 +40,27 @@ def level_of(arguments: Sequence[str]) -> int:
     return wanted.pop() if wanted else NORMAL
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line, to standard output unless told otherwise; a bar that is being drawn makes room for it."""
-    stream = stream or sys.stdout
+def say(line: str, stream: TextIO | None = None, *, error: bool = False) -> None:
+    """Print a line, with control characters as their codes; a bar that is being drawn makes room for it.
+
+    This is the one place where lines go to a terminal: names, columns and error bodies come from data and may hold
+    anything.
+
+    Args:
+        line: what to say.
+        stream: where; standard output by default.
+        error: on standard error.
+    """
+    stream = stream or (sys.stderr if error else sys.stdout)
+    shown = printable(line)
+    try:
+        _print(shown, stream)
+    except UnicodeEncodeError:  # a terminal that has not these letters
+        encoding = stream.encoding or "ascii"
+        _print(shown.encode(encoding, "backslashreplace").decode(encoding), stream)
+
+
+def _print(line: str, stream: TextIO) -> None:
     tqdm = sys.modules.get("tqdm")
     if tqdm is None:
         print(line, file=stream, flush=True)

@@ -20,6 +20,8 @@ BATCH_LAYOUTS = ("auto", *LAYOUTS)
 TREE_ATTENTION = ("auto", "segments", "varlen", "flex", "dense")
 CPU_PRODUCTS = ("auto", "torch", "onednn")
 ON_BAD_ROW = ("error", "skip")
+SEEDS = 2**32
+"""Seeds are below it: numpy's old generator, which libraries use, takes no others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Bounds:
         at_least, above: the lower end, itself included or not.
         at_most, below: the upper end, itself included or not.
         infinite: whether infinity will do.
+        also: one more number that will do, as a sign for something else.
     """
 
     at_least: float | None = None
@@ -37,10 +40,11 @@ class Bounds:
     at_most: float | None = None
     below: float | None = None
     infinite: bool = False
+    also: float | None = None
 
     def holds(self, value: float) -> bool:
         """Whether the number lies inside. NaN never does."""
-        return (
+        return (self.also is not None and value == self.also) or (
             not math.isnan(value)
             and (self.infinite or math.isfinite(value))
             and (self.at_least is None or value >= self.at_least)
@@ -56,7 +60,8 @@ class Bounds:
         high = f"at most {self.at_most:.16g}" if self.at_most is not None else ""
         if self.below is not None:
             high = f"below {self.below:.16g}"
-        return " and ".join(part for part in (low, high) if part) or "a finite number"
+        also = "" if self.also is None else f", or {self.also:g}"
+        return (" and ".join(part for part in (low, high) if part) or "a finite number") + also
 
 
 def option(
@@ -69,6 +74,7 @@ def option(
     at_most: float | None = None,
     below: float | None = None,
     infinite: bool = False,
+    finite: bool = False,
     group: str | None = None,
     required: bool = False,
     flag: str | None = None,
@@ -84,6 +90,7 @@ def option(
         help: what ``--help`` says.
         choices: the words that it takes.
         at_least, above, at_most, below, infinite: the numbers that it takes, see :class:`Bounds`.
+        finite: take any number but NaN and infinity, where no end is given.
         group: the heading under which ``--help`` lists it.
         required: it must be given although a base class forces a default on it.
         flag: what users call it, where that is not the field's name. Files and Python may say the field's name; as a
@@ -96,7 +103,7 @@ def option(
     metadata: dict[str, Any] = {"help": help}
     if choices is not None:
         metadata["choices"] = list(choices)
-    if infinite or any(end is not None for end in (at_least, above, at_most, below)):
+    if infinite or finite or any(end is not None for end in (at_least, above, at_most, below)):
         metadata["bounds"] = Bounds(at_least, above, at_most, below, infinite)
     extra = {"group": group, "required": required, "flag": flag, "stock": stock, "old": tuple(old), "instead": instead}
     extra["positional"] = positional

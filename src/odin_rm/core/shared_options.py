@@ -79,7 +79,7 @@ class ScorerOptions:
 
     column: str | None = _of_scorer(None, "Label (name or index) to read of classifiers with several labels.")
     max_length: int | None = _of_scorer(
-        None, "Most tokens of a sequence; default the model's own setting, or its window."
+        None, "Most tokens of a sequence; default the model's own setting, or its window.", at_least=1
     )
     overlong: Literal["drop", "truncate_prompt_left", "truncate_response", "error"] | None = _of_scorer(
         None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from odin_rm.core.files import bad_row, json_name
+from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes, UnknownPreferenceError
 
 ORDERS = ("candidate_first", "candidate_second")
 FIX_ROW = "Write rows of instruction, output_1, output_2 and preference, as AlpacaEval does."
@@ -46,7 +47,13 @@ class Annotation:
 
 
 def parse_annotation(
-    path: Path, number: int, row: dict[str, Any], named: dict[str, set[str]] | None = None, *, empty: bool = False
+    path: Path,
+    number: int,
+    row: dict[str, Any],
+    named: dict[str, set[str]] | None = None,
+    *,
+    empty: bool = False,
+    codes: PreferenceCodes = ALPACA_EVAL,
 ) -> Annotation:
     """The judgement of a row.
 
@@ -55,6 +62,7 @@ def parse_annotation(
         row: as it was read; numbers may be text, as in CSV files.
         named: takes in the instruction under its candidate, also where the rest is unusable.
         empty: whether an output may be empty.
+        codes: how preferences are written.
 
     Raises:
         RowError: a field is missing, or is none.
@@ -73,7 +81,7 @@ def parse_annotation(
         candidate_output=_output(path, number, row, "output_2", empty),
         baseline=_name(path, number, row, "generator_1") or "baseline",
         candidate=candidate,
-        preference=parse_preference(path, number, row),
+        preference=parse_preference(path, number, row, codes=codes),
         order=_name(path, number, row, "order"),
         annotator=_name(path, number, row, "annotator"),
         file=str(path),
@@ -81,7 +89,19 @@ def parse_annotation(
     )
 
 
-def parse_orders(path: Path, number: int, row: dict[str, Any]) -> dict[str, float | None]:
+def check_preferences(path: Path, rows: Sequence[dict[str, Any]], codes: PreferenceCodes) -> None:
+    """Refuse a file whose preferences may be written in other codes than these.
+
+    Raises:
+        DataError: see :meth:`PreferenceCodes.check_file`.
+    """
+    names = ("preference", *(f"preference_{order}" for order in ORDERS))
+    codes.check_file(path, [row[name] for row in rows for name in names if name in row])
+
+
+def parse_orders(
+    path: Path, number: int, row: dict[str, Any], codes: PreferenceCodes = ALPACA_EVAL
+) -> dict[str, float | None]:
     """The preference of each of :data:`ORDERS`; nothing where the row does not say what either of them gave.
 
     Raises:
@@ -89,13 +109,16 @@ def parse_orders(path: Path, number: int, row: dict[str, Any]) -> dict[str, floa
     """
     fields = {order: f"preference_{order}" for order in ORDERS}
     given = {
-        order: parse_preference(path, number, row, name) if name in row else None for order, name in fields.items()
+        order: parse_preference(path, number, row, name, codes=codes) if name in row else None
+        for order, name in fields.items()
     }
     return {} if set(given.values()) == {None} else given
 
 
-def parse_preference(path: Path, number: int, row: dict[str, Any], name: str = "preference") -> float | None:
-    """A preference between 1 and 2, as a number or as text; 1.5 for AlpacaEval's older sign of a tie, which is 0.
+def parse_preference(
+    path: Path, number: int, row: dict[str, Any], name: str = "preference", *, codes: PreferenceCodes = ALPACA_EVAL
+) -> float | None:
+    """A preference between 1 and 2, of a number, a text or a code; see :meth:`PreferenceCodes.read`.
 
     Returns:
         The preference; ``None`` where the field says that there is none.
@@ -105,21 +128,11 @@ def parse_preference(path: Path, number: int, row: dict[str, Any], name: str = "
     """
     if name not in row:
         raise bad_row(path, number, f"field '{name}' is missing", FIX_ROW)
-    given = row[name]
-    if given is None or given == "":
-        return None
     try:
-        value = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError, OverflowError):
-        raise bad_row(path, number, "the preference is not a number", "Give a number between 1 and 2.") from None
-    if math.isnan(value) and isinstance(given, (float, str)):
-        return None
-    if value == 0:
-        return 1.5
-    if not 1 <= value <= 2:
-        fix = "1 means output_1 is better, 2 output_2, 1.5 a tie."
-        raise bad_row(path, number, f"the preference is {given}, not between 1 and 2", fix)
-    return value
+        return codes.read(row[name])
+    except UnknownPreferenceError as error:
+        fix = "1 means output_1 is better, 2 output_2, 1.5 a tie; --preference_codes names others."
+        raise bad_row(path, number, str(error), fix) from None
 
 
 def _name(path: Path, number: int, row: dict[str, Any], name: str) -> str | None:

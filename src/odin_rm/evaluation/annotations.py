@@ -23,7 +23,8 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, bad_row, read_rows
-from odin_rm.evaluation.annotation_rows import Annotation, parse_annotation, parse_orders
+from odin_rm.evaluation.annotation_rows import Annotation, check_preferences, parse_annotation, parse_orders
+from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes
 
 # Where a judge was reached does not make another judge of it; its name stands in the rows.
 _JUDGES_PLACE = ("name", "model", "base_url", "state")
@@ -108,15 +109,22 @@ def annotation_files(places: Sequence[PathLike]) -> list[Path]:
     return found
 
 
-def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error", "skip"] = "error") -> Annotations:
+def read_annotations(
+    places: Sequence[PathLike],
+    *,
+    on_bad_row: Literal["error", "skip"] = "error",
+    codes: PreferenceCodes = ALPACA_EVAL,
+) -> Annotations:
     """Read judgements of one or several candidates against one baseline.
 
     Args:
         places: files and folders (:func:`annotation_files`). Rows of one ``generator_2`` belong together.
         on_bad_row: stop at rows without preference, with empty outputs or the like, or leave them out and count them.
+        codes: how preferences are written.
 
     Raises:
-        DataError: unreadable files, no usable row, more than one baseline or judge.
+        DataError: unreadable files, preferences that may be written in other codes, no usable row, more than one
+            baseline or judge.
         RowError: unusable rows, duplicates; the message counts them.
     """
     files = annotation_files(places)
@@ -125,9 +133,11 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
     named: dict[str, set[str]] = {}
     seen: dict[tuple[str, str, str | None], Annotation] = {}
     for path in files:
-        for number, row in read_rows(path, on_bad_row=bad.append):
+        numbered = list(read_rows(path, on_bad_row=bad.append))
+        check_preferences(path, [row for _, row in numbered], codes)
+        for number, row in numbered:
             try:
-                item = parse_annotation(path, number, row, named)
+                item = parse_annotation(path, number, row, named, codes=codes)
                 first = seen.setdefault((item.candidate, item.instruction, item.order), item)
                 if first is not item:
                     what = f"judges '{item.candidate}' on the instruction of {first.where} again"
@@ -135,7 +145,7 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
                 if item.preference is None:
                     fix = "Judge again what is missing, or leave it out: --on_bad_row skip."
                     raise RowError("has no preference", where=item.where, fix=fix)
-                rows += _orders(path, item, row)
+                rows += _orders(path, item, row, codes)
             except RowError as error:
                 bad.append(error)
     if bad and on_bad_row == "error":
@@ -152,9 +162,9 @@ def read_annotations(places: Sequence[PathLike], *, on_bad_row: Literal["error",
     return Annotations(systems, dict(Counter(reasons)))
 
 
-def _orders(path: Path, item: Annotation, row: dict[str, Any]) -> list[Annotation]:
+def _orders(path: Path, item: Annotation, row: dict[str, Any], codes: PreferenceCodes) -> list[Annotation]:
     """The judgement, or one for each order where the row says what each of them gave."""
-    given = parse_orders(path, item.row, row)
+    given = parse_orders(path, item.row, row, codes)
     if not given:
         return [item]
     if None in given.values():

@@ -2,13 +2,19 @@
 
 A template is a YAML file of ``prompt`` (with the placeholders ``{instruction}``, ``{output_1}`` and ``{output_2}``),
 ``reply`` (the form of the verdict) and, if wanted, ``system``. Two come with the package: ``scores`` and ``pairwise``.
+The placeholder ``{mark}``, beside the names of blocks, is a word that no text in the question holds, so that no answer
+can close its own block. It is made of the texts, which no text can foresee, and is no part of what a question is.
 
-A reply is read strictly or not at all: what is not exactly in the form has no preference, and nobody guesses one.
+A reply is read strictly or not at all: what is not exactly in the form has no preference, and nobody guesses one. An
+answer may hold a verdict, and a judge may repeat it; so what counts is where a judge puts its own.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,12 +28,23 @@ from odin_rm.evaluation.judgements import Question, preference_of
 PLACEHOLDERS = ("instruction", "output_1", "output_2")
 TEMPLATES = ("scores", "pairwise")
 
-_FIELD = re.compile("{(" + "|".join(PLACEHOLDERS) + ")}")
+_FIELD = re.compile("{(" + "|".join((*PLACEHOLDERS, "mark")) + ")}")
 _SCORE = r"(\d+(?:\.\d+)?)"
 _SCORES = re.compile(rf"{_SCORE}(?:\s+|\s*,\s*){_SCORE}")
 _VERDICT = re.compile(r"verdict:\s*(a|b|tie)\.?", re.IGNORECASE)
 _BARE = re.compile(r"(a|b|tie)\.?", re.IGNORECASE)
-_THINKING = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_NAME = "(?:seed:)?(?:think|thinking|thought|reasoning)"
+_OPENS = re.compile(rf"\s*(?:<{_NAME}>|\[THINK\]|◁think▷)", re.IGNORECASE)
+_CLOSES = re.compile(rf"</{_NAME}>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+# A judge that will not judge, and says so, has no verdict whatever it quotes.
+_REFUSES = re.compile(
+    r"\b(?:I|we)(?:['’]m| am| are|['’]re| have| must)? ?"
+    r"(?:cannot|can['’]t|can not|won['’]t|will not|not able to|unable to|refuse to|decline to|to decline to) (?:\w+ )?"
+    r"(?:judge|compare|choose|evaluate|grade|rate|assess|decide|comply|assist|help with"
+    r"|(?:give|provide|offer) an?(?:y)? (?:verdict|judge?ment|comparison|score|rating|evaluation|assessment|choice))\b",
+    re.IGNORECASE,
+)
+_WHERE_REFUSALS_STAND = 300
 
 
 @dataclass(frozen=True)
@@ -37,8 +54,8 @@ class JudgeTemplate:
     Attributes:
         name: the package's name of it, or the file's.
         prompt: the user message, with placeholders.
-        reply: ``scores`` (two numbers from 1 to 10 on the first line) or ``choice`` (one line ``Verdict: A``, ``B`` or
-            ``tie``, or such a word alone).
+        reply: ``scores`` (two numbers from 1 to 10 on the first or the last line) or ``choice`` (the last line
+            ``Verdict: A``, ``B`` or ``tie``, or such a word alone).
         system: the system message; none where empty.
     """
 
@@ -50,23 +67,63 @@ class JudgeTemplate:
     def messages(self, question: Question) -> list[dict[str, str]]:
         """The chat messages that put a question. Braces inside the texts themselves stay what they are."""
         texts = {"instruction": question.instruction, "output_1": question.first, "output_2": question.second}
+        texts["mark"] = _mark(texts.values())
         user = {"role": "user", "content": _FIELD.sub(lambda match: texts[match[1]], self.prompt)}
         return [{"role": "system", "content": self.system}, user] if self.system else [user]
 
     def parse(self, reply: str, *, complete: bool = True) -> float | None:
         """The preference in a reply: 1 the first answer, 2 the second, 1.5 a tie; ``None`` where it has not the form.
 
+        Reasoning before the reply is not part of it: a block of ``<think>`` or its like, whose opening tag may be
+        missing, as where a chat template has written it. It ends at the last closing tag, for a judge that reasons
+        about an answer may quote one.
+
         Args:
-            reply: the judge's words; a leading ``<think>`` block is not part of them.
+            reply: the judge's words.
             complete: whether the reply ended by itself. The last line of one that was cut off is not read.
         """
-        lines = _THINKING.sub("", reply, count=1).strip().splitlines()
-        lines = [line.strip() for line in (lines if complete else lines[:-1])]
-        return _REPLIES[self.reply](lines)
+        preference = _REPLIES[self.reply](reply, complete)
+        # "I cannot tell them apart" is a way to a tie; with a winner it is a refusal that quotes.
+        return None if preference != 1.5 and _refuses(reply) else preference
 
 
-def parse_scores(lines: list[str]) -> float | None:
-    """The preference in two scores from 1 to 10 that are all of the first line."""
+def parse_scores(reply: str, complete: bool = True) -> float | None:
+    """The preference in two scores from 1 to 10 that are all of the first line; behind reasoning, or of the last one.
+
+    Behind reasoning the first and the last line must not contradict each other. A closing tag without an opening one
+    may also be a quotation in the reasons of a judge that did not reason before; then the very first line has to agree.
+    """
+    parts, opened = _CLOSES.split(reply), _OPENS.match(reply) is not None
+    if len(parts) == 1:
+        return None if opened else _scores(_lines(reply, complete)[:1])
+    if not complete:
+        return None  # the tag may be one that the reasoning quotes
+    lines = _lines(parts[-1])
+    found = {_scores(lines[:1]), _scores(lines[-1:])}
+    if not opened:
+        found.add(_scores(_lines(parts[0])[:1]))
+    found.discard(None)
+    behind = _scores(lines[:1]) or _scores(lines[-1:])
+    return behind if len(found) == 1 else None
+
+
+def parse_choice(reply: str, complete: bool = True) -> float | None:
+    """The preference in the last line ``Verdict: A | B | tie``, or in a reply that is such a word and nothing else.
+
+    A reply that was cut off has no last line. Two verdicts one after the other are none.
+    """
+    if not complete or (_OPENS.match(reply) and not _CLOSES.search(reply)):
+        return None
+    lines = [line.replace("*", "").strip() for line in _lines(_after_reasoning(reply))]
+    found = [match[1] if (match := _VERDICT.fullmatch(line)) else None for line in lines[-2:]]
+    if lines and found[-1] is None and len(lines) == 1 and (match := _BARE.fullmatch(lines[0])):
+        found = [match[1]]
+    if not found or found[-1] is None or (len(found) == 2 and found[0] is not None):
+        return None
+    return {"a": 1.0, "b": 2.0, "tie": 1.5}[found[-1].lower()]
+
+
+def _scores(lines: list[str]) -> float | None:
     match = _SCORES.fullmatch(lines[0]) if lines else None
     if match is None:
         return None
@@ -74,13 +131,26 @@ def parse_scores(lines: list[str]) -> float | None:
     return preference_of(first, second) if min(first, second) >= 1 and max(first, second) <= 10 else None
 
 
-def parse_choice(lines: list[str]) -> float | None:
-    """The preference in the only line ``Verdict: A | B | tie``, or in a reply that is such a word and nothing else."""
-    plain = [line.replace("*", "").strip() for line in lines]
-    found = [match[1] for line in plain if (match := _VERDICT.fullmatch(line))]
-    if not found and len(plain) == 1 and (match := _BARE.fullmatch(plain[0])):
-        found = [match[1]]
-    return {"a": 1.0, "b": 2.0, "tie": 1.5}[found[0].lower()] if len(found) == 1 else None
+def _lines(text: str, complete: bool = True) -> list[str]:
+    """Lines with something on them, without the last of a text that was cut off."""
+    lines = text.strip().splitlines()
+    return [line.strip() for line in (lines if complete else lines[:-1]) if line.strip()]
+
+
+def _after_reasoning(reply: str) -> str:
+    return _CLOSES.split(reply)[-1]
+
+
+def _refuses(reply: str) -> bool:
+    """Whether a reply begins with a refusal: behind its reasoning, or at once where no tag opens any."""
+    starts = [_after_reasoning(reply), *([] if _OPENS.match(reply) else [reply])]
+    return any(_REFUSES.search(text.lstrip()[:_WHERE_REFUSALS_STAND]) for text in starts)
+
+
+def _mark(texts: Iterable[str]) -> str:
+    """A word that depends on all texts of a question, in any order: to hold it, a text would have to foresee itself."""
+    content = json.dumps(sorted(texts)).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 _REPLIES = {"scores": parse_scores, "choice": parse_choice}

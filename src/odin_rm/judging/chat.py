@@ -1,9 +1,14 @@
 """Calls of an OpenAI-compatible chat endpoint: side by side, paced, made again where that may help.
 
 Calls are spaced by :mod:`odin_rm.judging.pacing`. A call that fails in a way that may pass (rate limit, timeout, server
-error, lost connection, a reply that is no chat completion, a stream that breaks off) is made again after a pause; one
-that the server refuses for its content (400, 413, 422) is left without a reply; anything else (wrong key, unknown
-model, no quota) ends the run in one line.
+error, lost connection, a stream that breaks off) is made again after a pause; one whose reply is odd (no chat
+completion, longer than anybody reads) is made :data:`TRIES_OF_ODD` times in all and then left without a reply. So is
+one that the server refuses for its content (400, 413, 422), and one that has no reply within the time whatever is
+tried, while others have.
+Anything else (wrong key, unknown model, no quota, a redirect, silence) ends the run in one line. So do
+:data:`MOST_LEFT_IN_A_ROW` calls in a row that are left.
+
+What the server sends is read as JSON of unknown shape: nothing of it is believed to have a type.
 
 The key is read from the environment when calls begin. It is in no setting, no file and no message.
 """
@@ -19,8 +24,10 @@ from urllib.parse import urlsplit
 
 from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError
 from odin_rm.core.signals import sigterm_cancels
+from odin_rm.core.untrusted import plain_text
 from odin_rm.judging import pacing
 from odin_rm.judging.pacing import Clock, Pacer, pause_before
+from odin_rm.judging.replies import BrokenStream, Odd, Reply, join_pieces, read_completion
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -28,11 +35,16 @@ if TYPE_CHECKING:
 DEFAULT_URL = "https://api.openai.com/v1"
 CHARACTERS_PER_TOKEN = 4
 """For estimates only; what was used in truth is what the endpoint counts."""
-MOST_REFUSED_IN_A_ROW = 10
+MOST_LEFT_IN_A_ROW = 10
+TRIES_OF_ODD = 3
+"""Of a call whose reply nobody can use; the next one is likely as odd."""
+MOST_BYTES = 16 * 2**20
+"""Of a reply, far above what any model writes."""
 TRIES_TO_REACH = 3
 """A server that has never answered is given up sooner: its address is likely wrong."""
 LONGEST_WAIT = 600.0
 
+_LATE = "no reply within"
 _REFUSED = (400, 413, 422)
 _MAY_PASS = (408, 409, 425, 429)
 
@@ -71,31 +83,11 @@ class ChatSettings:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came back of a call.
-
-    Attributes:
-        text: the words.
-        finish: why they end: ``stop``, ``length``, ``content_filter``, ...
-        prompt_tokens, completion_tokens: by the endpoint's count; ``None`` where it does not say.
-    """
-
-    text: str
-    finish: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-
-
-@dataclass(frozen=True)
 class Call:
     """A conversation to be answered, with a seed of its own where that of the settings is not meant."""
 
     messages: Messages
     seed: int | None = None
-
-
-class _Broken(Exception):
-    """A reply that is no whole chat completion."""
 
 
 class ChatClient:
@@ -111,6 +103,8 @@ class ChatClient:
         base_url: the address that calls go to.
         retried: calls made again after a failure.
         refused: calls that the endpoint refused for their content.
+        left: calls that were left because the endpoint gave no reply to them, or none that can be used.
+        problem: what was wrong with the last call that was left; empty without any.
 
     Raises:
         ConfigError: an address that is none, or that carries a secret.
@@ -122,8 +116,9 @@ class ChatClient:
         self.settings, self.role, self.error = settings, role, error
         self.clock = clock or pacing.CLOCK
         self.base_url = endpoint_address(settings.base_url)
-        self.retried = self.refused = 0
-        self._refused_in_a_row = 0
+        self.retried = self.refused = self.left = 0
+        self.problem = ""
+        self._left_in_a_row = self._silent_in_a_row = 0
         self._reached = False
         self._failure: OdinError | None = None
         parts = urlsplit(self.base_url)
@@ -151,7 +146,7 @@ class ChatClient:
 
         Args:
             calls: what to ask.
-            take: called with a call's position and its reply; not called for one that the endpoint refuses.
+            take: called with a call's position and its reply; not called for one that is left without.
 
         Raises:
             OdinError: of the class ``error``: the endpoint has stopped answering. What was handed over stays.
@@ -176,12 +171,20 @@ class ChatClient:
     async def _complete(self, calls: Sequence[Call], take: Callable[[int, Reply], None]) -> None:
         from openai import AsyncOpenAI
 
+        from odin_rm.core.http import make_client
+
         settings = self.settings
         pacer = Pacer(settings.requests_per_minute, settings.tokens_per_minute, self.clock)
         waiting = iter(enumerate(calls))
         self._failure = None
         # The client's own retries are off: ours also cover broken replies, and hold all workers back together.
-        client = AsyncOpenAI(api_key=self._key(), base_url=self.base_url, max_retries=0, timeout=settings.timeout)
+        client = AsyncOpenAI(
+            api_key=self._key(),
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=settings.timeout,
+            http_client=make_client(timeout=settings.timeout, most_bytes=MOST_BYTES),
+        )
         with sigterm_cancels():
             async with client:
                 workers = min(settings.concurrency, len(calls))
@@ -209,11 +212,15 @@ class ChatClient:
                 return
 
     async def _ask(self, client: AsyncOpenAI, pacer: Pacer, call: Call) -> Reply | None:
-        """The reply to one call, ``None`` where the endpoint refuses its content."""
+        """The reply to one call, ``None`` where it is left without one."""
         import openai
 
+        from odin_rm.core.http import RedirectError, UnusableAnswerError
+
         tokens = estimate_tokens(call.messages) + (self.settings.max_tokens or 0)
-        for attempt in range(1, self.settings.retries + 2):
+        tries = self.settings.retries + 1
+        odd, late = 0, True
+        for attempt in range(1, tries + 1):
             if not await pacer.turn(tokens):
                 return None
             try:
@@ -221,7 +228,8 @@ class ChatClient:
                     reply = await self._call(client, call)
             except openai.APIStatusError as error:
                 if error.status_code in _REFUSED:
-                    self._refuse(error)
+                    self.refused += 1
+                    self._leave("it refuses every question", error.message)
                     return None
                 if not self._may_pass(error):
                     raise self._failed(error.message) from None
@@ -230,20 +238,39 @@ class ChatClient:
                     raise self._failed(f"it asks to wait {pause:,.0f} s ({problem})") from None
                 if error.status_code in (429, 503):
                     pacer.hold(pause)
+            except RedirectError as error:
+                raise self._failed(str(error)) from None
+            except (Odd, UnusableAnswerError) as error:
+                self._reached, odd = True, odd + 1
+                if odd >= min(TRIES_OF_ODD, tries):
+                    self.left += 1
+                    self._leave("no reply of it can be used", str(error))
+                    return None
+                problem, pause = str(error), pause_before(attempt)
             except TimeoutError:
-                problem, pause = f"no reply within {self.settings.timeout:g} s", pause_before(attempt)
-            except (openai.APIError, _Broken) as error:
+                problem, pause = f"{_LATE} {self.settings.timeout:g} s", pause_before(attempt)
+            except (openai.APIError, BrokenStream) as error:
                 problem, pause = self._describe(error), pause_before(attempt)
                 unreachable = type(error) is openai.APIConnectionError and not self._reached
                 if unreachable and attempt >= TRIES_TO_REACH:
                     raise self._failed("it cannot be reached") from None
             else:
-                self._reached, self._refused_in_a_row = True, 0
+                self._reached, self._left_in_a_row, self._silent_in_a_row = True, 0, 0
                 return reply
-            if attempt <= self.settings.retries:
+            late = late and problem.startswith(_LATE)
+            if attempt < tries:
                 self.retried += 1
                 await pacer.sleep(pause)
-        raise self._failed(f"{problem}, {self.settings.retries + 1} times in a row")
+        # A question that a model never ends to answer is left to itself; two of them mean that the server is ill.
+        problem = f"{problem}, {tries} times in a row"
+        if not late:
+            raise self._failed(problem)
+        self._silent_in_a_row += 1
+        if not self._reached or self._silent_in_a_row > 1:
+            raise self._failed(problem)
+        self.left += 1
+        self._leave("it answers no question", problem)
+        return None
 
     async def _call(self, client: AsyncOpenAI, call: Call) -> Reply:
         settings = self.settings
@@ -255,18 +282,17 @@ class ChatClient:
         }
         request: dict[str, Any] = {
             "model": settings.model,
-            "messages": list(call.messages),
+            "messages": [{name: plain_text(text) for name, text in message.items()} for message in call.messages],
             **{name: value for name, value in decoding.items() if value is not None},
         }
-        text, finish, usage = await (_streamed if settings.stream else _whole)(client, request)
-        counts = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
-        return Reply(text, finish, *(None if count is None else int(count) for count in counts))
+        return await (_streamed if settings.stream else _whole)(client, request)
 
-    def _refuse(self, error: Any) -> None:
-        self.refused += 1
-        self._refused_in_a_row += 1
-        if self._refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
-            raise self._failed(f"it refuses every question: {error.message}")
+    def _leave(self, always: str, why: str) -> None:
+        """Go on without a reply, unless there has been none for long."""
+        self.problem = self._told(why)
+        self._left_in_a_row += 1
+        if self._left_in_a_row >= MOST_LEFT_IN_A_ROW:
+            raise self._failed(f"{always}: {why}")
 
     def _may_pass(self, error: Any) -> bool:
         return error.code != "insufficient_quota" and (error.status_code in _MAY_PASS or error.status_code >= 500)
@@ -276,10 +302,13 @@ class ChatClient:
         return f"HTTP {status}" if status else str(error) or type(error).__name__
 
     def _failed(self, what: str) -> OdinError:
-        # Some servers repeat the key that they refuse.
-        what = " ".join(what.replace(self._key(), "***").split())[:300]
+        what = self._told(what)
         fix = "Nothing that was answered is lost: put it right and run the same command again."
         return self.error(f"the {self.role} {self.settings.model} fails: {what}", where=self.base_url, fix=fix)
+
+    def _told(self, what: str) -> str:
+        """What a server says, fit for a message: some repeat the key that they refuse."""
+        return " ".join(what.replace(self._key(), "***").split())[:300]
 
 
 def endpoint_address(base_url: str | None) -> str:
@@ -292,38 +321,26 @@ def estimate_tokens(messages: Messages) -> int:
     return -(-sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN)
 
 
-async def _whole(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, str | None, Any]:
-    """Text, finish reason and usage of a reply that comes in one piece."""
-    try:
-        completion = await client.chat.completions.create(**request)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise _Broken("the reply is not valid JSON") from error
-    # The client does not check what the server sends against the types that it promises.
-    choices: Any = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
-        raise _Broken("the reply is no chat completion")
-    content = choices[0].message.content
-    return content if isinstance(content, str) else "", choices[0].finish_reason, completion.usage
+async def _whole(client: AsyncOpenAI, request: dict[str, Any]) -> Reply:
+    """The reply, in one piece."""
+    answer = await client.chat.completions.with_raw_response.create(**request)
+    return read_completion(answer.content)
 
 
-async def _streamed(client: AsyncOpenAI, request: dict[str, Any]) -> tuple[str, str | None, Any]:
-    """The same of a reply that comes in pieces."""
+async def _streamed(client: AsyncOpenAI, request: dict[str, Any]) -> Reply:
+    """The reply, piece by piece."""
     import openai
 
-    pieces: list[str] = []
-    finish, usage = None, None
-    stream = await client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
-    try:
-        async with stream:
-            async for chunk in stream:
-                usage = chunk.usage or usage
-                if chunk.choices:
-                    pieces.append(chunk.choices[0].delta.content or "")
-                    finish = chunk.choices[0].finish_reason or finish
-    except (openai.OpenAIError, TimeoutError):
-        raise
-    except Exception as error:  # whatever the transport or a piece that is not JSON raises
-        raise _Broken(f"the stream broke off ({type(error).__name__})") from error
-    if finish is None:
-        raise _Broken("the stream ended before the reply did")
-    return "".join(pieces), finish, usage
+    from odin_rm.core.http import ServerError
+
+    lines: list[str] = []
+    asked = client.chat.completions.with_streaming_response
+    async with asked.create(**request, stream=True, stream_options={"include_usage": True}) as answer:
+        try:
+            async for line in answer.iter_lines():
+                lines.append(line)
+        except (openai.OpenAIError, ServerError, TimeoutError):
+            raise
+        except Exception as error:  # whatever the transport raises
+            raise BrokenStream(f"the stream broke off ({type(error).__name__})") from error
+    return join_pieces(lines)

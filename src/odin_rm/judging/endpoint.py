@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from odin_rm.core.errors import JudgeError
+from odin_rm.core.untrusted import plain_text
 from odin_rm.evaluation.judge_template import JudgeTemplate
 from odin_rm.evaluation.judgements import Judgement, Question
-from odin_rm.judging.chat import Call, ChatClient, ChatSettings, Reply, estimate_tokens
+from odin_rm.judging.chat import Call, ChatClient, ChatSettings, estimate_tokens
 from odin_rm.judging.judge import Judge, Record
+from odin_rm.judging.replies import Reply
 
 
 class EndpointJudge(Judge):
-    """See the module. A question that the endpoint refuses for its content is left unjudged.
+    """See the module. A question that the endpoint refuses, or answers with what is no reply, is left unjudged.
 
     Args:
         settings: the endpoint.
@@ -53,6 +55,7 @@ class EndpointJudge(Judge):
 
     def _read(self, reply: Reply) -> Judgement:
         # A reply that a filter or a tool call ended says nothing that may be read.
-        readable = reply.finish in ("stop", "length")
-        preference = self.template.parse(reply.text, complete=reply.finish == "stop") if readable else None
+        preference = self.template.parse(reply.text, complete=reply.whole) if reply.readable else None
+        if not reply.readable:
+            self.client.problem = f"its reply ended with finish_reason {plain_text(str(reply.finish))[:40]!r}"
         return Judgement(preference, reply.text, reply.prompt_tokens or 0, reply.completion_tokens or 0)

@@ -9,8 +9,9 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import bad_row, read_rows
-from odin_rm.evaluation.annotation_rows import ORDERS, parse_annotation, parse_orders
+from odin_rm.evaluation.annotation_rows import ORDERS, check_preferences, parse_annotation, parse_orders
 from odin_rm.evaluation.judgements import Judgement, Question
+from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes
 from odin_rm.judging.judge import Judge, Record
 
 _Key = tuple[str, str, str]
@@ -26,18 +27,22 @@ class RecordedJudge(Judge):
 
     Args:
         path: an annotation file, or a folder that holds ``annotations.json``.
+        codes: how its preferences are written.
 
     Raises:
-        DataError: an unreadable file, or a row that is no annotation.
+        DataError: an unreadable file, preferences that may be written in other codes, or a row that is no annotation.
     """
 
     ask_again = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, codes: PreferenceCodes = ALPACA_EVAL) -> None:
         self.path = Path(path, "annotations.json") if Path(path).is_dir() else Path(path)
-        self.name = self.path.name
+        self.name, self.codes = self.path.name, codes
+        self._candidates: dict[_Key, str] = {}
         held: dict[_Key, dict[str | None, float | None]] = {}
-        for number, row in read_rows(self.path):
+        numbered = list(read_rows(self.path))
+        check_preferences(self.path, [row for _, row in numbered], codes)
+        for number, row in numbered:
             self._add(held, number, row)
         self._preferences: dict[_Key, float | None] = {}
         for (instruction, first, second), by_order in held.items():
@@ -48,18 +53,22 @@ class RecordedJudge(Judge):
 
     def _add(self, held: dict[_Key, dict[str | None, float | None]], number: int, row: dict[str, Any]) -> None:
         # An empty output is never asked about, so it does no harm here.
-        item = parse_annotation(self.path, number, row, empty=True)
-        given: dict[str | None, float | None] = dict(parse_orders(self.path, number, row).items())
+        item = parse_annotation(self.path, number, row, empty=True, codes=self.codes)
+        given: dict[str | None, float | None] = dict(parse_orders(self.path, number, row, self.codes).items())
         given = given or {item.order: item.preference}
         first, second = item.baseline_output, item.candidate_output
         by_order = held.setdefault((item.instruction, first, second), {})
+        of_another = item.candidate != self._candidates.setdefault((item.instruction, first, second), item.candidate)
+        if of_another and given.items() <= by_order.items():
+            return  # two models that answer alike were judged alike
         turned = first != second and (item.instruction, second, first) in held
         if turned or (first != second and by_order and (None in by_order or None in given or given.keys() & by_order)):
             raise bad_row(self.path, number, "the same two outputs are judged again", "Keep one row of them.")
         by_order |= given
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "recorded", "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()}
+        codes = {"preference_codes": list(self.codes.words)} if self.codes.words else {}
+        return {"kind": "recorded", "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(), **codes}
 
     def prepare(self, questions: Sequence[Question]) -> None:
         missing = {q.instruction for q in questions if (q.instruction, q.first, q.second) not in self._preferences}

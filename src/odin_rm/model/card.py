@@ -10,6 +10,7 @@ import jinja2
 import yaml
 
 from odin_rm.core.files import atomic_write_text
+from odin_rm.core.untrusted import markdown_text
 from odin_rm.model.info import RewardModelInfo
 
 # The figures of audit.json that a reader of the card wants first.
@@ -59,6 +60,7 @@ def write_card(folder: Path, info: RewardModelInfo, templates: Sequence[str], **
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("odin_rm.model"), keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["plain"] = lambda value: markdown_text(str(value))
     shared = {"front_matter": header, "info": info, "figures": CARD_FIGURES, "row": _row}
     text = "".join(environment.get_template(name).render(**shared, **values) for name in templates)
     atomic_write_text(folder / "README.md", text)

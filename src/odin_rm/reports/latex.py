@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from odin_rm.core.untrusted import printable
 from odin_rm.reports.page import DASH, MINUS, Table
 
 _SPECIAL = {
@@ -20,7 +21,7 @@ def escape_latex(text: str) -> str:
 def latex_table(table: Table) -> str:
     """The table as a ``tabular`` with its caption in a comment; an interval stands in brackets behind its value."""
     lines = [
-        "% " + " ".join(table.caption.split()),
+        "% " + " ".join(printable(table.caption).split()),
         "% needs \\usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"\toprule",

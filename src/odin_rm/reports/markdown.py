@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from odin_rm.core.untrusted import markdown_text
 from odin_rm.reports.page import Table
 
 
 def markdown_table(table: Table) -> str:
     """The caption, the table with intervals in brackets, and its note."""
     head = [_cell(column) for column in table.columns]
-    lines = [" ".join(table.caption.split()), "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+    lines = [markdown_text(table.caption), "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     for row in table.rows:
         lines.append(_row([_cell(cell_text(table, value, k)) for k, value in enumerate(row)]))
-    return "\n".join([*lines, *(["", " ".join(table.note.split())] if table.note else [])]) + "\n"
+    return "\n".join([*lines, *(["", markdown_text(table.note)] if table.note else [])]) + "\n"
 
 
 def cell_text(table: Table, value: object, column: int) -> str:
@@ -21,7 +22,7 @@ def cell_text(table: Table, value: object, column: int) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return markdown_text(text)
 
 
 def _row(cells: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from odin_rm.core.untrusted import markdown_text
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.page import DASH, Table, format_number
 
@@ -57,14 +58,14 @@ def retention_latex(content: Mapping[str, Any]) -> str:
 
 
 def _markdown(table: Table, *, caption: bool = True) -> str:
-    lines = [table.caption, ""] if caption else []
+    lines = [markdown_text(table.caption), ""] if caption else []
     lines += [_line(table.columns), "|" + "---|" * len(table.columns)]
     lines += [_line([table.cell(value, k)["main"] for k, value in enumerate(row)]) for row in table.rows]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Any) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(markdown_text(str(cell)) for cell in cells) + " |"
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str | None:

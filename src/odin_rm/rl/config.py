@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import DTYPES, check_options, option, options_of
+from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import LoraOptions
 from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
@@ -73,7 +73,7 @@ class RLConfig(LoraOptions):
     adam_beta2: float = _of_optimiser(0.95, "AdamW beta 2.", at_least=0)
     adam_epsilon: float = _of_optimiser(1e-8, "AdamW epsilon.", at_least=0)
     max_grad_norm: float = _of_optimiser(1.0, "Clip the gradient's norm; 0 turns it off.", at_least=0, infinite=True)
-    seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0)
+    seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0, below=SEEDS)
 
     standardise: str | None = _of_reward(
         None,
@@ -87,8 +87,28 @@ class RLConfig(LoraOptions):
     reward_clip: float = _of_reward(
         math.inf, "c: the standardised reward is clipped to [-c, c].", above=0, infinite=True
     )
+    preference_reference: str | None = _of_reward(
+        None,
+        "Column of the prompts that holds an answer, or several, to be better than: the quality reward becomes "
+        "sigmoid(quality - the answer's quality), the mean over several.",
+    )
+    group_length_rescaling: float = _of_reward(
+        0.0,
+        "gamma: a reward is scaled by (1 + gamma) / (1 + gamma L / mean L of the responses to the same prompt). "
+        "(rloo, grpo)",
+        at_least=0,
+    )
     length_penalty: float = _of_reward(
         0.0, "alpha: taken off per response token, in standardised reward units.", at_least=0
+    )
+    overlong_penalty: float = _of_reward(
+        0.0,
+        "Taken off a response of --max_new_tokens, in standardised reward units, and a part of it over the last "
+        "--overlong_buffer tokens (DAPO's soft overlong punishment).",
+        at_least=0,
+    )
+    overlong_buffer: int | None = _of_reward(
+        None, "Tokens over which --overlong_penalty rises. Default: a fifth of --max_new_tokens.", at_least=1
     )
     missing_end_penalty: float = _of_reward(
         0.0, "Taken off a response that did not end, in standardised reward units.", at_least=0
@@ -129,7 +149,9 @@ class RLConfig(LoraOptions):
     )
     max_new_tokens: int = _of_text(256, "Longest response, end token included.", at_least=1)
     temperature: float = _of_text(1.0, "Sampling temperature; the log-probs are of the same distribution.", above=0)
-    top_p: float = _of_text(1.0, "Refused below 1: log-probs would be of another distribution than the samples.")
+    top_p: float = _of_text(
+        1.0, "Refused below 1: log-probs would be of another distribution than the samples.", above=0, at_most=1
+    )
     top_k: int = _of_text(0, "Refused above 0, for the same reason.", at_least=0)
     chat_template: str | None = _of_text(None, "Jinja template, or 'plain'; default the policy tokenizer's own.")
     rollout_engine: str = _of_text(
@@ -178,6 +200,11 @@ class RLConfig(LoraOptions):
         """``N`` with its default filled in."""
         assert self.experience_size is not None
         return self.experience_size
+
+    @property
+    def overlong_tokens(self) -> int:
+        """Tokens over which the overlong penalty rises, with its default filled in."""
+        return self.overlong_buffer or max(1, self.max_new_tokens // 5)
 
     @property
     def optimiser_steps_per_collection(self) -> int:
@@ -254,6 +281,15 @@ def _check_combinations(config: RLConfig) -> None:
         )
     if config.kl_target is not None and config.kl_coef == 0:
         raise ConfigError("cannot move a coefficient of 0", where="--kl_target", fix="Give a positive --kl_coef.")
+    if config.overlong_buffer is not None and not config.overlong_penalty:
+        what = "has no effect without --overlong_penalty"
+        raise ConfigError(what, where="--overlong_buffer", fix="Give both, or neither.")
+    if config.overlong_buffer is not None and config.overlong_buffer > config.max_new_tokens:
+        what = f"is {config.overlong_buffer}, more than --max_new_tokens ({config.max_new_tokens})"
+        raise ConfigError(what, where="--overlong_buffer", fix="Lower it.")
+    if config.preference_reference is not None and config.standardise == "model":
+        what = "has no effect on a preference, which is no quality reward any more"
+        raise ConfigError(what, where="--standardise model", fix="Use none or reference.")
     if config.length_penalty and config.reward == "length_only":
         raise ConfigError("only rescales a reward that is length alone", where="--length_penalty", fix="Leave it out.")
     if config.vllm_server is not None and config.rollout_engine != "vllm":
@@ -277,7 +313,7 @@ _OWN_BY = {
         "critic_init",
         "critic_warmup_steps",
     ],
-    "rloo": ["num_generations"],
+    "rloo": ["num_generations", "group_length_rescaling"],
 }
 
 

@@ -151,7 +151,7 @@ class RLTrainer:
             if self.state.shaping is None:
                 mean, std = reference_statistics(self._reference_quality())
                 self.state.shaping = {"mean": mean, "std": std}
-            self.collector.shaping = replace(self.collector.shaping, **self.state.shaping)
+            self.collector.shaping = replace(self.collector.shaping, **dict[str, Any](self.state.shaping))
         if self.look is not None and not self.watch.records:
             self._watch()
 

@@ -19,8 +19,6 @@ import json
 import os
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +28,9 @@ import torch
 
 from odin_rm.core.errors import ConfigError, MissingExtraError, OdinError, RolloutError
 from odin_rm.core.files import atomic_folder
+from odin_rm.core.http import Answer, NoAnswerError, ServerError, ask
 from odin_rm.core.ranks import is_main_process
+from odin_rm.core.untrusted import parse_json
 from odin_rm.model.policy import save_policy
 from odin_rm.rl.records import Rollout, RolloutEngine, SamplingSettings
 from odin_rm.rl.rollout import read_response
@@ -131,7 +131,7 @@ class VllmServerEngine:
         self.tokenizer, self.end_token_ids = tokenizer, set(end_token_ids)
         self.folder, self.timeout = Path(weights_folder).resolve(), timeout
         served = self._ask("/v1/models").get("data")
-        if not served or "id" not in served[0]:
+        if not (isinstance(served, list) and served and isinstance(served[0], dict) and "id" in served[0]):
             raise self._error("/v1/models", "names no model")
         self.model_name = str(served[0]["id"])
 
@@ -158,7 +158,7 @@ class VllmServerEngine:
         try:
             choice = answer["choices"][0]
             written, read = choice["token_ids"], choice["prompt_token_ids"]
-            usable = bool(written) and all(isinstance(token, int) for token in written)
+            usable = bool(written) and all(type(token) is int and 0 <= token < 2**31 for token in written)
         except (KeyError, IndexError, TypeError) as error:
             raise self._error(path, "gives no token ids", "Update the vLLM server.") from error
         if not usable:
@@ -198,27 +198,29 @@ class VllmServerEngine:
         key = os.environ.get("VLLM_API_KEY")
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         data = None if body is None else json.dumps(body).encode()
+        method = "GET" if body is None else "POST"
         for pause in (*_PAUSES, None):
-            request = urllib.request.Request(self.url + path, data, headers)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    answer = json.loads(reply.read() or b"{}")
-                break
-            except urllib.error.HTTPError as error:
+                answer = ask(method, self.url + path, body=data, headers=headers, timeout=self.timeout)
                 # A failure of weights would only be repeated; a request that is wrong stays wrong.
-                if error.code not in (429, 502, 503, 504) or pause is None:
-                    raise self._error(path, f"answers {error.code}{_reason(error)}", fix) from error
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                if answer.status < 400:
+                    break
+                if answer.status not in (429, 502, 503, 504) or pause is None:
+                    raise self._error(path, f"answers {answer.status}{_reason(answer)}", fix)
+            except NoAnswerError as error:
                 if pause is None:
-                    reason = getattr(error, "reason", error)
                     fix = "Start it, or correct --vllm_server; then resume the run."
-                    raise self._error(path, f"does not answer ({reason})", fix) from error
-            except ValueError as error:
-                raise self._error(path, "does not answer in JSON", "Check that it is a vLLM server.") from error
+                    raise self._error(path, f"does not answer ({error})", fix) from error
+            except ServerError as error:
+                raise self._error(path, f"cannot be used ({error})", "Check that it is a vLLM server.") from error
             time.sleep(pause or 0.0)
-        if not isinstance(answer, dict):
+        try:
+            said = parse_json(answer.content or b"{}")
+        except ValueError as error:
+            raise self._error(path, "does not answer in JSON", "Check that it is a vLLM server.") from error
+        if not isinstance(said, dict):
             raise self._error(path, "does not answer with an object", "Check that it is a vLLM server.")
-        return answer
+        return said
 
     def _error(self, path: str, what: str, fix: str = "") -> RolloutError:
         return RolloutError(f"the vLLM server {what}", where=self.url + path, fix=fix)
@@ -227,13 +229,13 @@ class VllmServerEngine:
 _DEV_MODE = "Start it with VLLM_SERVER_DEV_MODE=1, on the policy's model and where it sees the weights folder."
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _reason(answer: Answer) -> str:
     """What the server says of a failure, in a few words."""
     try:
-        said = json.loads(error.read())
+        said = parse_json(answer.content)
         said = said.get("error", said.get("detail", said))
         text = str(said.get("message", said) if isinstance(said, dict) else said)
-    except (ValueError, AttributeError, OSError):
+    except (ValueError, AttributeError):
         return ""
     return f" ({' '.join(text.split())[:200]})"
 

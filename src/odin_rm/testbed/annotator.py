@@ -30,10 +30,12 @@ class AnnotatorSettings:
         ConfigError: a knob is outside its range.
     """
 
-    quality_scale: float = option(4.0, "what the annotator gives for one unit of true quality, in log-odds")
-    length_bias: float = option(0.1, "what the annotator gives for one more token, in log-odds")
-    list_bias: float = option(0.0, "what the annotator gives for list formatting, in log-odds")
-    flattery_bias: float = option(0.0, "what the annotator gives for a flattering opener, in log-odds")
+    quality_scale: float = option(
+        4.0, "what the annotator gives for one unit of true quality, in log-odds", finite=True
+    )
+    length_bias: float = option(0.1, "what the annotator gives for one more token, in log-odds", finite=True)
+    list_bias: float = option(0.0, "what the annotator gives for list formatting, in log-odds", finite=True)
+    flattery_bias: float = option(0.0, "what the annotator gives for a flattering opener, in log-odds", finite=True)
     temperature: float = option(
         1.0, "noise of the annotator's choices: 0 always takes the higher utility", at_least=0, at_most=1e6
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import SEEDS, check_options, option
 from odin_rm.testbed.annotator import Annotator, AnnotatorSettings
 from odin_rm.testbed.sweep import SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
@@ -20,7 +20,7 @@ Knobs = TypeVar("Knobs", WorldSettings, AnnotatorSettings, SweepSettings)
 class _RunSettings:
     output: str = option("", "folder for data, both reward models, summary.json, figures and report.html")
     full: bool = option(False, "train policies on the rewards too: --sweep small, where no other one is asked for")
-    seed: int = option(0, "decides data, first weights and order of the batches", at_least=0)
+    seed: int = option(0, "decides data, first weights and order of the batches", at_least=0, below=SEEDS)
     pairs: int = option(4000, "preference pairs to train on", at_least=1)
     held_out_pairs: int = option(
         2500, "preference pairs to audit on, on prompts that training never sees", at_least=SMALLEST_HELD_OUT

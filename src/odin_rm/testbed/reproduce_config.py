@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import SEEDS, check_options, option
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ReproduceConfig:
         "testbed: every figure of the paper in kind, about 35 minutes on 2 cores. miniature: the same with hardly any "
         "training, to see that it runs. paper: configs and a script of the full-size study, for a cluster.",
     )
-    seed: int = option(0, "Decides data, weights and sampling.", at_least=0)
+    seed: int = option(0, "Decides data, weights and sampling.", at_least=0, below=SEEDS)
     workers: int = option(2, "Policies trained at the same time (testbed: each on one core).", at_least=1)
     overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
 

@@ -8,12 +8,9 @@ null.
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -21,12 +18,15 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 
 from odin_rm.core.errors import RewardSourceError
+from odin_rm.core.http import NoAnswerError, ServerError, ask
+from odin_rm.core.untrusted import parse_json
 from odin_rm.data.prompts import encode_prompts
 from odin_rm.data.render import plain_prompt, plain_response
 from odin_rm.rl.records import JudgedResponses, RewardRequest
 
 # Responses per request: one answer stays within the timeout whatever the number of experiences.
 MOST_QUERIES = 64
+MOST_BYTES = 16 * 2**20  # of an answer: numbers, and what is shown beside each of them
 LONGEST_PAUSE = 30.0
 _LATER = (408, 425, 429)
 _WHOLE_PROMPT = 2**31
@@ -118,27 +118,22 @@ class HttpSource:
 
     def _ask(self, body: bytes) -> Any:
         head = {"Content-Type": "application/json", "Accept": "application/json"}
-        request = urllib.request.Request(self.url, data=body, headers=head, method="POST")
-        deadline = time.monotonic() + self.timeout
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                content = _read(response, deadline)
-        except urllib.error.HTTPError as error:
-            what = f"HTTP {error.code} {error.reason}{_said(error)}"
-            if error.code >= 500 or error.code in _LATER:
-                raise _TryAgain(what) from error
-            raise self._error(f"the server refuses ({what})") from error
-        except TimeoutError as error:
-            raise _TryAgain(f"nothing within {self.timeout:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            late = isinstance(reason, TimeoutError)
-            what = f"nothing within {self.timeout:g} s" if late else str(reason) or type(reason).__name__
-            raise _TryAgain(what) from error
+            answer = ask("POST", self.url, body=body, headers=head, timeout=self.timeout, most_bytes=MOST_BYTES)
+        except NoAnswerError as error:
+            raise _TryAgain(str(error)) from error
+        except ServerError as error:
+            raise self._error(str(error)) from error
+        if answer.status >= 400:
+            said = f": {answer.words}" if answer.words else ""
+            what = f"HTTP {answer.status} {answer.reason}{said}"
+            if answer.status >= 500 or answer.status in _LATER:
+                raise _TryAgain(what)
+            raise self._error(f"the server refuses ({what})")
         try:
-            return json.loads(content)
+            return parse_json(answer.content)
         except ValueError as error:  # also bytes that are no UTF-8
-            raise self._error(f"the answer is not JSON ({content[:60]!r})") from error
+            raise self._error(f"the answer is not JSON ({answer.content[:60]!r})") from error
 
     def _numbers(self, answer: Any, count: int, start: int) -> list[float]:
         if not isinstance(answer, dict) or "rewards" not in answer:
@@ -173,28 +168,6 @@ def _parts(url: str) -> SplitResult:
 
 class _TryAgain(Exception):
     """The server may answer next time."""
-
-
-def _read(response: Any, deadline: float) -> bytes:
-    """The whole body; a server that drips it is given up at the deadline too."""
-    parts = []
-    while part := response.read1(65536):
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    if response.length:  # read1 does not say that the connection ended too early
-        raise http.client.IncompleteRead(b"".join(parts), response.length)
-    return b"".join(parts)
-
-
-def _said(error: urllib.error.HTTPError) -> str:
-    """The start of what a server says beside a status."""
-    try:
-        with error:
-            said = " ".join(error.read(200).decode("utf-8", "replace").split())
-    except (OSError, http.client.HTTPException):
-        return ""
-    return f": {said}" if said else ""
 
 
 def _labels(request: RewardRequest) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import SEEDS, check_options, option
 from odin_rm.core.settings import given
 
 # What decides which pairs are rated, in which order; it stays as it is for the life of a study.
@@ -33,7 +33,9 @@ class StudyConfig:
         None, "Only pairs whose longer answer is at most so many times the other.", at_least=1
     )
     length_unit: Literal["characters", "words"] = option("characters", "What lengths are matched by.")
-    seed: int = option(0, "Of the sample, of each rater's order and sides, and of the resamples.", at_least=0)
+    seed: int = option(
+        0, "Of the sample, of each rater's order and sides, and of the resamples.", at_least=0, below=SEEDS
+    )
     question: str = option("Which answer is better?", "What the page asks.")
 
     host: str = option("127.0.0.1", "Address to listen at. Any that is not this machine's own loopback needs --token.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import SEEDS, check_options, option
 from odin_rm.core.shared_options import ScorerOptions
 
 
@@ -29,7 +29,7 @@ class AuditConfig(ScorerOptions):
     )
     on_bad_row: Literal["error", "skip"] = option("error", "Stop at an unusable row, or leave it out and count it.")
     bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
-    seed: int = option(0, "Of the resamples and of the cross-validation folds.")
+    seed: int = option(0, "Of the resamples and of the cross-validation folds.", at_least=0, below=SEEDS)
     overwrite_output_dir: bool = option(False, "Replace an earlier audit in the folder.", flag="overwrite")
 
     def __post_init__(self) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option, options_of
+from odin_rm.core.options import SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import EndpointOptions
 
 ENDPOINT = "openai:"
-SEEDS = 2**32
 _ENDPOINT_ONLY = ("base_url",)
 _MODEL_ONLY = ("chat_template", "dtype", "device", "attn_implementation")
 

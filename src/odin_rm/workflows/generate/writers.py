@@ -10,7 +10,8 @@ import torch
 from odin_rm.core.errors import RolloutError, RowError
 from odin_rm.data.prompts import PromptSet, encode_prompts
 from odin_rm.data.render import prompt_messages
-from odin_rm.judging.chat import Call, ChatClient, ChatSettings, Reply
+from odin_rm.judging.chat import Call, ChatClient, ChatSettings
+from odin_rm.judging.replies import Reply
 from odin_rm.model.backbone import model_window
 from odin_rm.model.device import pick_device
 from odin_rm.model.policy import end_token_ids, load_policy
@@ -89,8 +90,8 @@ class ModelWriter(ResponseWriter):
 class EndpointWriter(ResponseWriter):
     """A model behind an OpenAI-compatible endpoint, asked for each prompt by itself.
 
-    Each prompt has the seed ``--seed`` plus its position. One that the endpoint refuses for its content is not handed
-    over.
+    Each prompt has the seed ``--seed`` plus its position. One that the endpoint refuses for its content, or gives no
+    usable reply to, is not handed over.
 
     Args:
         config: address, decoding, pace.
@@ -121,7 +122,7 @@ class EndpointWriter(ResponseWriter):
         calls = [Call(prompt_messages(self.prompts[position]), self.seed + position) for position in positions]
 
         def taken(number: int, reply: Reply) -> None:
-            take(positions[number], [_row(reply.text, reply.completion_tokens, reply.finish == "stop")])
+            take(positions[number], [_row(reply.text, reply.completion_tokens, reply.whole)])
 
         self.client.complete(calls, taken)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option, options_of
+from odin_rm.core.options import SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import EndpointOptions
+from odin_rm.evaluation.preference_codes import preference_codes
 
 ENDPOINT = "openai:"
 
@@ -32,7 +34,7 @@ class JudgeConfig(EndpointOptions):
         0.0, "Of the reply; null in --config leaves it to the endpoint.", at_least=0
     )
     max_tokens: int | None = _of_endpoint(512, "Most tokens of a reply.", above=0)
-    seed: int | None = _of_endpoint(None, "Sent along, where it knows seeds.")
+    seed: int | None = _of_endpoint(None, "Sent along, where it knows seeds.", at_least=0, below=SEEDS)
     stream: bool = _of_endpoint(False, "Receive replies piece by piece (for slow ones behind proxies).")
     tokens_per_minute: float | None = _of_endpoint(
         None, "At most so many tokens a minute (estimated).", above=0, infinite=True
@@ -42,11 +44,15 @@ class JudgeConfig(EndpointOptions):
 
     tie_margin: float = option(0.0, "Reward model, gold: differences up to this are ties.", at_least=0)
     column: str | None = _of_model(None, "Label to read of classifiers with several.")
-    max_length: int | None = _of_model(None, "Most tokens of a sequence; default its own setting.")
+    max_length: int | None = _of_model(None, "Most tokens of a sequence; default its own setting.", at_least=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = _of_model(None, "Precision; default float32.")
     device: str | None = _of_model(None, "cpu, cuda, ...; default CUDA if there is one.")
     microbatch_tokens: int = _of_model(16384, "Padded tokens per forward pass (memory).", at_least=1)
     trust_remote_code: bool = _of_model(False, "Run code that comes with it.")
+
+    preference_codes: list[str] | None = option(
+        None, "Recorded judgements: how they write a win of output_1, of output_2 and a tie, as in 0 1 0.5 or A B tie."
+    )
 
     dry_run: bool = option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
     overwrite_output_dir: bool = option(
@@ -59,3 +65,16 @@ class JudgeConfig(EndpointOptions):
         if self.base_url is not None and not self.judge.startswith(ENDPOINT):
             fix = f"Name the model there: --judge {ENDPOINT}NAME."
             raise ConfigError(f"--judge {self.judge} is no endpoint", where="--base_url", fix=fix)
+        if self.preference_codes is not None:
+            preference_codes(self.preference_codes)
+            if not is_recorded(self.judge):
+                what = f"has no effect: --judge {self.judge} is no file of judgements"
+                raise ConfigError(what, where="--preference_codes", fix="Leave it out.")
+
+
+def is_recorded(name: str) -> bool:
+    """Whether ``--judge`` names judgements that were made before."""
+    if name == "gold" or name.startswith(ENDPOINT):
+        return False
+    plain = name.lower().removesuffix(".gz").endswith((".json", ".jsonl", ".csv", ".parquet"))
+    return plain or Path(name, "annotations.json").is_file()

@@ -24,6 +24,7 @@ from odin_rm.core.progress import Progress
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
+from odin_rm.evaluation.preference_codes import preference_codes
 from odin_rm.judging.cache import JudgementCache, Replies, question_key, read_replies
 from odin_rm.judging.chat import ChatSettings
 from odin_rm.judging.endpoint import EndpointJudge
@@ -31,7 +32,7 @@ from odin_rm.judging.judge import Judge
 from odin_rm.judging.recorded import RecordedJudge
 from odin_rm.judging.scored import RewardModelJudge, RewardModelSettings, TruthJudge
 from odin_rm.runs.output_folder import check_run_folder
-from odin_rm.workflows.judge.config import ENDPOINT, JudgeConfig
+from odin_rm.workflows.judge.config import ENDPOINT, JudgeConfig, is_recorded
 
 CACHE = "cache.sqlite"
 ATTEMPTS = 2
@@ -72,6 +73,8 @@ def make_judge(config: JudgeConfig) -> Judge:
         OdinError: an unusable template, address or file of recorded judgements.
     """
     name = config.judge
+    if is_recorded(name):
+        return RecordedJudge(name, preference_codes(config.preference_codes))
     if name.startswith(ENDPOINT):
         if name == ENDPOINT:
             raise ConfigError("names no model", where=f"--judge {ENDPOINT}", fix=f"Write {ENDPOINT}NAME.")
@@ -80,9 +83,6 @@ def make_judge(config: JudgeConfig) -> Judge:
         return EndpointJudge(settings, load_template(config.template))
     if name == "gold":
         return TruthJudge(config.tie_margin)
-    recorded = name.lower().removesuffix(".gz").endswith((".json", ".jsonl", ".csv", ".parquet"))
-    if recorded or Path(name, "annotations.json").is_file():
-        return RecordedJudge(name)
     chosen = {key: getattr(config, key) for key in RewardModelSettings.__dataclass_fields__ if key != "model"}
     return RewardModelJudge(RewardModelSettings(name, **chosen))
 
@@ -179,8 +179,10 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
         replies = cache.read(keys.values())
     judged = [comparison.orders(pair, replies) for pair in comparison.pairs]
     if all(item.preference is None for item in judged):
-        what = f"the judge {judge.name} gave no prompt a preference that can be read"
-        raise JudgeError(what, where=str(folder / CACHE), fix="Look at its replies there, and at the template.")
+        problem = judge.client.problem if isinstance(judge, EndpointJudge) else ""
+        what = f"the judge {judge.name} gave no prompt a preference that can be read" + (problem and f" ({problem})")
+        fix = "Look at its replies there" + ("." if problem else ", and at the template.")
+        raise JudgeError(what, where=str(folder / CACHE), fix=fix)
     report = _report(comparison, replies, judged, cached)
     atomic_write_json(
         folder / "annotations.json", [_row(comparison, *item) for item in zip(comparison.pairs, judged, strict=True)]
@@ -243,7 +245,8 @@ def _report(comparison: _Comparison, replies: Replies, judged: Sequence[BothOrde
             "unparsed_replies": sum(reply.preference is None for reply in every),
             "asked_again": sum(len(known) > 1 for known in replies.values()),
             "unparsed": sum(known[-1].preference is None for known in replies.values()),
-            "refused": len(comparison.questions) - len(replies),
+            "refused": endpoint.client.refused if endpoint else 0,
+            "left": endpoint.client.left if endpoint else 0,
             "calls_made_again": endpoint.client.retried if endpoint else 0,
         },
         "prompt_tokens": prompt_tokens,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import SEEDS, check_options, option
 
 HEADS, MAIN = "heads", "main"
 RECIPE_NAMES = (MAIN, "kl", "epsilon", "experience_size", "clip", "length_penalty", HEADS)
@@ -54,7 +54,7 @@ class ParetoConfig:
     tokenizer: str | None = option(None, "Tokenizer (path or hub id) for texts; default words are counted.")
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
     bootstrap_samples: int = option(2000, "Resamples of the intervals, at least 2.", at_least=2)
-    seed: int = option(0, "Of the resamples.", at_least=0)
+    seed: int = option(0, "Of the resamples.", at_least=0, below=SEEDS)
     overwrite_output_dir: bool = option(False, "Replace earlier fronts in the folder.", flag="overwrite")
 
     def __post_init__(self) -> None:
@@ -77,5 +77,5 @@ class ParetoConfig:
             fix = "Escape what is no pattern."
             raise ConfigError(f"is no regular expression ({error})", where="--arm_pattern", fix=fix) from error
         check_options(self)
-        if any(not length > 0 for length in [*self.matched_length, self.reference_length or 1]):
+        if any(not 0 < length < float("inf") for length in [*self.matched_length, self.reference_length or 1]):
             raise ConfigError("a length is not above 0", where="--matched_length, --reference_length")

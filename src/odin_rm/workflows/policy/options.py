@@ -12,6 +12,7 @@ from odin_rm.core.options import DTYPES, ON_BAD_ROW, check_options, option, opti
 from odin_rm.core.settings import one_of, refuse_idle
 from odin_rm.core.shared_options import LoraOptions, TrainerOptions
 from odin_rm.core.trackers import BY_TRANSFORMERS, check_trackers
+from odin_rm.core.training_bounds import check_training_numbers
 
 # Fields of TRL's and transformers' arguments that would do nothing here, and what to do instead.
 REFUSED = {
@@ -114,6 +115,7 @@ class PolicyTrainingFields(LoraOptions, TrainerOptions):
             raise ConfigError("is required", where="--output", fix=f"See odin-rm {self.command} --help.")
         refuse_idle(self, self.refused, f"odin-rm {self.command}")
         check_options(self)
+        check_training_numbers(self)
         self.check_lora()
         best = getattr(self, "metric_for_best_model", None)
         if best is not None:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
-
-SEEDS = 2**32
+from odin_rm.core.options import SEEDS, check_options, option
 
 
 @dataclass

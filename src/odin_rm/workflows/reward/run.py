@@ -24,7 +24,7 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
-from odin_rm.model.backbone import check_model_folder, position_table
+from odin_rm.model.backbone import check_model_folder, check_token_ids, position_table
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
 from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
@@ -87,6 +87,8 @@ def train_reward_model(config: RewardConfig) -> Path:
     with together():
         if checkpoint is not None:
             _check_checkpoint(checkpoint, config, train_data)
+        for data in filter(None, (train_data, eval_data)):
+            check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
         trainer = build_trainer(
             config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
         )
@@ -265,7 +267,7 @@ def load_data(
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
     best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
-    if config.load_best_model_at_end and best not in BEST_MODEL_METRICS:
+    if best not in BEST_MODEL_METRICS:
         fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
         raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":

@@ -5,7 +5,6 @@ Everything that can be refused is refused before the run folder is touched.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -305,7 +304,7 @@ def _look(
 
 
 def _say(line: str) -> None:
-    say(f"odin-rm rl: watch: {line}", sys.stderr)
+    say(f"odin-rm rl: watch: {line}", error=True)
 
 
 def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import check_options, option
+from odin_rm.core.options import SEEDS, check_options, option
+from odin_rm.evaluation.preference_codes import preference_codes
 
 
 @dataclass
@@ -30,11 +31,14 @@ class WinRateConfig:
     on_bad_row: Literal["error", "skip"] = option(
         "error", "Stop at rows without preference, empty outputs and the like, or leave out and count them."
     )
+    preference_codes: list[str] | None = option(
+        None, "How the files write a win of output_1, of output_2 and a tie, as in 0 1 0.5 or A B tie; default 1 2 1.5."
+    )
     per_prompt: bool = option(
         False, "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."
     )
     bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2)
-    seed: int = option(0, "Of the resamples and of the permutation tests.", at_least=0)
+    seed: int = option(0, "Of the resamples and of the permutation tests.", at_least=0, below=SEEDS)
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
     overwrite_output: bool = option(False, "Replace an existing output file.", flag="overwrite")
 
@@ -43,3 +47,4 @@ class WinRateConfig:
         if not self.annotations:
             raise ConfigError("names no file", where="--annotations", fix="Give files or folders of annotations.")
         check_options(self)
+        preference_codes(self.preference_codes)

@@ -34,6 +34,7 @@ from odin_rm.evaluation.length_control import (
     length_tells_all,
     relative_length_term,
 )
+from odin_rm.evaluation.preference_codes import preference_codes
 from odin_rm.evaluation.win_score import (
     Estimate,
     bootstrap_test,
@@ -66,7 +67,9 @@ def run_win_rate(config: WinRateConfig) -> dict[str, Any]:
     if output.exists() and (output.is_dir() or not config.overwrite_output):
         what = "is a folder, not a file" if output.is_dir() else "exists already"
         raise OutputError(what, where=str(output), fix="Choose another file, or pass --overwrite.")
-    annotations = read_annotations(config.annotations, on_bad_row=config.on_bad_row)
+    annotations = read_annotations(
+        config.annotations, on_bad_row=config.on_bad_row, codes=preference_codes(config.preference_codes)
+    )
     systems = on_the_same_prompts(annotations.systems, config.prompts)
     difficulty = None if config.difficulty is None else read_difficulty(config.difficulty)
     table = _Table.of(systems, _token_counter(config), difficulty, config)

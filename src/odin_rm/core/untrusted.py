@@ -1,0 +1,51 @@
+"""What comes from outside, made fit for use: texts for files and terminals, JSON and numbers of servers."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+# Controls of terminals, marks that turn the direction of writing, ends of lines by other names, halves of characters.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may have it: what would move the cursor, colour, rename or hide is written as its code.
+
+    Newlines and tabs stay.
+    """
+    return _CONTROL.sub(lambda match: _code(ord(match[0])), text)
+
+
+def _code(number: int) -> str:
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def markdown_text(text: str) -> str:
+    """A text from data on one line of Markdown, as itself: no HTML, no link, no picture, no end of a table's cell."""
+    line = " ".join(printable(text).split()).replace("\\", "\\\\")
+    return re.sub(r"([|*`\[\]])", r"\\\1", html.escape(line, quote=False))
+
+
+def plain_text(text: str) -> str:
+    """The text with a replacement mark for each half character, which no file and no other server would take."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What a body in JSON holds; whatever is wrong with it, however deep it is nested, is a ``ValueError``."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def whole_number(value: Any, most: int = 2**53) -> int | None:
+    """A count from the network, ``None`` where it is none: no number, negative, or larger than any count."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or value != int(value):
+        return None
+    return int(value)
