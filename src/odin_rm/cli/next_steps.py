@@ -20,6 +20,10 @@ def _reward(c: Any) -> Words:
     return _line("audit", model=run / "model", dataset=c.eval_dataset or c.dataset, output=run / "audit")
 
 
+def _pairs(c: Any) -> Words:
+    return _line("reward", model="BACKBONE", dataset=c.output, output="runs/odin")
+
+
 def _audit(c: Any) -> Words:
     if c.scores:
         return _page(Path(c.output) / "report.html")
@@ -115,10 +119,6 @@ def _doctor(c: Any) -> Words:
     return NOTHING if c.json else _line("quickstart", output="quickstart")
 
 
-def _pairs(c: Any) -> Words:
-    return _line("dpo", model="POLICY", dataset=c.output, output="runs/dpo")
-
-
 def _nothing(c: Any) -> Words:
     return NOTHING
 
@@ -126,6 +126,7 @@ def _nothing(c: Any) -> Words:
 AFTER: dict[str, Callable[[Any], Words]] = {
     "quickstart": _quickstart,
     "reward": _reward,
+    "pairs": _pairs,
     "score": _score,
     "audit": _audit,
     "probe": _probe,
@@ -145,7 +146,6 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "reproduce": _reproduce,
     "report": _report,
     "study": _study,
-    "pairs": _pairs,
     "serve": _nothing,
     "doctor": _doctor,
     "cache": _nothing,
