@@ -30,7 +30,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check docs format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ bench-export: $(INSTALLED_TEST)  ## How far an exported quality head is from the
 bench-ablation: $(INSTALLED_TEST)  ## Exact batch, head normalisation, orthogonality: with and without
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
+bench-serve: $(INSTALLED_TEST)  ## Load on odin-rm serve beside in-process scoring and FastAPI + pipeline
+	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_load $(ARGS)
+
 bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 	$(BIN)/python benchmarks/score_rows.py $(ARGS)
 
@@ -116,6 +119,12 @@ bench-coverage: $(INSTALLED_TEST)  ## How often the intervals of win-rate hold t
 
 bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x families x ways of reading; ARGS="--part foreign"
 	$(BIN)/python -m benchmarks.one_score $(ARGS)
+
+bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are measured
+	$(TEST_ENV) $(BIN)/python -m benchmarks.attribute_speed $(ARGS)
+
+bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
+	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
 
 bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
 	$(BIN)/python -m benchmarks.help_cost $(ARGS)

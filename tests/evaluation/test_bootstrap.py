@@ -148,3 +148,21 @@ def test_intervals_cover_the_truth() -> None:
 def test_intervals_cover_the_truth_closely() -> None:
     for share in coverage(2000, 1000):
         assert 0.925 <= share <= 0.97
+
+
+@pytest.mark.parametrize("name", ["spearman_statistic", "kendall_statistic"])
+def test_large_sets_go_by_influences_and_get_the_same_intervals(monkeypatch, name) -> None:
+    """The same resamples of the same data, once with ranks made anew and once to first order."""
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(200), 3)
+    x = rng.normal(size=600) + rng.normal(size=200)[prompt]
+    y = np.round(x + rng.normal(size=600))
+    more = (prompt, 300) if name == "kendall_statistic" else (prompt,)
+    weights_SP = np.concatenate(list(boot.PromptBootstrap(prompt, 300, 0).blocks()))
+    exact = getattr(boot, name)(x, y, *more)(weights_SP)
+    monkeypatch.setattr(boot, "LINEAR_FROM", 100)
+    linear = getattr(boot, name)(x, y, *more)(weights_SP)
+    assert np.corrcoef(exact, linear)[0, 1] > 0.98
+    assert linear.std() == pytest.approx(exact.std(), rel=0.05)
+    assert linear.mean() == pytest.approx(exact.mean(), abs=0.005)
+    assert boot.PromptBootstrap(prompt, 1000, 0).kendall_resamples() == 1000

@@ -8,8 +8,10 @@ from sklearn.linear_model import LogisticRegression
 
 from odin_rm.evaluation import information
 from odin_rm.evaluation.audit import audit_preferences
+from odin_rm.evaluation.bootstrap import bootstrap_mean
 from odin_rm.evaluation.information import (
     FOLDS,
+    attribute_curve,
     fit_pair_logistic,
     heldout_gain,
     length_curve,
@@ -118,5 +120,83 @@ def test_curved_length_beats_the_straight_line_but_not_the_curve() -> None:
 
 
 def test_length_curve_by_hand() -> None:
-    found = length_curve(np.array([9.0]), np.array([4.0]))
-    assert found[0] == pytest.approx([5.0, 1.0, np.log(10 / 5)])
+    """Logs 0 to 10 in steps of one, so that the deciles are 1 to 9."""
+    lengths = np.expm1(np.arange(11.0))
+    found = length_curve(lengths[[10, 3]], lengths[[2, 9]])
+    knots = np.quantile([10, 3, 2, 9], np.linspace(0.1, 0.9, 9))
+    assert found.shape == (2, 11)
+    assert found[0, :2] == pytest.approx([lengths[10] - lengths[2], 8.0])
+    assert found[0, 2:] == pytest.approx([max(10 - k, 0) - max(2 - k, 0) for k in knots])
+    assert found[1, 2:] == pytest.approx([max(3 - k, 0) - max(9 - k, 0) for k in knots])
+
+
+def test_length_curve_of_few_lengths_has_fewer_columns() -> None:
+    assert length_curve(np.array([5.0, 5]), np.array([2.0, 2])).shape[1] < 11
+    assert np.linalg.matrix_rank(length_curve(np.array([5.0, 2]), np.array([2.0, 5]))) == 1
+    assert length_curve(np.zeros(0), np.zeros(0)).shape == (0, 2)
+
+
+def judged_by_a_bent_curve(pairs: int = 3000, seed: int = 3):
+    """Lengths like real ones; the judge likes length up to about 300 tokens and then no more."""
+    rng = np.random.default_rng(seed)
+    lengths = np.round(np.exp(rng.normal(5, 0.8, (2, pairs)))) + 1
+    liking = np.minimum(lengths, 300) / 80
+    first = rng.random(pairs) < 1 / (1 + np.exp(-(liking[0] - liking[1])))
+    chosen, rejected = np.where(first, lengths[0], lengths[1]), np.where(first, lengths[1], lengths[0])
+    return chosen, rejected, np.arange(pairs) // 3
+
+
+CURVES = {
+    "length itself": lambda length: length,
+    "the judge's own bend": lambda length: np.minimum(length, 300),
+    "another bend": lambda length: np.minimum(length, 120),
+    "a step that is nearly sharp": lambda length: 1 / (1 + np.exp(-3 * (np.log(length) - 5))),
+    "a hill": lambda length: -((np.log(length) - 5.5) ** 2),
+    "root": np.sqrt,
+    "the reverse": lambda length: -np.log(length),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_no_curve_of_length_knows_anything_beyond_length(name) -> None:
+    chosen, rejected, prompt = judged_by_a_bent_curve()
+    quality = CURVES[name](chosen) - CURVES[name](rejected)
+    gain = heldout_gain(quality, length_curve(chosen, rejected), prompt, 0)
+    figure = bootstrap_mean(gain, prompt, samples=300)
+    assert figure.low <= 0.0005
+    assert abs(figure.value) < 0.002
+
+
+def test_the_old_curve_of_three_columns_paid_for_length() -> None:
+    """Why there are hinges: length, root and logarithm alone leave a bend to be found."""
+    chosen, rejected, prompt = judged_by_a_bent_curve()
+    bends = (lambda length: length, np.sqrt, np.log1p)
+    three = np.stack([bend(chosen) - bend(rejected) for bend in bends], axis=1)
+    quality = np.minimum(chosen, 300) - np.minimum(rejected, 300)
+    assert heldout_gain(quality, three, prompt, 0).mean() > 0.004
+
+
+def test_two_attributes_together() -> None:
+    """A reward made of curves of length and of bullets knows nothing beyond both, and something beyond each alone."""
+    rng = np.random.default_rng(0)
+    chosen, rejected, prompt = judged_by_a_bent_curve()
+    bullets = rng.poisson(3, (2, len(prompt))).astype(float)
+    both = np.column_stack([length_curve(chosen, rejected), attribute_curve(*bullets)])
+    quality = np.sqrt(chosen) - np.sqrt(rejected) + np.minimum(bullets[0], 4) - np.minimum(bullets[1], 4)
+    assert abs(heldout_gain(quality, both, prompt, 0).mean()) < 0.002
+
+
+def test_content_beside_length_keeps_its_bits() -> None:
+    """The hinges cost next to nothing: what a content reward gains over them is what it gains over the judge's own."""
+    rng = np.random.default_rng(1)
+    lengths, truth = np.exp(rng.normal(5, 0.8, (2, 6000))), rng.normal(size=(2, 6000))
+    utility = truth + np.minimum(lengths, 300) / 150
+    first = rng.random(6000) < 1 / (1 + np.exp(-(utility[0] - utility[1])))
+    (chosen, rejected), (good, bad) = (
+        (np.where(first, v[0], v[1]), np.where(first, v[1], v[0])) for v in (lengths, truth)
+    )
+    prompt = np.arange(6000) // 3
+    own = (np.minimum(chosen, 300) - np.minimum(rejected, 300))[:, None]
+    exact = heldout_gain(good - bad, own, prompt, 0).mean()
+    assert heldout_gain(good - bad, length_curve(chosen, rejected), prompt, 0).mean() == pytest.approx(exact, abs=0.003)
+    assert exact > 0.1

@@ -60,7 +60,7 @@ def models(monkeypatch) -> dict[str, Any]:
         calls["scored"].append(data.num_pairs)
         progress(data.num_responses)
         ids = [data.input_ids(r) for r in range(data.num_responses)]
-        return preference_scoring.as_scored(data, reward(scorer, data.response_tokens, ids), None, scorer.name)
+        return preference_scoring.as_scored(data, {"quality": reward(scorer, data.response_tokens, ids)}, scorer.name)
 
     def score_texts(scorer, prompts, responses, *, microbatch_tokens):
         tokens = np.array([len(text.split()) for text in responses])

@@ -128,6 +128,11 @@ def test_other_field_names(model, tmp_path, capsys):
     assert "--prompt_field and --response_field" in line
     flags = ["--prompt_field", "instruction", "--response_field", "output"]
     assert score(model, source, tmp_path / "out.jsonl", *flags) == 0
+    columns = ["--columns", "prompt=instruction", "response=output"]
+    assert score(model, source, tmp_path / "c.jsonl", *columns) == 0
+    assert read(tmp_path / "c.jsonl") == read(tmp_path / "out.jsonl")  # the same rows, under their own names
+    line = refused(capsys, model, source, tmp_path / "d.jsonl", "--columns", "prompt=instruktion")
+    assert "has no column 'instruktion' (it has instruction, output)" in line
     write(tmp_path / "plain.jsonl", [{"prompt": "why", "response": "no"}])
     assert score(model, tmp_path / "plain.jsonl", tmp_path / "b.jsonl") == 0
     assert read(tmp_path / "out.jsonl")[0]["quality"] == read(tmp_path / "b.jsonl")[0]["quality"]

@@ -78,13 +78,45 @@ COMMANDS: dict[str, Command] = {
     ),
     "audit": Command(
         summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
-        usage="--model M --dataset F --output DIR [options]",
+        usage="(--model M --dataset F | --scores F) --output DIR [options]",
         example=(
             "odin-rm audit --model runs/odin/model --dataset val.jsonl.gz --output audits/odin\n"
+            "odin-rm audit --scores judge_scores.jsonl --columns score=rating --output audits/judge\n"
             "odin-rm audit --compare runs/vanilla/model runs/odin/model --dataset val.jsonl.gz --output audits/both"
         ),
         config="odin_rm.workflows.audit.config:AuditConfig",
         run="odin_rm.cli.audit:run",
+    ),
+    "probe": Command(
+        summary="What can this reward be bought with? Edits that change one thing, and what the reward pays for each.",
+        usage="--model M --dataset F --output DIR [options]",
+        example=(
+            "odin-rm probe --model runs/odin/model --dataset val.jsonl.gz --output probes/odin\n"
+            "odin-rm probe --model someone/their-reward-model --dataset val.jsonl.gz --pairs twins.jsonl \\\n"
+            "    --output probes/theirs"
+        ),
+        config="odin_rm.workflows.probe.config:ProbeConfig",
+        run="odin_rm.cli.probe:run",
+    ),
+    "best-of-n": Command(
+        summary="Best-of-N, exactly: what a reward chooses out of many responses, and what comes along with it.",
+        usage="(--scores F | --model M --input F) --output DIR [options]",
+        example=(
+            "odin-rm best-of-n --scores samples_scored.jsonl --n 1 2 4 8 16 --output bon\n"
+            "odin-rm best-of-n --model runs/odin/model --input samples.jsonl --output bon"
+        ),
+        config="odin_rm.workflows.best_of_n.config:BestOfNConfig",
+        run="odin_rm.cli.best_of_n:run",
+    ),
+    "benchmark": Command(
+        summary="Reward-model benchmarks from their published files, with the published figures and every attribute.",
+        usage="NAME --path P (--model M | --scores F) --output G [options]",
+        example=(
+            "odin-rm benchmark rm-bench --path RM-Bench/data --model runs/odin/model --output rm_bench.json\n"
+            "odin-rm benchmark judgebench --path gpt_pairs.jsonl --scores scores.jsonl --output judgebench.json"
+        ),
+        config="odin_rm.workflows.benchmark.config:BenchmarkConfig",
+        run="odin_rm.cli.benchmark:run",
     ),
     "export": Command(
         summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",

@@ -25,6 +25,8 @@ def _pairs(c: Any) -> Words:
 
 
 def _audit(c: Any) -> Words:
+    if c.scores:
+        return _page(Path(c.output) / "report.html")
     from odin_rm.model.info import is_reward_model_folder
 
     models = [place for place in (*reversed(c.compare), c.model) if place]
@@ -32,6 +34,14 @@ def _audit(c: Any) -> Words:
     if ours:
         return _line("export", model=ours[0], output="exported")
     return _line("reward", model="BACKBONE", dataset="TRAIN.jsonl", output="runs/odin")
+
+
+def _probe(c: Any) -> Words:
+    return _line("audit", model=c.model, dataset=c.dataset, output="audit")
+
+
+def _best_of_n(c: Any) -> Words:
+    return _line("sft", model="POLICY", dataset=Path(c.output) / "chosen.jsonl", output="runs/sft")
 
 
 def _export(c: Any) -> Words:
@@ -119,6 +129,9 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "pairs": _pairs,
     "score": _score,
     "audit": _audit,
+    "probe": _probe,
+    "best-of-n": _best_of_n,
+    "benchmark": _nothing,
     "export": _export,
     "sft": _sft,
     "dpo": _dpo,

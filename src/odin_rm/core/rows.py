@@ -10,11 +10,12 @@ import csv
 import gzip
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,12 @@ from typing import IO, Any
 
 from odin_rm.core.atomic import PathLike, atomic_file, dump_json
 from odin_rm.core.errors import DataError, OutputError, RowError
+from odin_rm.core.parquet import ROWS_AT_ONCE, ParquetRows
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 Row = dict[str, Any]
 OnBadRow = Callable[[RowError], None] | None
 
-_PARQUET_ROWS = 1024
 _MAGIC = {b"\x1f\x8b": "gzip (.gz)", b"PAR1": "Parquet (.parquet)", b"PK\x03\x04": "zip"}
 
 
@@ -116,6 +117,29 @@ def _refuse_binary(path: Path, head: bytes) -> None:
         raise DataError("is binary, not UTF-8 text", where=str(path), fix="Save it as UTF-8 text.")
 
 
+HALF_CHARACTER = "holds half a character (a lone surrogate)"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def has_half_character(value: Any) -> bool:
+    """Whether text, or text anywhere in lists and mappings, holds a lone surrogate, which no UTF-8 file can.
+
+    Two escapes that make one character together are that character once JSON is read, so they are none.
+    """
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if not one.isascii() and _SURROGATE.search(one):
+                return True
+        elif isinstance(one, Mapping):
+            waiting += one.keys()
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+    return False
+
+
 def bad_row(path: PathLike, number: int, what: str, fix: str) -> RowError:
     """The :class:`RowError` of one row, placed by file and row number."""
     return RowError(what, where=f"{path}, row {number}", fix=fix)
@@ -133,21 +157,20 @@ def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErr
 def _parse_line(path: Path, number: int, line: bytes) -> Row | RowError:
     try:
         row = json.loads(line.decode("utf-8"))
-        if b"\\ud" in line or b"\\uD" in line:  # rare: only an escape can smuggle in half a character
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:
         return bad_row(path, number, "is not UTF-8 text", "Save the file as UTF-8.")
-    except UnicodeEncodeError:
-        return bad_row(path, number, "holds half a character (a lone surrogate)", "Remove it.")
     except (ValueError, RecursionError) as error:
         hint = (
             "Name the file .json." if number == 1 and line.lstrip().startswith(b"[") else "Write one object per line."
         )
         return bad_row(path, number, f"is not valid JSON ({error})", hint)
-    return _as_row(path, number, row)
+    # Rare: only an escape can smuggle in half a character.
+    return _as_row(path, number, row, escapes=b"\\ud" in line or b"\\uD" in line)
 
 
-def _as_row(path: Path, number: int, row: Any) -> Row | RowError:
+def _as_row(path: Path, number: int, row: Any, *, escapes: bool) -> Row | RowError:
+    if escapes and has_half_character(row):
+        return bad_row(path, number, HALF_CHARACTER, "Remove it.")
     if isinstance(row, dict):
         return row
     return bad_row(path, number, f"is a JSON {json_name(row)}, not an object", 'Write {"field": value, ...}.')
@@ -172,8 +195,9 @@ def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErro
     rows = data.get("data") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise DataError(f"holds a JSON {json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
+    escapes = b"\\ud" in content or b"\\uD" in content
     for number, row in enumerate(rows, start=1):
-        yield number, _as_row(path, number, row)
+        yield number, _as_row(path, number, row, escapes=escapes)
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
@@ -221,20 +245,32 @@ def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowE
             if len(set(names)) != len(names):
                 raise DataError("duplicate columns", where=str(path), fix="Name each column once.")
             number = 0
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+                for row in _batch_rows(batch):
                     number += 1
-                    yield number, row
+                    yield number, row or bad_row(path, number, "is not UTF-8 text", "Write its text as UTF-8.")
         except (pa.ArrowException, OSError) as error:
             what = f"is not a readable Parquet file ({str(error).splitlines()[0]})"
             raise DataError(what, where=str(path), fix="Write it again.") from error
 
 
+def _batch_rows(batch: Any) -> Iterator[Row | None]:
+    """The rows of a record batch; ``None`` for one whose text is not UTF-8, which Arrow stores unchecked."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for position in range(batch.num_rows):
+            try:
+                yield batch.slice(position, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
+
+
 class RowWriter:
     """Writes rows one by one; the file appears, complete, when the ``with`` block ends well.
 
-    The columns of ``.csv`` and ``.parquet`` are those of the first row(s); in CSV, lists and objects are written as
-    JSON and ``None`` as an empty cell.
+    The columns of ``.csv`` are those of the first row; lists and objects are written as JSON there and ``None`` as an
+    empty cell. The columns of ``.parquet`` are those of all rows (:mod:`odin_rm.core.parquet`).
 
     Args:
         path: the file; its suffix chooses the format as in :func:`read_rows`.
@@ -248,9 +284,8 @@ class RowWriter:
         self.path = Path(path)
         self.rows = 0
         self._suffix, self._gzipped = row_format(self.path)
-        self._buffer: list[Row] = []
         self._columns: list[str] = []
-        self._parquet: Any = None
+        self._parquet: ParquetRows | None = None
 
     def __enter__(self) -> RowWriter:
         self._atomic: AbstractContextManager[IO[bytes]] = atomic_file(self.path)
@@ -259,6 +294,8 @@ class RowWriter:
         self._file: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._gzipped else raw
         if self._suffix == ".json":
             self._file.write(b"[")
+        if self._suffix == ".parquet":
+            self._parquet = ParquetRows(self.path)
         return self
 
     def write(self, row: Row) -> None:
@@ -267,21 +304,17 @@ class RowWriter:
             self._file.write((dump_json(row) + "\n").encode("utf-8"))
         elif self._suffix == ".json":
             self._file.write(((",\n" if self.rows else "\n") + dump_json(row)).encode("utf-8"))
+        elif self._parquet is not None:
+            self._parquet.add(row)
         else:
             self._check_columns(row)
-            if self._suffix == ".csv":
-                self._write_csv([row.get(name) for name in self._columns])
-            else:
-                self._buffer.append(row)
-                if len(self._buffer) >= _PARQUET_ROWS:
-                    self._flush_parquet()
+            self._write_csv([row.get(name) for name in self._columns])
         self.rows += 1
 
     def _check_columns(self, row: Row) -> None:
         if self.rows == 0:
             self._columns = list(row)
-            if self._suffix == ".csv":
-                self._write_csv(self._columns)
+            self._write_csv(self._columns)
         elif extra := [name for name in row if name not in self._columns]:
             what = f"row {self.rows + 1} has a column '{extra[0]}' that the first row has not"
             raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.")
@@ -293,21 +326,6 @@ class RowWriter:
             "" if cell is None else cell if isinstance(cell, plain) else dump_json(cell) for cell in cells
         )
         self._file.write(text.getvalue().encode("utf-8"))
-
-    def _flush_parquet(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            schema = self._parquet.schema if self._parquet else None
-            table = pa.Table.from_pylist(self._buffer, schema=schema)
-        except (pa.ArrowException, TypeError) as error:
-            what = f"the rows up to {self.rows + 1} do not fit the columns of the first rows ({error})"
-            raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.") from error
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._file, table.schema)
-        self._parquet.write_table(table)
-        self._buffer.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -326,13 +344,11 @@ class RowWriter:
     def _finish(self) -> None:
         if self._suffix == ".json":
             self._file.write(b"\n]\n" if self.rows else b"]\n")
-        if self._suffix == ".parquet":
-            if self._buffer or self._parquet is None:
-                self._flush_parquet()
-            self._parquet.close()
+        if self._parquet is not None:
+            self._parquet.write(self._file)
         if self._gzipped:
             self._file.close()
 
     def _abandon(self) -> None:
         if self._parquet is not None:
-            self._parquet.close()  # while its file is still open, or the garbage collector complains
+            self._parquet.close()

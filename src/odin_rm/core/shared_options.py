@@ -17,6 +17,17 @@ _of_speed = options_of("speed and memory")
 _of_endpoint = options_of("endpoint")
 
 
+@dataclass(kw_only=True)
+class RowOptions:
+    """How rows are read, of the commands that read any."""
+
+    columns: list[str] = option(
+        [],
+        "What the rows call a field otherwise: new=theirs each, as in prompt=question chosen=answer_a; new= leaves the "
+        "column new out.",
+    )
+
+
 @dataclass
 class LoraOptions:
     """A LoRA adapter instead of all weights."""

@@ -35,11 +35,17 @@ COLUMNS = (
 )
 ENVIRONMENT_VARIABLE = "ODIN_RM_CACHE"
 _RECORD = "record.json"
-_EXTRA = "extra-"
+_EXTRA, _VARIANTS = "extra-", "variants-"
 # Files up to this size are checked whole, larger ones by size and both ends.
 _CHECKED_WHOLE = 64 * 2**20
 _CODE = (
+    "attributes",
     "rows",
+    "messages",
+    "cells",
+    "columns",
+    "layouts",
+    "template_check",
     "render",
     "rendered",
     "template_form",
@@ -118,6 +124,7 @@ def write_columns(folder: Path, data: TokenisedPreferences) -> None:
     """Write all columns and the record of a data set into a folder. :data:`FLAT` stays if it is there already."""
     arrays = {name: getattr(data, name) for name in COLUMNS}
     arrays |= {_EXTRA + name: column for name, column in data.extra.items()}
+    arrays |= {_VARIANTS + kind: column for kind, column in data.variants.items()}
     for name, array in arrays.items():
         path = folder / f"{name}.npy"
         if not path.exists():
@@ -137,9 +144,13 @@ def read_columns(folder: Path) -> TokenisedPreferences | None:
                 raise ValueError(f"{path.name} has changed")
             # Plain views of the mapped memory: numpy's memmap class is slow to index.
             arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        extra = {name.removeprefix(_EXTRA): arrays[name] for name in arrays if name.startswith(_EXTRA)}
-        columns = {name: arrays[name] for name in COLUMNS}
-        return TokenisedPreferences(**columns, source=record["source"], report=record["report"], extra=extra)
+        extra, variants = (
+            {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+            for prefix in (_EXTRA, _VARIANTS)
+        )
+        columns: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
+        described = {"source": record["source"], "report": record["report"]}
+        return TokenisedPreferences(**columns, **described, extra=extra, variants=variants)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import DataError, NumericalError, ShapeError
+from odin_rm.data.attributes import describe
 from odin_rm.evaluation import association as assoc
 from odin_rm.evaluation import bootstrap as boot
+from odin_rm.evaluation.attribute_audit import AttributedScores, audit_attributes
 from odin_rm.evaluation.information import heldout_gain, length_curve, undefined_information
 from odin_rm.evaluation.pairs import BIN_EDGES, BIN_LABELS, PairView, accuracy_figures, bin_masks, half_ties, share
 from odin_rm.evaluation.records import Figure, ScoredPreferences
@@ -41,6 +43,8 @@ EXTRA_FIGURES = (
     "true_quality_agreement",
     "true_quality_spearman",
     "verbosity_twins_longer_wins",
+    "between_prompt_share",
+    "style_share",
 )
 
 
@@ -59,6 +63,8 @@ class AuditResult:
         moments: mean and deviation of each head's reward and of the length.
         bootstrap: settings of the intervals.
         data_report: counts that the data reader reported.
+        attributes: by name, what :mod:`odin_rm.evaluation.attribute_audit` finds of it, with its ``words`` and
+            ``unit``; empty where none were measured.
     """
 
     name: str
@@ -74,6 +80,7 @@ class AuditResult:
     moments: dict[str, float] = field(default_factory=dict)
     bootstrap: dict[str, Any] = field(default_factory=dict)
     data_report: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __getitem__(self, figure: str) -> Figure:
         """The figure of that name; an undefined one where this audit does not have it."""
@@ -100,6 +107,7 @@ class AuditResult:
             "moments": self.moments,
             "bootstrap": self.bootstrap,
             "data_report": self.data_report,
+            "attributes": self.attributes,
         }
 
     @classmethod
@@ -131,23 +139,36 @@ class AuditResult:
             moments=dict(content.get("moments", {})),
             bootstrap=dict(content.get("bootstrap", {})),
             data_report=dict(content.get("data_report", {})),
+            attributes=dict(content.get("attributes", {})),
         )
 
 
-def audit_preferences(scored: ScoredPreferences, *, bootstrap_samples: int = 1000, seed: int = 0) -> AuditResult:
+def audit_preferences(
+    scored: ScoredPreferences,
+    *,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+    attributes: Mapping[str, np.ndarray] | None = None,
+    described: Mapping[str, Mapping[str, Any]] | None = None,
+    labelled: bool = True,
+) -> AuditResult:
     """All figures of ``audit.json``.
 
     Args:
         scored: the preference set with the rewards of every distinct response.
         bootstrap_samples: resamples of the intervals; below 2 there are no intervals.
         seed: of the resamples and of the cross-validation folds.
+        attributes: name to ``(R,)`` numbers of the responses, to be held against the reward beside those that the set
+            carries.
+        described: by name, words and unit of an attribute, to be reported with it.
+        labelled: refuse a set without pairs; if false, accuracies are undefined there.
 
     Raises:
         DataError: there are no pairs.
         ShapeError: columns of different lengths, or pairs that name no response.
         NumericalError: a reward that is not finite.
     """
-    scored = _checked(scored)
+    scored = _checked(scored, labelled=labelled)
     sampler, view = _prepare(scored, bootstrap_samples, seed)
     length = np.asarray(scored.response_tokens, dtype=np.float64)
     values, statistics = _measure(scored, sampler, view)
@@ -155,6 +176,8 @@ def audit_preferences(scored: ScoredPreferences, *, bootstrap_samples: int = 100
         _add(values, statistics, {f"bin.{k}": share(half_ties(view.quality), held, view, "no pairs")})
         _add(values, statistics, {f"longer.{k}": share(half_ties(view.length), held, view, "no pairs")})
     figures = sampler.intervals(values, statistics)
+    carried = dict(scored.attributes) | dict(attributes or {})
+    found = _attributes(scored, carried, described or {}, sampler, figures)
 
     trends = {"quality": reward_trend(scored.quality, length, sampler)}
     moments = {"length_mean": float(length.mean()), "length_deviation": float(length.std())}
@@ -179,6 +202,7 @@ def audit_preferences(scored: ScoredPreferences, *, bootstrap_samples: int = 100
         moments=moments,
         bootstrap=_settings(sampler),
         data_report=dict(scored.report),
+        attributes=found,
     )
 
 
@@ -223,6 +247,10 @@ def _measure(
     if scored.length_reward is not None:
         parts = _correlations(scored.length_reward, length, sampler)
         _add(values, statistics, {f"length_head.{name}": part for name, part in parts.items()})
+    for attribute, column in scored.attributes.items():
+        if not np.array_equal(column, length):
+            parts = _correlations(scored.quality, np.asarray(column, dtype=np.float64), sampler)
+            _add(values, statistics, {f"{attribute}.{name}": part for name, part in parts.items()})
     return values, statistics
 
 
@@ -274,6 +302,22 @@ def _true_quality_rank(quality: np.ndarray, truth: np.ndarray, sampler: boot.Pro
     return {"true_quality_spearman": (figure, boot.spearman_statistic(quality, truth, sampler.prompt))}
 
 
+def _attributes(
+    scored: ScoredPreferences,
+    attributes: Mapping[str, np.ndarray],
+    described: Mapping[str, Mapping[str, Any]],
+    sampler: boot.PromptBootstrap,
+    figures: dict[str, Figure],
+) -> dict[str, dict[str, Any]]:
+    """Every attribute's content; the shares that go with them are added to the figures."""
+    if not attributes:
+        return {}
+    columns = AttributedScores(scored.quality, sampler.prompt, attributes, scored.chosen, scored.rejected)
+    found = audit_attributes(columns, sampler)
+    figures["between_prompt_share"], figures["style_share"] = found.between_prompt_share, found.style_share
+    return {name: {**(described.get(name) or describe(name)), **content} for name, content in found.attributes.items()}
+
+
 def _bin_table(figures: dict[str, Figure], view: PairView) -> list[dict[str, Any]]:
     return [
         {
@@ -300,18 +344,19 @@ def _settings(sampler: boot.PromptBootstrap) -> dict[str, Any]:
     }
 
 
-def _checked(scored: ScoredPreferences) -> ScoredPreferences:
+def _checked(scored: ScoredPreferences, *, labelled: bool = True) -> ScoredPreferences:
     """The same record as float64 arrays, refused where it cannot be audited."""
     size = len(scored.quality)
     columns: dict[str, np.ndarray | None] = {"response_tokens": scored.response_tokens, "prompt": scored.prompt}
     columns |= {"length_reward": scored.length_reward, "true_quality": scored.true_quality}
+    columns |= {f"the attribute {name}": column for name, column in scored.attributes.items()}
     for name, column in columns.items():
         if column is not None and np.shape(column) != (size,):
             raise ShapeError(f"{name} has shape {np.shape(column)}, expected ({size},)", where=scored.dataset)
-    if len(scored.chosen) == 0 or len(scored.chosen) != len(scored.rejected):
+    if (labelled and len(scored.chosen) == 0) or len(scored.chosen) != len(scored.rejected):
         raise DataError("there are no pairs to audit", where=scored.dataset, fix="Give rows with chosen and rejected.")
     named = np.concatenate([scored.chosen, scored.rejected])
-    if named.min() < 0 or named.max() >= size:
+    if len(named) and (named.min() < 0 or named.max() >= size):
         raise ShapeError(f"pairs name responses outside 0..{size - 1}", where=scored.dataset)
     heads: dict[str, np.ndarray | None] = {"quality reward": scored.quality, "length reward": scored.length_reward}
     for name, column in heads.items():

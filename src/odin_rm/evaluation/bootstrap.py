@@ -4,9 +4,11 @@ A resample draws as many prompts as there are, with replacement; a prompt drawn 
 is a row of integer weights, and every figure is computed from the *same* rows, which makes figures comparable. Sums and
 ratios of sums are one matrix product; Pearson is a function of weighted moments; Spearman re-ranks under the weights.
 
-Kendall's tau has no cheap weighted form. Where ``resamples * responses`` exceeds ``KENDALL_BUDGET`` it uses the first
-resamples only (at least ``KENDALL_MIN_RESAMPLES``) and its interval is ``value +- 1.96`` bootstrap standard errors,
-which needs far fewer resamples than two extreme percentiles do.
+Beyond ``LINEAR_FROM`` responses both ranks and tau go by their influences (:mod:`odin_rm.evaluation.rank_influence`),
+which is one matrix product for all resamples. Below it Kendall's tau has no cheap weighted form. Where
+``resamples * responses`` exceeds ``KENDALL_BUDGET`` it uses the first resamples only (at least
+``KENDALL_MIN_RESAMPLES``) and its interval is ``value +- 1.96`` bootstrap standard errors, which needs far fewer
+resamples than two extreme percentiles do.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ import numpy as np
 from scipy import stats
 
 from odin_rm.evaluation.association import CONSTANT_TOLERANCE, centre_within
+from odin_rm.evaluation.rank_influence import kendall_influence, spearman_influence
 from odin_rm.evaluation.records import Figure
 
 LEVEL = 0.95
 BLOCK_ELEMENTS = 2_000_000
 KENDALL_BUDGET = 4_000_000
 KENDALL_MIN_RESAMPLES = 100
+LINEAR_FROM = 20_000
+"""Responses from which a resample's rank correlation is its value plus the mean influence of what was drawn."""
 
 # A statistic maps a block of prompt weights (S, P) to its value in each resample (S,), NaN where undefined.
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -70,18 +75,25 @@ class PromptBootstrap:
             for name, statistic in wanted.items():
                 draws[name].append(statistic(block))
         return {
-            name: _interval(figure, np.concatenate(draws[name])) if name in wanted else figure
+            name: percentile_interval(figure, np.concatenate(draws[name])) if name in wanted else figure
             for name, figure in values.items()
         }
 
     def kendall_resamples(self) -> int:
         """How many resamples Kendall's tau uses."""
+        if len(self.prompt) > LINEAR_FROM:
+            return self.samples
         affordable = KENDALL_BUDGET // max(len(self.prompt), 1)
         return min(self.samples, max(KENDALL_MIN_RESAMPLES, affordable))
 
 
-def _interval(figure: Figure, draws: np.ndarray) -> Figure:
-    """Percentiles of the draws, or 1.96 standard errors where the tail of draws was not computed (infinite)."""
+def percentile_interval(figure: Figure, draws: np.ndarray) -> Figure:
+    """The figure with the percentiles of its draws, or 1.96 standard errors where their tail was not computed.
+
+    Args:
+        figure: the value.
+        draws: ``(S,)`` its value in each resample; NaN where undefined there, infinite where not computed.
+    """
     computed = draws[~np.isinf(draws)]
     finite = computed[np.isfinite(computed)]
     if figure.value is None or 2 * len(finite) < len(computed) or len(finite) < 2:
@@ -202,7 +214,9 @@ class WeightedRanks:
 
 
 def spearman_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray) -> Statistic:
-    """Spearman over the responses of resampled prompts, ranks recomputed in each resample."""
+    """Spearman over the responses of resampled prompts, ranks recomputed in each resample (but see the module)."""
+    if len(x) > LINEAR_FROM:
+        return _linear_statistic(*spearman_influence(x, y), prompt)
     x_ranks, y_ranks = WeightedRanks(x), WeightedRanks(y)
 
     def statistic(weights_SP: np.ndarray) -> np.ndarray:
@@ -219,6 +233,8 @@ def spearman_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray) -> Stat
 
 def kendall_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray, resamples: int) -> Statistic:
     """Kendall tau-b over the first ``resamples`` resamples; later ones are marked infinite (not computed)."""
+    if len(x) > LINEAR_FROM:
+        return _linear_statistic(*kendall_influence(x, y), prompt)
     _, x_rank = np.unique(x, return_inverse=True)
     _, y_rank = np.unique(y, return_inverse=True)
     done = 0
@@ -234,6 +250,12 @@ def kendall_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray, resample
         return out
 
     return statistic
+
+
+def _linear_statistic(value: float, influence: np.ndarray, prompt: np.ndarray) -> Statistic:
+    """A statistic in each resample to first order: its value and the mean influence of the responses drawn."""
+    moves = ratio_statistic(influence, np.ones(len(influence)), prompt, int(prompt.max()) + 1)
+    return lambda weights_SP: np.clip(value + moves(weights_SP), -1.0, 1.0)
 
 
 def bootstrap_mean(

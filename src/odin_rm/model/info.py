@@ -24,7 +24,7 @@ class RewardModelInfo:
         normalise_heads: whether the forward pass normalises the head vectors.
         head_scale: constant that multiplies a normalised head.
         pooling: ``backbone`` (the architecture's own read-out) or ``mean`` (mean of the last hidden states).
-        objective: ``odin`` or ``bradley_terry``, what the model was trained with.
+        objective: what the model was trained with, a name of :data:`odin_rm.objectives.registry.OBJECTIVES`.
         length_unit: the unit of length that training and audit used.
         encoding: fields of :class:`odin_rm.data.tokenise.EncodingSettings` used in training.
         reward_mean, reward_std: mean and deviation of the quality reward on the reference set, reward units.

@@ -192,6 +192,15 @@ class RewardModel(nn.Module):
         return LENGTH in self.heads.names
 
     @property
+    def reads_feature(self) -> bool:
+        """Whether scores come with the feature that the heads read; can be switched."""
+        return self.heads.with_feature
+
+    @reads_feature.setter
+    def reads_feature(self, wanted: bool) -> None:
+        self.heads.with_feature = wanted
+
+    @property
     def is_lora(self) -> bool:
         """Whether the backbone carries a LoRA adapter."""
         return self.classifier is not self.backbone
@@ -385,8 +394,9 @@ class RewardModel(nn.Module):
         return score_row(self.classifier, self.heads, row, kernel=self.tree_kernel, mean=mean)
 
     def _scores(self, rewards_RH: Tensor) -> RewardScores:
-        columns = dict(zip(self.heads.names, rewards_RH.float().unbind(-1), strict=True))
-        return RewardScores(columns[QUALITY], columns.get(LENGTH))
+        names = self.heads.names
+        columns = dict(zip(names, rewards_RH[:, : len(names)].float().unbind(-1), strict=True))
+        return RewardScores(heads=columns, feature=rewards_RH[:, len(names) :].float() if self.reads_feature else None)
 
     def _effective(self, vector_D: Tensor) -> Tensor:
         return effective_head(vector_D, normalise=self.info.normalise_heads, scale=self.info.head_scale)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
 from odin_rm.core.hub import check_hub
-from odin_rm.core.types import RewardScores
+from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.fast import TreeSupport, known_layout, neighbour_reason, reads_left_to_right, score_row, use_fast_products
@@ -39,6 +39,8 @@ from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.saved_reading import saved_settings, say_where_stock_reads
 
+FEATURE = "feature"
+"""The name of the feature among the columns of :func:`score_columns`; no head is called so."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -256,8 +258,16 @@ def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: st
     return settings
 
 
-@torch.no_grad()
 def score_sequences(
+    model: Callable[..., RewardScores], sequences: Sequence[np.ndarray], **options: Any
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """``(R,)`` float64 quality rewards, and length rewards or ``None``; arguments as of :func:`score_columns`."""
+    columns = score_columns(model, sequences, **options)
+    return columns.get(QUALITY, np.zeros(len(sequences))), columns.get(LENGTH)
+
+
+@torch.no_grad()
+def score_columns(
     model: Callable[..., RewardScores],
     sequences: Sequence[np.ndarray],
     *,
@@ -268,7 +278,7 @@ def score_sequences(
     world_size: int = 1,
     progress: Callable[[int], None] | None = None,
     layout: TreeSupport | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> dict[str, np.ndarray]:
     """Scores of token sequences in their order; what they begin with alike is computed once where the model allows it.
 
     A forward pass that does not fit into memory is taken again in halves.
@@ -284,12 +294,12 @@ def score_sequences(
         layout: how sequences share a forward pass; default what the model was verified for (``odin_rm.fast.layout``).
 
     Returns:
-        ``(R,)`` float64 quality rewards, and length rewards or ``None``.
+        ``(R,)`` float64 rewards by head; under :data:`FEATURE` the ``(R, D)`` float32 features, where the model gives
+        them. Nothing where there are no sequences.
     """
-    quality_R, length_R = np.zeros(len(sequences)), np.zeros(len(sequences))
-    has_length = False
+    found: dict[str, np.ndarray] = {}
     if not len(sequences):
-        return quality_R, None
+        return found
     # Verified on whole sequences, which end as the data's do.
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)
@@ -309,18 +319,24 @@ def score_sequences(
             if world_size > 1 or len(rows) < 2 or not is_out_of_memory(error):
                 raise
             scores = None
-        if positions is None:
-            continue
-        if scores is None:  # outside of the handler, so that the frames of the attempt are gone
+        if scores is None and positions is not None:
+            # Outside of the handler, so that the frames of the attempt are gone.
             waiting += np.array_split(positions, 2)[::-1]
             continue
-        quality_R[positions] = scores.quality.double().cpu().numpy()
-        if scores.length is not None:
-            has_length = True
-            length_R[positions] = scores.length.double().cpu().numpy()
-        if progress is not None:
+        assert scores is not None
+        for name, column in _columns(scores).items():
+            if name not in found:
+                found[name] = np.zeros((len(sequences), *column.shape[1:]), dtype=column.dtype)
+            if positions is not None:
+                found[name][positions] = column
+        if progress is not None and positions is not None:
             progress(len(positions))
-    return quality_R, (length_R if has_length else None)
+    return found
+
+
+def _columns(scores: RewardScores) -> dict[str, np.ndarray]:
+    columns = {name: column.double().cpu().numpy() for name, column in scores.heads.items()}
+    return columns if scores.feature is None else columns | {FEATURE: scores.feature.float().cpu().numpy()}
 
 
 def score_texts(

@@ -19,6 +19,7 @@ from odin_rm.data.render import (
     response_messages,
     template_ending,
     uses_chat_template,
+    with_fixed_date,
 )
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from odin_rm.model.stock_template import Pairs, around
@@ -121,8 +122,8 @@ def _own_template(tokenizer: Any, settings: EncodingSettings) -> Any:
     if not uses_chat_template(tokenizer, settings.chat_template):
         return _plain_chat_template(tokenizer)
     if settings.chat_template is not None:
-        return tokenizer.get_chat_template(settings.chat_template)
-    return tokenizer.chat_template
+        return with_fixed_date(tokenizer.get_chat_template(settings.chat_template))
+    return with_fixed_date(tokenizer.chat_template)
 
 
 def _candidates(own: Any, cut: str, adds: tuple[str, str]) -> Iterator[tuple[Any, Pairs]]:

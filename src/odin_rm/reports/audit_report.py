@@ -9,6 +9,7 @@ from typing import Any
 from odin_rm.evaluation.audit import CORRELATIONS, AuditResult
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports import plots
+from odin_rm.reports.attribute_section import attribute_section, attribute_sentence
 from odin_rm.reports.audit_rows import rows_table, shared_line, shared_pairs, subtitle
 from odin_rm.reports.page import Percent, Plot, Section, Table, Text, format_number, write_report
 
@@ -29,6 +30,8 @@ _ROWS = (
     ("true_quality_agreement", "Agreement with the true quality", True),
     ("true_quality_spearman", "Spearman with the true quality", False),
     ("verbosity_twins_longer_wins", "Verbosity twins won by the wordier one", True),
+    ("between_prompt_share", "Share of the reward's variance between prompts", True),
+    ("style_share", "Share within prompts that all attributes explain", True),
 )
 _EXPLANATION = """
 Pearson, Spearman and Kendall are over all distinct responses; "within a prompt" compares only responses to the same
@@ -38,7 +41,10 @@ in which the shorter response was chosen alike: a model that only reads length g
 Information beyond length is the fall of the held-out log loss, in bits per pair, when the quality difference joins the
 length difference in predicting the human choice. It is 0 for a reward that knows nothing but length, however accurate
 that makes it. A reward that is a curved function of length beats that straight line without knowing anything else; the
-next figure lets the length side bend too (length, its root and its logarithm).
+next figure lets the length side bend too (length, log length and hinges at its nine deciles).
+
+Length-balanced accuracy moves with the correlation: a model that likes length less gets more of it, whatever it knows.
+It does not compare content; information beyond a curve of length does.
 """
 
 
@@ -49,7 +55,7 @@ def audit_headline(results: Sequence[AuditResult]) -> str:
 
 def _headline_of(result: AuditResult) -> str:
     pearson, accuracy = result["pearson"], result["accuracy"]
-    parts = [_length_sentence(result, pearson)]
+    parts = [_length_sentence(result, pearson), *_within_sentence(result)]
     longer, shorter = result["accuracy_chosen_longer"], result["accuracy_chosen_shorter"]
     if accuracy.value is not None:
         sentence = f"It orders {_percent(accuracy)} of pairs as the annotators do"
@@ -66,6 +72,8 @@ def _headline_of(result: AuditResult) -> str:
     twins = result["verbosity_twins_longer_wins"]
     if twins.value is not None:
         parts.append(f"Of two twins that say the same, the wordier one wins {_percent(twins)}.")
+    if result.attributes:
+        parts.append(f"The reward {attribute_sentence(result)}")
     return " ".join(parts)
 
 
@@ -90,6 +98,17 @@ def _length_sentence(result: AuditResult, pearson: Figure) -> str:
     return f"{name} takes off {amount} reward deviations for every {step} more{interval}."
 
 
+def _within_sentence(result: AuditResult) -> list[str]:
+    """What the correlation is where two responses answer the same prompt: it can have the other sign."""
+    within = result["pearson_within_prompt"]
+    if within.value is None:
+        return []
+    interval = ""
+    if within.low is not None and within.high is not None:
+        interval = f" ({format_number(within.low, 2)} to {format_number(within.high, 2)})"
+    return [f"Within a prompt the correlation is {format_number(within.value, 2)}{interval}."]
+
+
 def _percent(figure: Figure) -> str:
     return format_number(figure.value, percent=True)
 
@@ -109,6 +128,9 @@ def audit_sections(
         Section("Where the accuracy comes from", [*_accuracy_blocks(results)]),
         Section("All figures", [Text(_EXPLANATION), figures_table(results), *_details(results)]),
     ]
+    attributes = attribute_section(results)
+    if attributes is not None:
+        sections.insert(1, attributes)
     table = rows_table(results)
     return sections if table is None else [*sections, Section("The pairs behind the figures", [table])]
 

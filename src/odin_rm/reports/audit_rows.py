@@ -21,6 +21,8 @@ _ROWS = (
     ("overlong_rejected", "Left out: only the rejected side too long", True),
     ("overlong_both", "Left out: both sides too long", True),
     ("identical_pairs", "Left out: the same tokens on both sides", True),
+    ("pairs_without_score", "Left out: a side without a score", False),
+    ("responses_without_score", "Responses without a score", False),
     (NOT_READ_BY_ALL, "Left out: another model cannot read it", False),
     ("truncated_prompts", "Prompts cut to fit", False),
     ("truncated_responses", "Responses cut to fit", False),

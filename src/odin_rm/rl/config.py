@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
-from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.shared_options import LoraOptions, RowOptions
 from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
@@ -33,7 +33,7 @@ _of_logs = options_of("logs and checkpoints")
 
 
 @dataclass
-class RLConfig(LoraOptions):
+class RLConfig(RowOptions, LoraOptions):
     """Everything that ``odin-rm rl`` takes."""
 
     algorithm: str = option("ppo", "ppo and remax are ours; rloo and grpo run TRL's trainers.", choices=ALGORITHMS)

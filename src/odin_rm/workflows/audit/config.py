@@ -8,11 +8,11 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option
-from odin_rm.core.shared_options import ScorerOptions
+from odin_rm.core.shared_options import RowOptions, ScorerOptions
 
 
 @dataclass
-class AuditConfig(ScorerOptions):
+class AuditConfig(RowOptions, ScorerOptions):
     """Everything that ``odin-rm audit`` takes."""
 
     output: str = option(help="Folder for audit.json, the figures and report.html.", required=True)
@@ -20,6 +20,13 @@ class AuditConfig(ScorerOptions):
         None, "Reward model: ours, or any that AutoModelForSequenceClassification loads (path or hub id)."
     )
     dataset: str | None = option(None, "Preference data: file, dataset folder or hub id (docs/data_formats.md).")
+    scores: str | None = option(
+        None, "Scores that somebody stored, in place of a model: pairs, lists or single responses (docs/audit.md)."
+    )
+    columns: list[str] = option([], "With --scores: names of fields, each new=theirs, as in score=rating.")
+    attributes: list[str] = option(
+        [], "What to hold the reward against: names, column:NAME, module:function; default 20 of them (docs/audit.md)."
+    )
     compare: list[str] = option([], "Further models to show beside it: model folders, hub ids, or earlier audits.")
     twins: str | None = option(
         None, "Verbosity twins: rows of prompt, shorter, longer; how often does the wordier one win?"
@@ -34,13 +41,27 @@ class AuditConfig(ScorerOptions):
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
+        if self.scores is not None:
+            self._check_scores()
+            return
+        if self.columns:
+            raise ConfigError("has no effect without --scores", where="--columns", fix="Leave it out.")
         if self.model is None and not self.compare:
-            raise ConfigError("there is no model to audit", where="--model", fix="Give --model, or --compare A B ...")
+            fix = "Give --model, --compare A B ..., or --scores F."
+            raise ConfigError("there is no model to audit", where="--model", fix=fix)
         scored = [self.model, *self.compare] if self.model else list(self.compare)
         if self.dataset is None and any(earlier_audit(str(place)) is None for place in scored):
             raise ConfigError("is missing", where="--dataset", fix="Give a file, dataset folder or hub id.")
         check_options(self)
         self.check_layout()
+
+    def _check_scores(self) -> None:
+        """Stored scores are audited alone."""
+        for name in ("model", "compare", "dataset", "twins"):
+            if getattr(self, name):
+                what = "does not go with --scores, which needs no model and brings its own rows"
+                raise ConfigError(what, where=f"--{name}", fix="Leave one of them out.")
+        check_options(self)
 
 
 def earlier_audit(place: str) -> Path | None:

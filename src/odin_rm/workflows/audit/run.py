@@ -3,8 +3,8 @@
 Everything is measured before the output folder is touched. The folder then holds
 
 - ``audit.json`` of ``--model``, ``report.html`` and its figures, ``config.yaml``, ``environment.json``;
-- with ``--compare`` also ``comparison.json`` (all audits by name) and ``<name>/audit.json`` of each further model that
-  was scored.
+- with ``--compare``, and with ``--scores`` of several models, also ``comparison.json`` (all audits by name) and
+  ``<name>/audit.json`` of each further model that was scored.
 
 Models side by side are measured on the same pairs, those that all of them can read: see
 :mod:`odin_rm.workflows.audit.shared_rows`.
@@ -48,6 +48,7 @@ from odin_rm.workflows.audit.shared_rows import (
     on_shared_pairs,
     twin_counts,
 )
+from odin_rm.workflows.audit.stored import audit_stored
 
 if TYPE_CHECKING:
     from odin_rm.model.scoring import Scorer
@@ -80,6 +81,10 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
             have no pair in common, an earlier audit of other pairs of the same data.
     """
     folder = _check_output(config.output, config.overwrite_output_dir)
+    if config.scores is not None:
+        stored = [_Audited(result, scored) for result, scored in audit_stored(config)]
+        _write(config, folder, stored)
+        return [item.result for item in stored]
     twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
     places = ([config.model] if config.model else []) + list(config.compare)
     shared = SharedRows()
@@ -123,6 +128,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
+        columns=config.columns,
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
@@ -230,16 +236,21 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
             }
             atomic_write_json(stage / "comparison.json", content)
         for k, item in enumerate(audited):
-            if item.scored is None or (config.model and k == 0):
+            if item.scored is None or (_first_stands_alone(config) and k == 0):
                 continue
             place = stage / folder_name(item.result.name)
             place.mkdir()
             atomic_write_json(place / "audit.json", item.result.to_json())
-        if config.model:
+        if _first_stands_alone(config):
             atomic_write_json(stage / "audit.json", results[0].to_json())
         _move_in(stage, folder, config.overwrite_output_dir)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _first_stands_alone(config: AuditConfig) -> bool:
+    """Whether the folder's own ``audit.json`` is that of the first model: of ``--model``, or of ``--scores``."""
+    return bool(config.model or config.scores)
 
 
 def folder_name(name: str) -> str:

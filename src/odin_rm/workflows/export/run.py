@@ -66,7 +66,7 @@ def _dataset_sequences(config: ExportConfig, tokenizer: Any, settings: EncodingS
     from odin_rm.data.load import load_preferences
 
     assert config.parity_dataset is not None
-    data = load_preferences(config.parity_dataset, tokenizer, settings)
+    data = load_preferences(config.parity_dataset, tokenizer, settings, columns=config.columns)
     return [data.input_ids(r).tolist() for r in range(min(config.parity_rows, data.num_responses))]
 
 

@@ -17,7 +17,7 @@ from odin_rm.core.errors import DataError, OutputError, RunInterrupted
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json, dump_json, environment_record
 from odin_rm.core.progress import Progress
 from odin_rm.data.prompts import PromptSet, load_prompts
-from odin_rm.data.render import Prompt, prompt_messages
+from odin_rm.data.render import Prompt
 from odin_rm.judging.chat import endpoint_address
 from odin_rm.workflows.generate.config import GenerateConfig
 from odin_rm.workflows.generate.writers import EndpointWriter, ModelWriter, ResponseWriter, Row
@@ -49,7 +49,7 @@ def run_generate(config: GenerateConfig) -> Row:
         raise OutputError("is a folder, not a file", where=str(output), fix="Choose another name.")
     if output.exists() and not config.overwrite:
         raise OutputError("exists already", where=str(output), fix="Choose another name, or pass --overwrite.")
-    prompts = load_prompts(config.prompts)
+    prompts = load_prompts(config.prompts, columns=config.columns)
     instructions = [instruction(prompt) for prompt in prompts.prompts[: config.limit]]
     _refuse_duplicates(instructions, prompts.places)
     prompts = PromptSet(
@@ -88,10 +88,11 @@ def run_generate(config: GenerateConfig) -> Row:
 
 def instruction(prompt: Prompt) -> str:
     """The prompt as AlpacaEval's ``instruction``: a single question as it is, other conversations turn by turn."""
-    messages = prompt_messages(prompt)
-    if [message["role"] for message in messages] == ["user"]:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    if isinstance(prompt, str):
+        return prompt
+    if [message["role"] for message in prompt] == ["user"]:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content'] or ''}" for message in prompt)
 
 
 # ---- internals -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import copy
 import json
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
 from odin_rm.core.ranks import together
 from odin_rm.core.settings import trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
-from odin_rm.model.backbone import position_table, quiet_loading
+from odin_rm.data.template_check import TemplateCheck
+from odin_rm.model.backbone import check_token_ids, position_table, quiet_loading
 from odin_rm.model.policy import end_token_ids, load_policy, save_policy
 from odin_rm.model.scoring import DTYPES
 from odin_rm.runs.callbacks import FiniteLoss, MetricsFile, StopOnSignal
@@ -72,7 +73,7 @@ class PolicyJob:
     Attributes:
         command: its name.
         refused: fields without effect, each with what to do instead.
-        read: rows of a source (``on_bad_row`` by keyword).
+        read: rows of a source (``on_bad_row``, ``columns`` and ``check`` by keyword).
         columns: encoded rows as the trainer's columns.
         make_trainer: model, arguments, training data, held-out data and tokenizer to a trainer.
     """
@@ -105,14 +106,15 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
         check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
         set_seed(config.seed)
         model, tokenizer = _load_model(config)
-        rows = job.read(config.dataset, on_bad_row=config.on_bad_row)
+        rows = _read(config, job, tokenizer, config.dataset)
         encode = _encoder(config, model, tokenizer)
         encoded = encode(rows)
+        check_token_ids(model, _sequences(encoded), where=rows.source)
         data = Dataset.from_dict(job.columns(encoded))
         records = {"train": data_record(encoded.report, rows.source)}
         held_out = None
         if config.eval_dataset is not None:
-            held_out_rows = job.read(config.eval_dataset, on_bad_row=config.on_bad_row)
+            held_out_rows = _read(config, job, tokenizer, config.eval_dataset)
             encoded_held_out = encode(held_out_rows)
             held_out = Dataset.from_dict(job.columns(encoded_held_out))
             records["eval"] = data_record(encoded_held_out.report, held_out_rows.source)
@@ -155,6 +157,11 @@ def _load_model(config: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _read(config: Any, job: PolicyJob, tokenizer: Any, source: str) -> PolicyRows:
+    check = TemplateCheck(tokenizer, config.chat_template, every_row=config.on_bad_row == "skip")
+    return job.read(source, on_bad_row=config.on_bad_row, columns=config.columns, check=check)
+
+
 def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], EncodedRows]:
     ends = end_token_ids(model, tokenizer)
 
@@ -169,6 +176,11 @@ def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], 
         )
 
     return encode
+
+
+def _sequences(encoded: EncodedRows) -> Iterator[Any]:
+    for prompt_ids, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True):
+        yield from (np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, *responses))
 
 
 def _digest(encoded: EncodedRows) -> dict[str, int]:

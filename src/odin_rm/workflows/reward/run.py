@@ -31,6 +31,8 @@ from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
+from odin_rm.objectives.flags import foreign_options
+from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.runs.callbacks import MetricsFile, StopOnSignal
@@ -57,7 +59,7 @@ DEFAULT_READ_AT = "end_of_turn"
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
 BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
-"""What --metric_for_best_model may name."""
+"""What --metric_for_best_model may name, besides the metrics of the objective."""
 
 
 def train_reward_model(config: RewardConfig) -> Path:
@@ -258,6 +260,7 @@ def load_data(
         "on_bad_row": config.on_bad_row,
         "cache_dir": config.cache_dir,
         "num_proc": config.num_proc,
+        "columns": config.columns,
     }
     assert config.dataset is not None
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
@@ -267,8 +270,9 @@ def load_data(
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
     best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
-    if best not in BEST_MODEL_METRICS:
-        fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
+    known = dict.fromkeys([*BEST_MODEL_METRICS, *(one.name for one in OBJECTIVES[config.objective].metrics)])
+    if best not in known:
+        fix = f"Use one of {', '.join(known)}."
         raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
         raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
@@ -333,8 +337,7 @@ def _training_note(trainer: RewardTrainer, config: RewardConfig) -> dict[str, An
         "head_learning_rate",
         "num_train_epochs",
         "batch_pairs",
-        "length_weight",
-        "orthogonality_weight",
+        *OBJECTIVES[config.objective].options,
         "normalise_heads",
         "head_scale",
         "max_length",
@@ -364,6 +367,8 @@ def _check_required(config: RewardConfig) -> str:
 def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
     theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
     # A checkpoint from before there was a choice was read at the template's own end.
+    # An option of other objectives decides nothing, and a checkpoint may be older than it.
+    theirs = {name: value for name, value in theirs.items() if name not in foreign_options(config.objective)}
     check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", **theirs})
     if their_data != data_note(data):
         raise CheckpointError(

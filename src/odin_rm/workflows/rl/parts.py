@@ -10,6 +10,7 @@ import torch
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.data.prompts import PromptSet, encode_prompts, load_prompts
+from odin_rm.data.render import unrendered
 from odin_rm.model.backbone import model_window
 from odin_rm.model.critic import Critic
 from odin_rm.model.policy import load_policy
@@ -88,7 +89,7 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
 
 def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[PromptSet, list[list[int]], dict[str, Any]]:
     """Prompts that fit, their ids, and how many do not."""
-    prompts = load_prompts(source)
+    prompts = load_prompts(source, columns=config.columns)
     stated = len(prompts.prompts)
     assert config.max_prompt_tokens is not None
     ids, kept = encode_prompts(
@@ -106,6 +107,8 @@ def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[Prompt
         "prompts_stated": stated,
         "dropped_overlong_prompts": stated - len(kept),
         "max_prompt_tokens": config.max_prompt_tokens,
+        "layouts": prompts.layouts,
+        "unrendered": sorted(unrendered(tokenizer, config.chat_template, *prompts.prompts)),
     }
     return prompts, ids, data_record(counts, prompts.source)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.core.progress import Progress
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
+from odin_rm.data.attributes import measure_attributes, text_attributes
+from odin_rm.data.columns import Columns
 from odin_rm.workflows.score.config import ScoreConfig
 from odin_rm.workflows.score.rows import CUT, RowFields, RowTexts, read_texts
 
@@ -57,6 +59,10 @@ class ScoreReport:
         bad_rows: unusable rows, written with nulls.
         completed: rendered texts that ended otherwise than the template ends them, and were given its ending.
         cut: rendered texts without an end token, scored as they are.
+        rewritten: scored rows of which the template leaves a part of the response out, or changes it.
+        unrendered: names of what rows hold beside texts and the template does not write.
+        layouts: the public layouts that rows were read from.
+        template_date: the date that stands for today's in the chat template's texts, or ``None``.
         seconds: wall-clock time of reading, scoring and writing, without loading the model.
     """
 
@@ -70,6 +76,10 @@ class ScoreReport:
     bad_rows: int = 0
     completed: int = 0
     cut: int = 0
+    rewritten: int = 0
+    unrendered: set[str] = field(default_factory=set)
+    layouts: dict[str, int] = field(default_factory=dict)
+    template_date: str | None = None
     seconds: float = 0.0
 
     def count(self, item: _Item) -> None:
@@ -83,7 +93,10 @@ class ScoreReport:
             self.truncated += item.encoded.truncated
             self.truncated_responses += item.encoded.response_cut > 0
             self.cut += not item.encoded.ended
+            self.rewritten += item.encoded.rewritten and item.scores is not None
         self.completed += item.texts is not None and item.texts.completed
+        if item.texts is not None and item.texts.layout is not None:
+            self.layouts[item.texts.layout] = self.layouts.get(item.texts.layout, 0) + 1
 
 
 @dataclass
@@ -118,6 +131,7 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     """
     _check_output(config)
     items = _read_items(config)  # a missing or empty file ends here, before the model is loaded
+    from odin_rm.data.render import fixed_date
     from odin_rm.model.scoring import load_scorer, text_settings
 
     scorer = load_scorer(
@@ -132,12 +146,14 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
+    report.template_date = fixed_date(scorer.tokenizer, settings.chat_template)
     with interruptible(), ExitStack() as stack:
         bar = stack.enter_context(Progress("scoring", count_rows(config.input), unit="rows"))
         writer = stack.enter_context(RowWriter(config.output))
         skipped: RowWriter | None = None
         while chunk := list(islice(items, config.chunk_rows)):
             _score_chunk(config, scorer, settings, chunk, bar.advance)
+            report.unrendered |= _unrendered(scorer.tokenizer, settings, chunk)
             columns = _columns(config, chunk)
             for item in chunk:
                 report.count(item)
@@ -171,7 +187,11 @@ def _read_items(config: ScoreConfig) -> Iterator[_Item]:
     rows = read_rows(config.input, malformed.append if config.on_bad_row == "skip" else None)
 
     def stream() -> Iterator[_Item]:
+        first = True
         for number, row in rows:
+            if first:
+                Columns(config.columns).check(row, config.input)
+                first = False
             yield from _drain(malformed)
             yield _Item(number, row)
         yield from _drain(malformed)
@@ -186,20 +206,21 @@ def _drain(malformed: list[RowError]) -> Iterator[_Item]:
 
 
 def _fields(config: ScoreConfig) -> RowFields:
-    return RowFields(config.prompt_field, config.response_field, config.text_field)
+    return RowFields.of(config.prompt_field, config.response_field, config.text_field, config.columns)
 
 
 def _parse(config: ScoreConfig, item: _Item, tokenizer: Any, settings: EncodingSettings) -> bool:
     """Read the texts of a row; false where it is unusable (noted in the item)."""
     if item.row is None:
         return False
-    added = (*ADDED, CUT) if _fields(config).is_text(item.row) else ADDED
+    fields = _fields(config)
+    added = (*ADDED, *text_attributes(), *((CUT,) if fields.is_text(item.row) else ()))
     there = [name for name in added if name in item.row]
     if there and not config.overwrite_scores:
         fix = "Pass --overwrite_scores to replace it, or rename the field."
         raise DataError(f"the row already has the field '{there[0]}'", where=_place(config, item), fix=fix)
     try:
-        item.texts = read_texts(item.row, _fields(config), tokenizer, settings)
+        item.texts = read_texts(item.row, fields, tokenizer, settings, row_format(config.input)[0])
     except RowError as error:
         _fail(config, item, RowError(error.what, where=_place(config, item), fix=error.fix))
     return item.texts is not None
@@ -252,6 +273,13 @@ def _score_chunk(
         item.scores = (float(quality_R[k]), None if length_R is None else float(length_R[k]))
 
 
+def _unrendered(tokenizer: Any, settings: EncodingSettings, chunk: Sequence[_Item]) -> set[str]:
+    from odin_rm.data.render import unrendered
+
+    texts = [text for item in chunk if item.texts is not None for text in (item.texts.prompt, item.texts.response)]
+    return unrendered(tokenizer, settings.chat_template, *texts)
+
+
 def _encode(config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, usable: Sequence[_Item]) -> None:
     from odin_rm.data.tokenise import overlong_error
 
@@ -300,6 +328,10 @@ def _scored_row(config: ScoreConfig, item: _Item, columns: list[str]) -> dict[st
     quality, length = item.scores or (None, None)
     tokens = None if item.encoded is None else item.encoded.response_tokens
     scored = {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
+    if item.texts is not None:
+        scored |= measure_attributes(item.texts.response)
+    else:
+        scored |= dict.fromkeys(text_attributes())
     if item.row is not None and _fields(config).is_text(item.row):
         scored[CUT] = None if item.encoded is None else not item.encoded.ended
     return scored

@@ -1,0 +1,1 @@
+"""Reward-model benchmarks from their published files."""

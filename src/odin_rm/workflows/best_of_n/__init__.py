@@ -1,0 +1,1 @@
+"""Best-of-N by a reward, exactly."""

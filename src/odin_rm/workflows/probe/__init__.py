@@ -1,0 +1,1 @@
+"""What a reward can be bought with: edits of responses and of prompts."""
