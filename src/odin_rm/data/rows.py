@@ -87,7 +87,7 @@ def parse_preference_row(row: Mapping[str, Any], extra_columns: Sequence[str] = 
     if row.get("responses") is not None and row.get("chosen") is None:
         return _ranked_row(row, extra_columns)
     values = [
-        _required(row, name, "Give every row a 'chosen' and a 'rejected', or name the columns: --columns chosen=theirs")
+        _required(row, name, "Give every row a 'chosen' and a 'rejected', or name them: --columns chosen=theirs.")
         for name in ("chosen", "rejected")
     ]
     prompt, (chosen, rejected) = _prompt_and_responses(row, values, ["chosen", "rejected"])
