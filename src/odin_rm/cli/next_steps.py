@@ -21,7 +21,7 @@ def _reward(c: Any) -> Words:
 
 
 def _pairs(c: Any) -> Words:
-    return _line("reward", model="BACKBONE", dataset=c.output, output="runs/odin")
+    return _line("dpo", model="POLICY", dataset=c.output, output="runs/dpo")
 
 
 def _audit(c: Any) -> Words:
