@@ -23,7 +23,7 @@ def best_of_n_report(stored: StoredScores, found: BestOfN, content: Mapping[str,
         found: the curves.
         content: of ``best_of_n.json``.
     """
-    judged: list[str] = [name for name in ("proxy", "gold") if name in found.curves]
+    leading: list[str] = [name for name in ("proxy", "gold") if name in found.curves]
     attributes = sorted(
         (name for name in found.curves if name.startswith("attribute.")), key=lambda n: -abs(_gain(found, n))
     )
@@ -35,12 +35,12 @@ def best_of_n_report(stored: StoredScores, found: BestOfN, content: Mapping[str,
         subtitle=f"{content['model']}: {found.prompts:,} prompts, N = {', '.join(map(str, found.n))}",
         headline=[_headline(stored, found, attributes)],
         parts=[
-            Part("What is chosen", [Charts([_chart(found, judged, "rewards", "Proxy and gold", _reward_words)])]),
+            Part("What is chosen", [Charts([_chart(found, leading, "rewards", "Proxy and gold", _reward_words)])]),
             Part(
                 "What comes along",
                 [
                     Charts([_chart(found, attributes[:_MOST_LINES], "attributes", "Attributes", _words(stored))]),
-                    _table(stored, found, judged, attributes),
+                    _table(stored, found, leading, attributes),
                 ],
             ),
         ],
@@ -114,8 +114,8 @@ def _moved(figure: Figure, start: float, scale: float) -> Figure:
     return Figure(move(figure.value), move(figure.low), move(figure.high))
 
 
-def _table(stored: StoredScores, found: BestOfN, judged: list[str], attributes: list[str]) -> Table:
+def _table(stored: StoredScores, found: BestOfN, leading: list[str], attributes: list[str]) -> Table:
     words = _words(stored)
-    rows = [[name, *found.curves[name]] for name in judged]
+    rows = [[name, *found.curves[name]] for name in leading]
     rows += [[words(name), *found.curves[name]] for name in attributes]
     return Table("Means under best-of-N.", ["", *(f"N = {n}" for n in found.n)], rows, digits=2)
