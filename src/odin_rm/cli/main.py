@@ -1,6 +1,7 @@
 """The ``odin-rm`` command: finds the command in the table, runs it, and turns errors into exit codes.
 
-0 done; 2 the user's input or flags are wrong (one line, no traceback); 130 interrupted, state saved; 1 our fault.
+0 done; 2 the user's input or flags are wrong (one line, no traceback); 130 interrupted, state saved; 1 the machine
+cannot go on (one line: a full disk, a full memory), or it is our fault (a traceback).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import traceback
 import warnings
 
 from odin_rm.cli.commands import COMMANDS, load
-from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
+from odin_rm.core.errors import ConfigError, MachineError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
+from odin_rm.core.system import system_error
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as of programs that SIGPIPE ends
@@ -63,6 +65,9 @@ def _run(command: str, arguments: list[str]) -> int:
             sys.stdout.flush()
             return code
     except OdinError as error:
+        kept = COMMANDS[command].kept
+        if isinstance(error, MachineError) and kept not in error.fix and "--resume_from_checkpoint" not in error.fix:
+            error.fix = f"{error.fix} {kept}".strip()
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
             print(f"odin-rm {command}: {kind}: {error}", file=sys.stderr)
@@ -77,6 +82,10 @@ def _run(command: str, arguments: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
             return PIPE_CLOSED
+        told = system_error(error, COMMANDS[command].kept)
+        if told is not None:
+            print(f"odin-rm {command}: error: {told}", file=sys.stderr)
+            return told.exit_code
         traceback.print_exc()
         print(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", file=sys.stderr)
         return 1

@@ -16,7 +16,6 @@ Errors raised here name the field; the caller adds file and row.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odin_rm.core.errors import RowError
+from odin_rm.core.reading import parse_json
 from odin_rm.data.render import ASSISTANT, Message, Prompt, Reply, is_transcript
 
 _ASSISTANT_TURN = re.compile(rf"(?:^|\n)[ \t]*{ASSISTANT}")
@@ -315,7 +315,7 @@ def _chat_in_string(text: str) -> Any:
     if not text.startswith("[") or '"role"' not in text:
         return None
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         return None
     chat = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
@@ -325,7 +325,7 @@ def _chat_in_string(text: str) -> Any:
 def _as_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise RowError(f"'{name}' is not a JSON list ({error})", fix="Write it as [..., ...].") from error
     if hasattr(value, "tolist"):

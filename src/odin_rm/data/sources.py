@@ -12,6 +12,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, read_rows, row_format
+from odin_rm.core.reading import opened
 from odin_rm.data.splits import DEFAULT, choose_files, missing_split
 
 Row = Mapping[str, Any]
@@ -131,7 +132,7 @@ def _files_source(name: str, files: list[Path]) -> Source:
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.name.encode("utf-8", "surrogatepass") + b"\0")
-            with file.open("rb") as content:
+            with opened(file) as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()
 

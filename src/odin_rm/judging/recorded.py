@@ -9,6 +9,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import bad_row, read_rows
+from odin_rm.core.reading import read_bytes
 from odin_rm.evaluation.annotation_rows import ORDERS, parse_annotation, parse_orders
 from odin_rm.evaluation.judgements import Judgement, Question
 from odin_rm.judging.judge import Judge, Record
@@ -59,7 +60,7 @@ class RecordedJudge(Judge):
         by_order |= given
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "recorded", "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()}
+        return {"kind": "recorded", "sha256": hashlib.sha256(read_bytes(self.path)).hexdigest()}
 
     def prepare(self, questions: Sequence[Question]) -> None:
         missing = {q.instruction for q in questions if (q.instruction, q.first, q.second) not in self._preferences}

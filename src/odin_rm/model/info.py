@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.core.types import LENGTH, QUALITY
 
 INFO_FILE = "odin_rm.json"
@@ -67,11 +67,11 @@ class RewardModelInfo:
         """
         path = Path(folder) / INFO_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             version = content.pop("format_version")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(
-                f"cannot read the reward model's description ({error})",
+                f"cannot read the reward model's description ({getattr(error, 'what', error)})",
                 where=str(path),
                 fix="Copy the whole model folder again.",
             ) from error

@@ -11,7 +11,6 @@ Data parallelism, mixed precision, LoRA, schedules, trackers and checkpoints are
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers import Trainer
 
 from odin_rm.core.errors import ConfigError, NumericalError
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import build_optimiser_batch
 from odin_rm.data.schema import TokenisedPreferences
@@ -364,7 +364,7 @@ class RewardTrainer(StepMemory, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         note = Path(resume_from_checkpoint) / SETTINGS_FILE
-        self.saved_budget = json.loads(note.read_text(encoding="utf-8")).get("budget") if note.is_file() else None
+        self.saved_budget = read_json(note).get("budget") if note.is_file() else None
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from typing import Any
 import yaml
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, RunInterrupted
-from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json, environment_record
 from odin_rm.core.options import flag_of
+from odin_rm.core.reading import read_json, read_lines
 
 _NEVER_WRITTEN = ("hub_token", "local_rank", "disable_tqdm")
 
@@ -81,7 +81,7 @@ def read_note(checkpoint: Path, file: str, command: str) -> tuple[dict[str, Any]
         CheckpointError: it has no such note.
     """
     try:
-        saved = json.loads((checkpoint / file).read_text(encoding="utf-8"))
+        saved = read_json(checkpoint / file)
         return saved["settings"], saved["data"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "Give checkpoints/checkpoint-N of a run folder."
@@ -129,9 +129,8 @@ def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
 def drop_later_lines(path: Path, step: int) -> None:
     """Forget what an earlier attempt logged after the checkpoint, so that each step stands once."""
     if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
-        atomic_write_text(path, "".join(line + "\n" for line in kept))
+        kept = [row for row in read_lines(path) if row.get("step", 0) <= step]
+        atomic_write_text(path, "".join(dump_json(row) + "\n" for row in kept))
 
 
 def interrupted(signal_name: str, step: int, run: Path) -> RunInterrupted:

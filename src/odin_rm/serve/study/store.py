@@ -18,6 +18,7 @@ from pathlib import Path
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import PathLike
+from odin_rm.core.reading import parse_json
 from odin_rm.serve.study.design import Choice, Pair, Study
 
 FILE = "study.sqlite"
@@ -83,7 +84,13 @@ class StudyStore:
             pairs = connection.execute("SELECT content FROM pairs ORDER BY pair").fetchall()
         if len(rows) != 1:
             raise OutputError("is no study", where=str(self.path), fix="Choose another folder.")
-        self.study = Study(**json.loads(rows[0][0]), pairs=[Pair(**json.loads(content)) for (content,) in pairs])
+        self.study = self._read(rows[0][0], [content for (content,) in pairs])
+
+    def _read(self, study: str, pairs: list[str]) -> Study:
+        try:
+            return Study(**parse_json(study), pairs=[Pair(**parse_json(content)) for content in pairs])
+        except (ValueError, TypeError) as error:
+            raise OutputError("is no study", where=str(self.path), fix="Choose another folder.") from error
 
     @classmethod
     def create(cls, folder: PathLike, study: Study) -> StudyStore:

@@ -12,7 +12,6 @@ Models side by side are measured on the same pairs, those that all of them can r
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ import yaml
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.reading import read_json
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
@@ -265,7 +265,7 @@ def _clear(folder: Path) -> None:
     comparison = folder / "comparison.json"
     if comparison.is_file():
         try:
-            names = json.loads(comparison.read_text(encoding="utf-8"))["models"]
+            names = read_json(comparison)["models"]
         except (ValueError, KeyError, TypeError):
             names = []
         for name in names:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_rm.core.errors import OutputError
+from odin_rm.core.reading import read_json
 from odin_rm.core.types import QUALITY
 from odin_rm.runs.output_folder import check_run_folder
 from odin_rm.workflows.export.config import ExportConfig
@@ -73,7 +73,7 @@ def _dataset_sequences(config: ExportConfig, tokenizer: Any, settings: EncodingS
 def _is_export(folder: Path) -> bool:
     """Whether the folder is a classifier whose one label is quality: nothing else is ever replaced."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "config.json")
         return bool(content.get("id2label") == {"0": QUALITY})
     except (OSError, ValueError, AttributeError):
         return False

@@ -9,12 +9,12 @@ what one run would have.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from odin_rm.core.errors import DataError, OutputError, RunInterrupted
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json, dump_json, environment_record
+from odin_rm.core.reading import parse_json, read_bytes
 from odin_rm.data.prompts import PromptSet, load_prompts
 from odin_rm.data.render import Prompt, prompt_messages
 from odin_rm.judging.chat import endpoint_address
@@ -153,16 +153,16 @@ class _Partial:
         if not self.path.is_file():
             return
         # A line that a kill has cut off has no end, and counts as never written.
-        self._lines = self.path.read_bytes().split(b"\n")[:-1]
+        self._lines = read_bytes(self.path).split(b"\n")[:-1]
         try:
-            left, *parts = [json.loads(line) for line in self._lines] or [{"asked": asked}]
+            left, *parts = [parse_json(line) for line in self._lines] or [{"asked": asked}]
             there = dict(left["asked"])
             for part in parts:
                 self.rows |= dict(enumerate(part["rows"], start=part["start"]))
         except (ValueError, KeyError, TypeError) as error:
             what = "holds something else than the responses of a stopped run"
             raise OutputError(what, where=str(self.path), fix="Move it away.") from error
-        changed = [name for name, value in json.loads(dump_json(asked)).items() if there.get(name) != value]
+        changed = [name for name, value in parse_json(dump_json(asked)).items() if there.get(name) != value]
         if changed:
             what = f"was left by a run with another {changed[0]}"
             raise OutputError(what, where=str(self.path), fix="Delete it to start anew, or give the same settings.")

@@ -18,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError, JudgeError, OutputError, RunInterrupted
+from odin_rm.core.errors import ConfigError, DataError, JudgeError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.reading import read_yaml
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
@@ -275,8 +276,8 @@ def _check_folder(config: JudgeConfig) -> Path:
     if not (folder / "config.yaml").is_file():
         return folder
     try:
-        there = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        there = read_yaml(folder / "config.yaml")
+    except DataError:
         there = None
     if not isinstance(there, dict) or not {"candidate", "baseline", "judge"} <= there.keys():
         raise OutputError("the output folder holds another run", where=str(folder), fix="Choose another folder.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, bad_row, read_rows
+from odin_rm.core.reading import read_json
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.reports.chart_still import still_files
@@ -206,7 +207,7 @@ def read_heads(place: Path) -> list[HeadScores]:
 
 def _audited_heads(path: Path) -> list[HeadScores]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         fix = "Give what odin-rm score wrote, or the folder of an audit."
         raise DataError("there is no readable audit.json", where=str(path.parent), fix=fix) from error

@@ -8,7 +8,6 @@ touched.
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from transformers import PrinterCallback, Trainer, set_seed
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
 from odin_rm.core.ranks import together
+from odin_rm.core.reading import read_json
 from odin_rm.core.settings import trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
 from odin_rm.model.backbone import position_table, quiet_loading
@@ -206,7 +206,7 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
     for callback in (MetricsFile(run / "metrics.jsonl"), FiniteLoss(), stop):
         trainer.add_callback(callback)
     if checkpoint is not None:
-        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        history = read_json(checkpoint / "trainer_state.json")["log_history"]
         # TRL counts tokens from 0 again.
         trainer._total_train_tokens = int(next((log["num_tokens"] for log in history[::-1] if "num_tokens" in log), 0))
     with stop, quiet_loading():

@@ -7,7 +7,6 @@ The output folder holds ``retention.json`` (every figure), ``retention.md`` and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +17,7 @@ import yaml
 
 from odin_rm.core.errors import ModelError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.reading import read_json
 from odin_rm.evaluation.retention import Measure, compare_models
 from odin_rm.judging.scored import folder_state
 from odin_rm.model.backbone import check_model_folder
@@ -146,7 +146,7 @@ def _claim(config: RetentionConfig, folder: Path) -> None:
 def _read(file: Path, asked: dict[str, Any]) -> list[Measure] | None:
     """What was measured before, under the same conditions."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if content["asked"] != asked:
             return None
         return [Measure.from_json(one) for one in content["measures"]]

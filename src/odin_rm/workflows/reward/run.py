@@ -19,6 +19,7 @@ from transformers import TrainerCallback, set_seed
 from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import together
+from odin_rm.core.reading import read_bytes
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
@@ -199,7 +200,7 @@ def _load_data(
     with tempfile.TemporaryDirectory() as scratch:
         skipped = Path(scratch) / "skipped_rows.jsonl"
         train_data, eval_data = load_data(config, tokenizer, skipped)
-        return train_data, eval_data, skipped.read_bytes() if skipped.is_file() else None
+        return train_data, eval_data, read_bytes(skipped) if skipped.is_file() else None
 
 
 def build_trainer(

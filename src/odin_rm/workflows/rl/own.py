@@ -21,6 +21,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
 from odin_rm.core.ranks import together
+from odin_rm.core.system import writing
 from odin_rm.model.policy import (
     ResponseBatch,
     adapter_disabled,
@@ -29,7 +30,7 @@ from odin_rm.model.policy import (
     save_policy,
 )
 from odin_rm.rl.actor_critic import ActorCritic
-from odin_rm.rl.checkpoint import check_settings, find_checkpoint, full_disks, read_state
+from odin_rm.rl.checkpoint import GO_ON, check_settings, find_checkpoint, read_state
 from odin_rm.rl.collect import Algorithm, Collector
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.learn import Learner
@@ -326,7 +327,7 @@ def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
     state_dict = _whole_policy(trainer) if trainer.ranks.sharded else None
     with together():
         if accelerator.is_main_process:
-            with full_disks("the policy", run / "policy"), atomic_folder(run / "policy", overwrite=True) as folder:
+            with writing(run / "policy", kept=GO_ON), atomic_folder(run / "policy", overwrite=True) as folder:
                 save_policy(trainer.learner.plain_model.policy, parts.tokenizer, folder, state_dict=state_dict)
             row: dict[str, Any] = {"step": trainer.state.step, "finished": True}
             append_jsonl(run / "metrics.jsonl", row | ({"stopped_by": stopped_by} if stopped_by else {}))

@@ -27,6 +27,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, NumericalError, OutputError, RowError
 from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.reading import opened
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
 from odin_rm.workflows.score.config import ScoreConfig
@@ -334,7 +335,7 @@ def count_rows(path: str | Path) -> int | None:
     if gzipped or suffix not in (".jsonl", ".parquet"):
         return None
     if suffix == ".jsonl":
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             return sum(1 for line in file if line.strip())
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import re
 import time
@@ -27,6 +26,7 @@ import yaml
 from odin_rm.core.errors import ConfigError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
+from odin_rm.core.reading import read_bytes, read_json
 from odin_rm.workflows.progress import progress_bar
 from odin_rm.workflows.sweep.config import RUN, SweepConfig, as_number
 from odin_rm.workflows.sweep.engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
@@ -139,7 +139,7 @@ def read_end(folder: Path, name: str) -> Settings | None:
     """
     path = folder / "state" / f"{name}.json"
     try:
-        end = json.loads(path.read_text(encoding="utf-8"))
+        end = read_json(path)
         return {"code": int(end["code"]), "seconds": end["seconds"]}
     except FileNotFoundError:
         return None
@@ -218,7 +218,7 @@ def _error(folder: Path, name: str, code: int) -> str:
     if code < 0:
         return f"killed by signal {-code}"
     log = folder / "state" / f"{name}.log"
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    lines = read_bytes(log).decode("utf-8", "replace").split("\n") if log.is_file() else []
     said = [line.strip() for line in lines if line.strip()]
     ours = [line for line in said if re.match(r"odin-rm \S+: error: ", line)]
     # Before the request to report a bug stands the exception itself.
