@@ -39,11 +39,12 @@ from odin_rm.reward.loader import PairColumns, PlannedBatches, RankBatch, make_l
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
 from odin_rm.reward.step import ScoringClock, StepMemory, bare
+from odin_rm.runs.checkpoints import SoundCheckpoints
 
 SETTINGS_FILE = "odin_rm_run.json"
 
 
-class RewardTrainer(StepMemory, Trainer):
+class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
     """Trains a :class:`RewardModel` on tokenised preferences.
 
     Args:

@@ -26,10 +26,9 @@ from odin_rm.core.system import writing
 from odin_rm.rl.experience import Experience, load_experiences, save_experiences
 from odin_rm.rl.learn import Learner
 from odin_rm.rl.ranks import Ranks
+from odin_rm.runs.checkpoints import GO_ON, numbered_checkpoints, write_digests
 
 STATE_FILE = "state.json"
-BEST = "checkpoint-best"
-GO_ON = "Go on from the last checkpoint with --resume_from_checkpoint auto."
 
 
 @dataclass
@@ -108,6 +107,7 @@ def save_checkpoint(
             if ranks.rank == 0:
                 whole = asdict(state) | {"plan": None, "settings": settings, "ranks": ranks.size}
                 atomic_write_json(draft / STATE_FILE, whole)
+                write_digests(draft)
                 _move_into_place(draft, folder)
     except OutputError:
         if ranks.rank == 0:
@@ -159,8 +159,11 @@ def read_state(folder: Path) -> dict[str, Any]:
         CheckpointError: there is none.
     """
     try:
-        return read_json(folder / STATE_FILE)
-    except (OSError, ValueError) as error:
+        whole = read_json(folder / STATE_FILE)
+        if not {"settings", "ranks", *RunState.__dataclass_fields__} <= set(whole):
+            raise ValueError("not all is there")
+        return dict(whole)
+    except (ValueError, TypeError) as error:
         fix = "Give checkpoints/checkpoint-N of a run folder, or 'true' for the newest."
         raise CheckpointError("is not a checkpoint of odin-rm rl", where=str(folder), fix=fix) from error
 
@@ -181,37 +184,11 @@ def check_settings(folder: Path, whole: dict[str, Any], settings: dict[str, Any]
         raise CheckpointError(what, where=str(folder), fix="Start as many processes as before.")
 
 
-def find_checkpoint(wanted: str | None, run: Path) -> Path | None:
-    """The checkpoint that ``--resume_from_checkpoint`` means, or ``None`` for a new run.
-
-    Args:
-        wanted: ``"true"`` for the newest complete one of the run, a path, or ``None``.
-        run: the run folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if wanted is None or wanted.lower() in ("false", "no"):
-        return None
-    if wanted.lower() not in ("true", "yes", "last"):
-        return Path(wanted)
-    folder = run / "checkpoints"
-    for old in folder.glob(".checkpoint-*.old"):  # a kill between the two moves of a replaced checkpoint
-        if not (place := folder / old.name[1:].removesuffix(".old")).exists():
-            os.replace(old, place)
-    whole = [p for p in folder.glob("checkpoint-*") if p.name != BEST and (p / STATE_FILE).is_file()]
-    if not whole:
-        fix = "Start anew without --resume_from_checkpoint, or check --output."
-        raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
-    return max(whole, key=lambda p: int(p.name.split("-")[1]))
-
-
 def delete_old_checkpoints(folder: Path, keep: int) -> None:
     """Keep the newest ``keep`` checkpoints, and the watch's best one; drafts that a kill left behind go too."""
     for draft in folder.glob(".checkpoint-*.tmp"):
         shutil.rmtree(draft, ignore_errors=True)
-    whole = sorted((p for p in folder.glob("checkpoint-*") if p.name != BEST), key=lambda p: int(p.name.split("-")[1]))
-    for path in whole[:-keep]:
+    for path in numbered_checkpoints(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
 
 

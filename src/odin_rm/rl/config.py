@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, check_options, option, options_of
-from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.shared_options import RESUME_HELP, LoraOptions
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -45,7 +45,7 @@ class RLConfig(LoraOptions):
     prompts: str | None = option(None, "Rows with a prompt: file, dataset folder or hub id; preference data serve too.")
     output_dir: str | None = option(None, "The run folder.", flag="output", stock=True)
     overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
-    resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
+    resume_from_checkpoint: str | None = option(None, RESUME_HELP)
 
     max_steps: int = _of_size(200, "Optimiser steps (minibatches) of the policy.", at_least=1)
     experience_size: int | None = _of_size(

@@ -20,7 +20,6 @@ from odin_rm.core.ranks import together
 from odin_rm.core.signals import StopFlag
 from odin_rm.objectives.kl import adapt_kl_coef
 from odin_rm.rl.checkpoint import (
-    BEST,
     RunState,
     delete_old_checkpoints,
     load_checkpoint,
@@ -36,6 +35,7 @@ from odin_rm.rl.learn import Learner
 from odin_rm.rl.ranks import Ranks
 from odin_rm.rl.shaping import reference_statistics
 from odin_rm.rl.watch import Alarm, HackingWatch, WatchRecord
+from odin_rm.runs.checkpoints import BEST
 
 Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]
 NOT_AVERAGED = ("step", "samples_seen", "learning_rate", "kl_coef")

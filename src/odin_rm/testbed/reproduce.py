@@ -24,7 +24,7 @@ from odin_rm.core.files import RowWriter, atomic_write_json, atomic_write_text, 
 from odin_rm.core.lock import file_lock
 from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.settings import at_least
-from odin_rm.runs.output_folder import claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder
 from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
 from odin_rm.testbed.experiment import QuickstartConfig, audit_arm, reward_config, write_data
 from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
@@ -157,7 +157,9 @@ def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[Po
     if _begun(folder) is not None and not overwrite:
         fix = "Give its settings again to go on, choose another folder, or pass --overwrite true."
         raise OutputError("holds a study with other settings", where=str(folder), fix=fix)
-    claim_run_folder(folder, overwrite=overwrite, resume=False)
+    with OutputFolder(folder, "reproduce", overwrite=overwrite) as output:
+        output.claim()
+        output.complete()
     forget_results(folder)
     for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS)]:
         stale.unlink(missing_ok=True)

@@ -27,6 +27,8 @@ from odin_rm.core.errors import ConfigError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
 from odin_rm.core.reading import read_bytes, read_json
+from odin_rm.core.system import writing
+from odin_rm.runs.output_folder import mark_folder
 from odin_rm.workflows.progress import progress_bar
 from odin_rm.workflows.sweep.config import RUN, SweepConfig, as_number
 from odin_rm.workflows.sweep.engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
@@ -175,12 +177,10 @@ def _filled(value: Any, folder: str) -> Any:
 def _claim(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "state").is_dir():
         raise OutputError("holds something else than a sweep", where=str(folder), fix="Choose another folder.")
-    try:
+    with writing(folder):
         for name in ("runs", "state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
+    mark_folder(folder, "sweep")
 
 
 def _jobs(config: SweepConfig, folder: Path, runs: list[SweepRun]) -> Iterator[Job]:
