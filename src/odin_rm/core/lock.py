@@ -40,6 +40,10 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield True
 
 
+_HELD: set[str] = set()
+"""The files of the locks that this process holds."""
+
+
 class WriterLock:
     """The right to write an output, of one process at a time; the file says who has it and is gone afterwards.
 
@@ -84,6 +88,7 @@ class WriterLock:
                 os.close(descriptor)
                 continue
             self._descriptor = descriptor
+        _HELD.add(str(self.path))
         holder = f"process {os.getpid()} on {socket.gethostname()}"
         with suppress(OSError):  # a full disk: the lock holds without a name
             os.ftruncate(self._descriptor, 0)
@@ -101,6 +106,7 @@ class WriterLock:
                 self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+            _HELD.discard(str(self.path))
 
     def refuse_others(self) -> None:
         """Look only.
@@ -108,7 +114,7 @@ class WriterLock:
         Raises:
             OutputError: another process has it.
         """
-        if self._descriptor is not None:
+        if str(self.path) in _HELD:
             return
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)

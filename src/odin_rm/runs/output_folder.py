@@ -91,6 +91,8 @@ KINDS: dict[str, Kind] = {
     "pareto": Kind("fronts", ("pareto.*",)),
     "sweep": Kind("a sweep", ("sweep.json", "sweep.csv"), {"state": ("*",), "runs": ("*",)}),
 }
+_ALONE = ("export",)
+"""Commands that write into an empty folder only, or into their own."""
 _RESULTS = ("model", "policy", "summary.json")
 """What a run that is done has."""
 _TELLING = (
@@ -213,7 +215,10 @@ def check_output_folder(
 def _check_kind(folder: Path, command: str, *, overwrite: bool, resume: bool, others: tuple[str, ...]) -> None:
     there, kind = kind_of(folder), KINDS[command]
     if there is None:
-        foreign = dict.fromkeys([*held_names(folder, command), *(n for n in (*_TELLING, *others) if _there(folder, n))])
+        alone = _entries(folder)[:4] if command in _ALONE else []
+        foreign = dict.fromkeys(
+            [*alone, *held_names(folder, command), *(n for n in (*_TELLING, *others) if _there(folder, n))]
+        )
         if foreign:
             what = f"holds {', '.join(foreign)}, which odin-rm did not write there, so nothing in it is replaced"
             raise OutputError(what, where=shown_path(folder), fix="Choose another output folder.")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
@@ -34,6 +35,7 @@ from odin_rm.workflows.audit.data import (
     read_audit,
     read_twins,
 )
+from odin_rm.workflows.audit.done import ScoredModels
 from odin_rm.workflows.audit.shared_rows import (
     Measured,
     ScoredTwins,
@@ -80,19 +82,57 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
 def _audit_into(config: AuditConfig, folder: Path) -> list[AuditResult]:
     twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
     places = ([config.model] if config.model else []) + list(config.compare)
-    shared = SharedRows()
+    shared, scored_models = SharedRows(), ScoredModels(config, places)
+    try:
+        found = _find_all(config, places, twins, shared, scored_models)
+        audited = _audit_all(config, folder, places, found, twins, shared)
+    except KeyboardInterrupt as stop:
+        if not scored_models.done:
+            raise
+        what = f"the scores of {scored_models.done} of {len(places)} models are saved"
+        raise RunInterrupted(what, where=str(folder), fix="Run the same command again to go on.") from stop
+    except OdinError as error:
+        if not isinstance(error, MachineError):
+            scored_models.journal.remove()  # a flag or a file must change, and then nothing of it counts
+        raise
+    scored_models.journal.remove()
+    return [item.result for item in audited]
+
+
+def _find_all(
+    config: AuditConfig, places: Sequence[str], twins: Twins | None, shared: SharedRows, scored_models: ScoredModels
+) -> list[AuditResult | Measured]:
+    """Each model's scores, or its earlier audit."""
     found: list[AuditResult | Measured] = []
     for place in places:
         # --model is always scored; only --compare may name an earlier audit.
         earlier = None if config.model and not found else earlier_audit(place)
-        found.append(_measure(config, place, twins, shared) if earlier is None else read_audit(earlier))
+        if earlier is not None:
+            found.append(read_audit(earlier))
+            continue
+        measured = scored_models.next(shared)
+        if measured is None:
+            measured = _measure(config, place, twins, shared)
+            scored_models.add(measured, shared)
+        found.append(measured)
+    return found
+
+
+def _audit_all(
+    config: AuditConfig,
+    folder: Path,
+    places: Sequence[str],
+    found: Sequence[AuditResult | Measured],
+    twins: Twins | None,
+    shared: SharedRows,
+) -> list[_Audited]:
     audited = [
         _Audited(item) if isinstance(item, AuditResult) else _audited(config, item, twins, shared) for item in found
     ]
     audited = _with_own_names(audited, places)
     check_same_pairs([item.result for item in audited])
     _write(config, folder, audited)
-    return [item.result for item in audited]
+    return audited
 
 
 def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: SharedRows) -> Measured:
