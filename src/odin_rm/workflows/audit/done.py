@@ -61,9 +61,7 @@ class ScoredModels:
             self.journal.begin()
             self._begun = True
         scored = {item.name: getattr(measured.scored, item.name) for item in fields(measured.scored)}
-        twins = (
-            None if measured.twins is None else {name: _packed(value) for name, value in vars(measured.twins).items()}
-        )
+        given = {} if measured.twins is None else vars(measured.twins)
         self.journal.add(
             {
                 "scored": {name: _packed(value) for name, value in scored.items()},
