@@ -142,7 +142,7 @@ def writing(place: PathLike, *, kept: str = "") -> Iterator[None]:
             raise cannot_write(_culprit(error, place), error, kept=kept) from error
         raise
     except Exception as error:
-        if is_full(error):
+        if is_full(error) or _is_nul(error):
             raise cannot_write(place, error, kept=kept) from error
         raise
 
@@ -153,6 +153,10 @@ def _culprit(error: OSError, place: PathLike) -> PathLike:
         return place
     named, target = Path(os.fsdecode(error.filename)), Path(place)
     return place if named in target.parents or target.parent in named.parents else named
+
+
+def _is_nul(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and "null byte" in str(error)
 
 
 def _is_of_files(error: OSError) -> bool:
@@ -167,6 +171,8 @@ def system_error(error: BaseException, kept: str = "") -> OdinError | None:
         kept: a sentence on what an ended run leaves.
     """
     for one in _chain(error):
+        if _is_nul(one):
+            return ConfigError("a path holds a NUL byte", fix="Give the path without it.")
         if isinstance(one, MemoryError) or (isinstance(one, RuntimeError) and _SAID_MEMORY.search(str(one))):
             return MachineError("the memory does not suffice", fix=f"Use a machine with more, or less at once. {kept}")
         if isinstance(one, OSError) and _is_of_files(one):

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.hub import check_hub
+from odin_rm.model.honest import check_config_file, check_index, loading
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -41,12 +41,17 @@ def check_model_folder(path: str | Path, *, extra_weight_files: tuple[str, ...] 
         return
     if any((folder / name).is_file() for name in extra_weight_files):
         return
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        fix = "Merge it into its base model with peft (merge_and_unload), save that, and give that folder."
+        raise ModelError("is a LoRA adapter without its base model", where=str(path), fix=fix)
     if not (folder / "config.json").is_file():
         raise ModelError(
             "the folder has no config.json, so it is not a transformers model",
             where=str(path),
             fix="Give the folder that save_pretrained wrote (for a run folder that is its model/ folder).",
         )
+    check_config_file(folder)
+    check_index(folder)
     if any((folder / name).is_file() for name in WEIGHT_FILES):
         return
     if any((folder / name).is_file() for name in PICKLE_FILES):
@@ -81,10 +86,8 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False, **override
         ModelError: the config cannot be read.
     """
     check_hub(path, ModelError, "model folder")
-    try:
+    with loading(path):
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **overrides)
-    except (OSError, ValueError, KeyError) as error:
-        raise _load_error(path, error) from error
 
 
 def load_classifier(
@@ -113,11 +116,8 @@ def load_classifier(
         kwargs["config"] = config
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
-    try:
-        with quiet_loading():
-            model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _load_error(path, error) from error
+    with loading(path), quiet_loading():
+        model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
         other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))
@@ -264,8 +264,3 @@ def ensure_pad_token(tokenizer: Any, model_config: Any) -> int:
         tokenizer.pad_token = substitute
     model_config.pad_token_id = tokenizer.pad_token_id
     return int(tokenizer.pad_token_id)
-
-
-def _load_error(path: str | Path, error: Exception) -> ModelError:
-    reason = str(error).strip().split("\n")[0][:300]
-    return ModelError(f"cannot load the model ({reason})", where=str(path), fix="Give a model folder or a hub id.")

@@ -68,7 +68,8 @@ class RewardModelInfo:
         path = Path(folder) / INFO_FILE
         try:
             content = read_json(path)
-            version = content.pop("format_version")
+            version = int(content.pop("format_version"))
+            content["heads"] = tuple(str(name) for name in content.get("heads", ()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"cannot read the reward model's description ({getattr(error, 'what', error)})",
@@ -82,7 +83,6 @@ class RewardModelInfo:
                 fix="Update odin-rm.",
             )
         known = {name: value for name, value in content.items() if name in cls.__dataclass_fields__}
-        known["heads"] = tuple(known.get("heads", ()))
         return cls(**known)
 
 

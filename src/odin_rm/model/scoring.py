@@ -33,6 +33,7 @@ from odin_rm.model.backbone import (
     position_table,
 )
 from odin_rm.model.device import is_out_of_memory, pick_device
+from odin_rm.model.honest import check_ids, check_template, labels_of_weights, loading
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
@@ -138,12 +139,10 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         ModelError: there is none.
     """
     check_hub(path, ModelError, "folder with a tokenizer", file="tokenizer_config.json")
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raise a bare Exception for a broken file
-        reason = str(error).strip().split("\n")[0][:200]
-        fix = "Save the tokenizer into the model folder, or check the id."
-        raise ModelError(f"cannot load the tokenizer ({reason})", where=str(path), fix=fix) from error
+    with loading(path, "tokenizer", "Save the tokenizer into the model folder, or check the id."):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    check_template(tokenizer, path)
+    return tokenizer
 
 
 def load_scorer(
@@ -194,10 +193,12 @@ def load_scorer(
             what = "is for reward models of odin-rm; somebody's classifier is read where its config says"
             raise ConfigError(what, where="--read_at", fix="Leave it out.")
         check_model_folder(path)
-        config = load_config(path, trust_remote_code=trust_remote_code)
+        rows = labels_of_weights(path)
+        named = {} if rows is None else {"num_labels": rows}
+        config = load_config(path, trust_remote_code=trust_remote_code, **named)
         if _is_classifier(config):
             _column_index(config, column, str(path))  # a missing --column is told before minutes of loading
-        classifier = load_classifier(path, **kwargs)
+        classifier = load_classifier(path, **(kwargs if rows is None else kwargs | {"config": config}))
         index = _column_index(config, column, str(path))
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
@@ -241,6 +242,12 @@ def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: st
 
 
 @torch.no_grad()
+def known_rows(model: Any) -> int | None:
+    """How many token ids a model that scores has rows for; ``None`` where that is unknown."""
+    classifier = getattr(model, "classifier", None)
+    return None if classifier is None else embedding_rows(classifier)
+
+
 def score_sequences(
     model: Callable[..., RewardScores],
     sequences: Sequence[np.ndarray],
@@ -274,6 +281,7 @@ def score_sequences(
     has_length = False
     if not len(sequences):
         return quality_R, None
+    check_ids(sequences, known_rows(model), "scoring")
     # Verified on whole sequences, which end as the data's do.
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)

@@ -195,6 +195,8 @@ def check_output_folder(
     """
     folder = Path(path)
     try:
+        if "\0" in os.fspath(folder):
+            raise OutputError("holds a NUL byte", where=shown_path(folder), fix="Choose another output folder.")
         if folder.exists() and not folder.is_dir():
             raise OutputError("is a file, not a folder", where=shown_path(folder), fix="Choose another output folder.")
         existing = folder.absolute()
