@@ -18,12 +18,14 @@ from odin_rm.model.backbone import check_model_folder, load_classifier, load_con
 from odin_rm.model.honest import check_ids, check_template, labels_of_weights
 from odin_rm.model.policy import load_policy, save_policy
 from odin_rm.model.scoring import load_scorer, score_sequences
-from tests.families import save_base
+from odin_rm.testbed.tiny import save_tiny_model
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    return save_base("llama", tmp_path_factory.mktemp("honest") / "base")
+    folder = tmp_path_factory.mktemp("honest") / "base"
+    save_tiny_model(folder, 0, hidden=16, layers=1, heads=2)
+    return folder
 
 
 @pytest.fixture

@@ -241,13 +241,13 @@ def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: st
     return settings
 
 
-@torch.no_grad()
 def known_rows(model: Any) -> int | None:
     """How many token ids a model that scores has rows for; ``None`` where that is unknown."""
     classifier = getattr(model, "classifier", None)
     return None if classifier is None else embedding_rows(classifier)
 
 
+@torch.no_grad()
 def score_sequences(
     model: Callable[..., RewardScores],
     sequences: Sequence[np.ndarray],
