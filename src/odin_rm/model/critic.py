@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from odin_rm.core.errors import ModelError
 from odin_rm.core.types import QUALITY
 from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
