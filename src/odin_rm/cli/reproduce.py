@@ -79,7 +79,7 @@ def check_config(command: str, text: str, room: Path) -> int:
         OdinError: what the command itself would say.
     """
     file = room / f"{command}.yaml"
-    file.write_text(text, encoding="utf-8")
+    atomic_write_text(file, text)
     if command != "sweep":
         config_class = load(COMMANDS[command].config)
         # What a GPU alone can do is no fault of the config: transformers would refuse bf16 on a machine without one.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import re
 import shutil
 import sys
@@ -24,11 +23,14 @@ from typing import IO, Any
 from odin_rm.core.atomic import PathLike, atomic_file, dump_json
 from odin_rm.core.errors import DataError, OutputError, RowError
 from odin_rm.core.parquet import ROWS_AT_ONCE, ParquetRows
+from odin_rm.core.reading import LARGEST_TEXT, LONGEST_LINE, parse_json
+from odin_rm.core.system import cannot_read, shown_path, system_error
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 Row = dict[str, Any]
 OnBadRow = Callable[[RowError], None] | None
 
+_MOST_BLANK = 1_000_000
 _MAGIC = {b"\x1f\x8b": "gzip (.gz)", b"PAR1": "Parquet (.parquet)", b"PK\x03\x04": "zip"}
 
 
@@ -67,9 +69,9 @@ def read_rows(path: PathLike, on_bad_row: OnBadRow = None) -> Iterator[tuple[int
         suffix, gzipped = row_format(file)
         empty = file.stat().st_size == 0
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        what = "no such file" if missing else f"cannot be read ({error.strerror})"
-        raise DataError(what, where=str(path), fix="Check the path.") from error
+        raise cannot_read(path, error) from error
+    except ValueError as error:  # a name with a NUL byte
+        raise error if isinstance(error, DataError) else cannot_read(path, error) from error
     if empty:
         raise DataError("the file is empty", where=str(path), fix="Give a file with at least one row.")
     return _stream(file, suffix, gzipped, on_bad_row)
@@ -102,9 +104,29 @@ def _reading(path: Path, gzipped: bool) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"broken gzip ({error})", where=str(path), fix="Fetch it again, or drop the .gz.") from error
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror or error})", where=str(path), fix="Check the file."
-        ) from error
+        raise cannot_read(path, error) from error
+    except MemoryError as error:
+        raise _too_long(path) from error
+
+
+def _too_long(path: Path, number: int | None = None) -> DataError:
+    place = shown_path(path) if number is None else f"{shown_path(path)}, line {number}"
+    what = f"holds a line or a cell of more than {LONGEST_LINE / 2**20:,.0f} MiB"
+    return DataError(what, where=place, fix="Check that it is the right file, with one row per line.")
+
+
+def _lines(path: Path, file: IO[Any]) -> Iterator[Any]:
+    """The lines of a file, each of bounded length; a file of nothing but ends of lines is refused as well."""
+    number = blank = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise _too_long(path, number)
+        blank = 0 if line.strip() else blank + 1
+        if blank > _MOST_BLANK:
+            what = f"holds more than {_MOST_BLANK:,} blank lines in a row"
+            raise DataError(what, where=shown_path(path), fix="Check that it is the right file.")
+        yield line
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:
@@ -147,7 +169,7 @@ def bad_row(path: PathLike, number: int, what: str, fix: str) -> RowError:
 
 def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
     _refuse_binary(path, file.peek(4096)[:4096])  # type: ignore[attr-defined]
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(_lines(path, file), start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
@@ -156,14 +178,14 @@ def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErr
 
 def _parse_line(path: Path, number: int, line: bytes) -> Row | RowError:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError:
         return bad_row(path, number, "is not UTF-8 text", "Save the file as UTF-8.")
-    except (ValueError, RecursionError) as error:
+    except DataError as error:
         hint = (
             "Name the file .json." if number == 1 and line.lstrip().startswith(b"[") else "Write one object per line."
         )
-        return bad_row(path, number, f"is not valid JSON ({error})", hint)
+        return bad_row(path, number, error.what, hint)
     # Rare: only an escape can smuggle in half a character.
     return _as_row(path, number, row, escapes=b"\\ud" in line or b"\\uD" in line)
 
@@ -183,15 +205,12 @@ def json_name(value: Any) -> str:
 
 
 def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
-    content = file.read()
+    content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        what = f"holds more than {LARGEST_TEXT / 2**20:,.0f} MiB, and a .json file is read at once"
+        raise DataError(what, where=shown_path(path), fix="Write it as .jsonl, one object per line.")
     _refuse_binary(path, content[:4096])
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 text", where=str(path), fix="Save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        hint = "If it holds one object per line, name it .jsonl."
-        raise DataError(f"is not valid JSON ({error})", where=str(path), fix=hint) from error
+    data = parse_json(content, where=str(path), fix="If it holds one object per line, name it .jsonl.")
     rows = data.get("data") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise DataError(f"holds a JSON {json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
@@ -201,12 +220,12 @@ def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErro
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses cells above 128 KiB
+    csv.field_size_limit(LONGEST_LINE)  # the default refuses cells above 128 KiB
     head = file.read(4096)
     _refuse_binary(path, head)
     file.seek(0)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    records = csv.reader(text, strict=True)
+    records = csv.reader(_lines(path, text), strict=True)
     try:
         header = next(records, [])
         twice = sorted({name for name in header if header.count(name) > 1})
@@ -246,10 +265,14 @@ def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowE
                 raise DataError("duplicate columns", where=str(path), fix="Name each column once.")
             number = 0
             for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+                if batch.nbytes > LARGEST_TEXT:
+                    raise _too_long(path)
                 for row in _batch_rows(batch):
                     number += 1
                     yield number, row or bad_row(path, number, "is not UTF-8 text", "Write its text as UTF-8.")
         except (pa.ArrowException, OSError) as error:
+            if (machine := system_error(error)) is not None:
+                raise machine from error
             what = f"is not a readable Parquet file ({str(error).splitlines()[0]})"
             raise DataError(what, where=str(path), fix="Write it again.") from error
 

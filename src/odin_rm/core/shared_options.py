@@ -8,6 +8,10 @@ from typing import Literal
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import option, options_of
 
+RESUME_HELP = (
+    "'auto' goes on from the newest sound checkpoint of the run, or begins where there is none: the same command line "
+    "works from every state. 'true': there must be one. Or a path."
+)
 _of_lora = options_of("LoRA")
 _of_length = options_of("length of the run")
 _of_evaluation = options_of("evaluation, logs and checkpoints")
@@ -56,7 +60,7 @@ class TrainerOptions:
     """
 
     output_dir: str = option(None, "The run folder.", flag="output", stock=True)
-    resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
+    resume_from_checkpoint: str | None = option(None, RESUME_HELP)
     seed: int = option(42, "Decides the order of rows and new weights.")
 
     num_train_epochs: float = _of_length(3.0, "Passes over the training rows.")

@@ -10,12 +10,12 @@ own reader, which takes JSON lists in any file.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from odin_rm.core.errors import RowError
+from odin_rm.core.reading import parse_json
 
 _KEYS = ({"role", "content"}, {"from", "value"})
 _BEGINS = re.compile(r"""\s*(?:array\()?(?:[\[(]\s*)?\{\s*(['"])(role|content|from|value|name|tool_calls)\1\s*:""")
@@ -79,8 +79,8 @@ def chat_of_cell(cell: str, name: str) -> Any:
 
 def _json(cell: str) -> Any:
     try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
+        return parse_json(cell)
+    except ValueError:
         return None
 
 

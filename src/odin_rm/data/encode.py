@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odin_rm.core.errors import OdinError
+from odin_rm.core.files import written
 from odin_rm.core.progress import Progress
 from odin_rm.data.collect import Collected, unpack
 from odin_rm.data.tokenise import CHUNK, EncodingSettings, encode_named
@@ -73,7 +74,7 @@ def encode_texts(
     done = 0
     chunks = _chunks(collected, first_slots)
     path = folder / "ids.bin"
-    with path.open("wb") as file, Progress("tokenise", len(first_slots), unit="texts") as bar:
+    with written(path) as file, Progress("tokenise", len(first_slots), unit="texts") as bar:
         for ids, part in _encoded(chunks, tokenizer, settings, processes_for(len(first_slots), num_proc)):
             file.write(ids.tobytes())
             numbers[done : done + len(part)] = part

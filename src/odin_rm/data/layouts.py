@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from odin_rm.core.errors import RowError
+from odin_rm.core.reading import parse_json
 from odin_rm.data.messages import as_messages, is_transcript
 from odin_rm.data.rows import TiesCount
 
@@ -232,8 +233,8 @@ def _turns(value: Any, name: str) -> list[Any]:
     """Texts of a list that may be written as JSON; else one text."""
     if isinstance(value, str):
         try:
-            found = json.loads(value)
-        except (ValueError, RecursionError):
+            found = parse_json(value)
+        except ValueError:
             found = value
         value = found if isinstance(found, list) else [value]
     turns = _list(value, name)
@@ -467,8 +468,8 @@ def _list(value: Any, name: str) -> list[Any]:
         value = value.tolist()
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value)
+        except ValueError:
             value = None
     if not isinstance(value, (list, tuple)):
         raise RowError(f"'{name}' is no list", fix="Write it as [..., ...].")

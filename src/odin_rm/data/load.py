@@ -19,6 +19,7 @@ import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.core.files import PathLike, atomic_file, atomic_folder
+from odin_rm.core.reading import opened
 from odin_rm.data import cache
 from odin_rm.data.cache_size import cache_limit, keep_within, mark_used
 from odin_rm.data.collect import Collected, collect, first_appearances
@@ -160,7 +161,7 @@ def _build_in_cache(
 
 def _hand_out_skipped(found: Path, wanted: PathLike | None) -> None:
     if wanted is not None and found.exists():
-        with atomic_file(wanted) as file, found.open("rb") as content:
+        with atomic_file(wanted) as file, opened(found) as content:
             shutil.copyfileobj(content, file)
 
 

@@ -14,12 +14,12 @@ A *transcript* is text that begins with ``Human:`` and whose turns begin a line 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from odin_rm.core.errors import RowError
+from odin_rm.core.reading import parse_json
 from odin_rm.core.rows import has_half_character
 
 Message = dict[str, Any]
@@ -138,8 +138,8 @@ def _shared_message(value: Mapping[str, Any], name: str, number: int) -> Message
     if speaker != "function_call":
         return {"role": _SPEAKERS[speaker], "content": text}
     try:
-        calls = json.loads(text)
-    except (ValueError, RecursionError):
+        calls = parse_json(text)
+    except ValueError:
         calls = None
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or any(not isinstance(call, dict) or "name" not in call for call in calls):

@@ -20,13 +20,13 @@ Errors raised here name the field; the caller adds file and row.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from odin_rm.core.errors import RowError
+from odin_rm.core.errors import DataError, RowError
+from odin_rm.core.reading import parse_json
 from odin_rm.data.messages import (
     ASSISTANT,
     SYSTEM_ROLES,
@@ -275,8 +275,8 @@ def _from_json(value: Any) -> Any:
     """A list or mapping, which may be written as JSON: its field holds no text."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return parse_json(value)
+        except ValueError:
             return None
     return value.tolist() if hasattr(value, "tolist") else value
 
@@ -443,9 +443,10 @@ def _text_or_messages(value: Any, name: str) -> str | list[Message]:
 def _as_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise RowError(f"'{name}' is not a JSON list ({error})", fix="Write it as [..., ...].") from error
+            value = parse_json(value)
+        except DataError as error:
+            what = f"'{name}' is not a JSON list (it {error.what})"
+            raise RowError(what, fix="Write it as [..., ...].") from error
     if hasattr(value, "tolist"):
         value = value.tolist()
     if not isinstance(value, (list, tuple)):

@@ -17,6 +17,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, read_rows, row_format
+from odin_rm.core.reading import opened
 from odin_rm.data.cells import values_of_cells, without_fillers
 from odin_rm.data.columns import NO_NAMES, Columns
 from odin_rm.data.layouts import HELPSTEER, Want, helpsteer, in_our_form, is_rated_response
@@ -214,7 +215,7 @@ def _files_source(name: str, files: list[Path]) -> Source:
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.name.encode("utf-8", "surrogatepass") + b"\0")
-            with file.open("rb") as content:
+            with opened(file) as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()
 

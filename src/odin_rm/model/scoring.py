@@ -34,6 +34,7 @@ from odin_rm.model.backbone import (
     position_table,
 )
 from odin_rm.model.device import is_out_of_memory, pick_device
+from odin_rm.model.honest import check_template, labels_of_weights, loading
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
@@ -152,12 +153,10 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         ModelError: there is none.
     """
     check_hub(path, ModelError, "folder with a tokenizer", file="tokenizer_config.json")
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raise a bare Exception for a broken file
-        reason = str(error).strip().split("\n")[0][:200]
-        fix = "Save the tokenizer into the model folder, or check the id."
-        raise ModelError(f"cannot load the tokenizer ({reason})", where=str(path), fix=fix) from error
+    with loading(path, "tokenizer", "Save the tokenizer into the model folder, or check the id."):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    check_template(tokenizer, path)
+    return tokenizer
 
 
 def load_scorer(
@@ -208,10 +207,12 @@ def load_scorer(
             what = "is for reward models of odin-rm; somebody's classifier is read where its config says"
             raise ConfigError(what, where="--read_at", fix="Leave it out.")
         check_model_folder(path)
-        config = load_config(path, trust_remote_code=trust_remote_code)
+        rows = labels_of_weights(path)
+        named = {} if rows is None else {"num_labels": rows}
+        config = load_config(path, trust_remote_code=trust_remote_code, **named)
         if _is_classifier(config):
             _column_index(config, column, str(path))  # a missing --column is told before minutes of loading
-        classifier = load_classifier(path, **kwargs)
+        classifier = load_classifier(path, **(kwargs if rows is None else kwargs | {"config": config}))
         index = _column_index(config, column, str(path))
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
@@ -300,6 +301,8 @@ def score_columns(
     found: dict[str, np.ndarray] = {}
     if not len(sequences):
         return found
+    if (classifier := getattr(model, "classifier", None)) is not None:
+        check_token_ids(classifier, sequences, where="scoring")
     # Verified on whole sequences, which end as the data's do.
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)

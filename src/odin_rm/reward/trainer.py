@@ -12,7 +12,6 @@ Data parallelism, mixed precision, LoRA, schedules, trackers and checkpoints are
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from transformers import Trainer
 
 from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.core.types import QUALITY, RewardScores
 from odin_rm.data.batching import build_optimiser_batch
 from odin_rm.data.schema import TokenisedPreferences
@@ -43,12 +43,13 @@ from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader, pair_c
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
 from odin_rm.reward.step import ScoringClock, StepMemory, bare
+from odin_rm.runs.checkpoints import SoundCheckpoints
 
 SETTINGS_FILE = "odin_rm_run.json"
 STATE_FILE = "objective_state.safetensors"
 
 
-class RewardTrainer(StepMemory, Trainer):
+class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
     """Trains a :class:`RewardModel` on tokenised preferences.
 
     Args:
@@ -362,7 +363,7 @@ class RewardTrainer(StepMemory, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         note = Path(resume_from_checkpoint) / SETTINGS_FILE
-        self.saved_budget = json.loads(note.read_text(encoding="utf-8")).get("budget") if note.is_file() else None
+        self.saved_budget = read_json(note).get("budget") if note.is_file() else None
         self._load_objective_state(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import bad_row, read_rows
+from odin_rm.core.reading import read_json
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
 from odin_rm.data.rows import TiesCount, parse_preference_row
@@ -163,11 +163,11 @@ def read_audit(path: Path) -> AuditResult:
         DataError: it cannot be read or is no audit.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path), fix="Check the path after --compare.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"is not readable JSON ({error})", where=str(path), fix="Run the audit again.") from error
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix="Run the audit again.") from error
     if not isinstance(content, dict):
         raise DataError("does not hold an audit", where=str(path), fix="Give an audit.json that odin-rm wrote.")
     try:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from odin_rm.core.errors import DataError
 from odin_rm.core.names import distinct_names
+from odin_rm.core.reading import read_json, read_yaml
 
 POLICY = "policy"
 _NO_RUN = "Give a sweep, folders of rl, sft or dpo, policies, or outputs in AlpacaEval's format."
@@ -101,9 +99,9 @@ def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
 
 def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
     try:
-        rows = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
+        rows = read_json(folder / "sweep.json")["runs"]
         known = [(row["status"], folder / row["folder"], dict(row["varied"] or {})) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
         raise DataError(what, where=str(folder / "sweep.json"), fix="Run the sweep again.") from error
     for status, place, varied in known:
@@ -117,10 +115,7 @@ def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
 
 def _settings(run: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(run / "config.yaml")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = f"cannot be read ({' '.join(str(error).split())})"
-        raise DataError(what, where=str(run / "config.yaml"), fix="Mend it.") from error
     return content if isinstance(content, dict) else {}

@@ -17,8 +17,9 @@ import numpy as np
 from transformers import TrainerCallback, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
-from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_bytes, atomic_write_json
+from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import together
+from odin_rm.core.reading import read_bytes
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
@@ -37,15 +38,15 @@ from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.runs.callbacks import MetricsFile, StopOnSignal
 from odin_rm.runs.data_record import DATA_FILE, Records, data_record, say_data
-from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder, replaced_model
 from odin_rm.runs.run_folder import (
+    Start,
     as_config_errors,
     check_required,
     check_same_settings,
     check_state_files,
     interrupted,
     read_note,
-    resolve_checkpoint,
     write_settings,
 )
 from odin_rm.runs.talk import talking
@@ -76,9 +77,14 @@ def train_reward_model(config: RewardConfig) -> Path:
         RunInterrupted: a signal came; a checkpoint is saved.
     """
     model_path = _check_required(config)
-    run = Path(config.output_dir)
+    with OutputFolder(config.output_dir, "reward", overwrite=config.overwrite_output_dir) as output:
+        return _train(config, model_path, output)
+
+
+def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
+    run = output.path
     with together():
-        model, tokenizer, checkpoint = _load_model(config, model_path, run)
+        model, tokenizer, start = _load_model(config, model_path, output)
     # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
     with together(), config.main_process_first(desc="tokenising"):
         train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
@@ -87,8 +93,9 @@ def train_reward_model(config: RewardConfig) -> Path:
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with together():
-        if checkpoint is not None:
-            _check_checkpoint(checkpoint, config, train_data)
+        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, train_data))
+        if start.nothing_left(config, REFUSED):
+            return run
         for data in filter(None, (train_data, eval_data)):
             check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
         trainer = build_trainer(
@@ -97,18 +104,19 @@ def train_reward_model(config: RewardConfig) -> Path:
         trainer.args.output_dir = str(run / "checkpoints")
     with together():
         if config.process_index == 0:
-            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-            (run / "checkpoints").mkdir(exist_ok=True)
-            write_settings(run, config, REFUSED, checkpoint)
+            start.claim()
+            write_settings(run, config, REFUSED, start.checkpoint)
             atomic_write_json(run / DATA_FILE, records)
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
     with stop, talking(trainer):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)
     _finish(trainer, config, run)
+    if config.process_index == 0:
+        output.complete()
     return run
 
 
@@ -137,10 +145,9 @@ class NotePlan(TrainerCallback):
         log.info("micro-batches: up to %s tokens (%s)", f"{budget.tokens:,}", budget.why)
 
 
-def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[RewardModel, Any, Path | None]:
-    """The model with its tokenizer, and the checkpoint to go on from; refuses an output folder that cannot be used."""
-    checkpoint = resolve_checkpoint(config.resume_from_checkpoint, run)
-    check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+def _load_model(config: RewardConfig, model_path: str, output: OutputFolder) -> tuple[RewardModel, Any, Start]:
+    """The model with its tokenizer, and where to begin; refuses an output folder that cannot be used."""
+    start = Start.find(output, config.resume_from_checkpoint)
     if not is_reward_model_folder(model_path):
         check_model_folder(model_path)
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
@@ -149,7 +156,7 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     model = build_model(config, model_path)
     _prepare_texts(config, model.classifier, tokenizer, model_path)
     model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
-    return model, tokenizer, checkpoint
+    return model, tokenizer, start
 
 
 def choose_reading(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> str:
@@ -204,7 +211,7 @@ def _load_data(
     with tempfile.TemporaryDirectory() as scratch:
         skipped = Path(scratch) / "skipped_rows.jsonl"
         train_data, eval_data = load_data(config, tokenizer, skipped)
-        return train_data, eval_data, skipped.read_bytes() if skipped.is_file() else None
+        return train_data, eval_data, read_bytes(skipped) if skipped.is_file() else None
 
 
 def build_trainer(
@@ -313,7 +320,7 @@ def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
         training=_training_note(trainer, config),
     )
     if trainer.is_world_process_zero():
-        with atomic_folder(run / "model", overwrite=True) as folder:
+        with replaced_model(run / "model") as folder:
             model.save_pretrained(folder, tokenizer=tokenizer)
         append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True})
         if config.push_to_hub:

@@ -7,7 +7,9 @@ model allows it, so rows of one prompt are best kept near each other.
 No row is ever lost. A sequence longer than ``max_length`` that the policy ``drop`` would leave out of training keeps
 its row here, with its true ``response_tokens`` and ``quality`` null. With ``--on_bad_row skip`` an unusable row is kept
 with all three fields null (a line that is no row at all becomes a row of nulls) and is listed, with its number and the
-reason, in ``<output>.skipped.jsonl``. The output appears when everything is done, or not at all.
+reason, in ``<output>.skipped.jsonl``. The output appears when everything is done, or not at all. The scores of chunks
+that are done wait in ``<output>.partial.jsonl``, so that the same command goes on where it was stopped, and writes the
+bytes that an uninterrupted run would have.
 
 A row without a response may hold a ``text`` that the model's own template has rendered (:mod:`odin_rm.data.rendered`);
 it gets a field ``cut`` more, true where the text has no end token.
@@ -15,23 +17,36 @@ it gets a field ``cut`` more, true where the text has no end token.
 
 from __future__ import annotations
 
+import hashlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odin_rm.core.errors import DataError, NumericalError, OutputError, RowError
+from odin_rm.core.errors import (
+    DataError,
+    MachineError,
+    NumericalError,
+    OdinError,
+    OutputError,
+    RowError,
+    RunInterrupted,
+)
 from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.journal import Journal
 from odin_rm.core.progress import Progress
+from odin_rm.core.reading import opened
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
 from odin_rm.data.attributes import measure_attributes, text_attributes
 from odin_rm.data.columns import Columns
+from odin_rm.runs.output_folder import writer_of
 from odin_rm.workflows.score.config import ScoreConfig
 from odin_rm.workflows.score.rows import CUT, RowFields, RowTexts, read_texts
 
@@ -127,9 +142,14 @@ def run_score(config: ScoreConfig) -> ScoreReport:
 
     Raises:
         OdinError: bad input, an output that exists already, a model that cannot be loaded, a score that is not finite.
-        KeyboardInterrupt: stopped by SIGINT or SIGTERM; nothing was written.
+        RunInterrupted: stopped by SIGINT or SIGTERM; the scores of chunks that were done are kept.
     """
     _check_output(config)
+    with writer_of(config.output):
+        return _score(config)
+
+
+def _score(config: ScoreConfig) -> ScoreReport:
     items = _read_items(config)  # a missing or empty file ends here, before the model is loaded
     from odin_rm.data.render import fixed_date
     from odin_rm.model.scoring import load_scorer, text_settings
@@ -147,12 +167,69 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
     report.template_date = fixed_date(scorer.tokenizer, settings.chat_template)
-    with interruptible(), ExitStack() as stack:
+    journal = Journal(partial_file(config.output), _asked(config), anew=config.overwrite_output)
+    try:
+        with interruptible(), _told_what_is_kept(config, report):
+            _score_all(config, scorer, settings, items, journal, report)
+    except OdinError as error:
+        if not isinstance(error, (MachineError, RunInterrupted)):
+            journal.remove()  # the input or a flag must change, and then nothing of it counts
+        raise
+    journal.remove()
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+@contextmanager
+def _told_what_is_kept(config: ScoreConfig, report: ScoreReport) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not report.rows:
+            raise
+        what = f"the scores of {report.rows:,} rows are saved"
+        raise RunInterrupted(what, where=config.output, fix="Run the same command again to go on.") from stop
+
+
+def partial_file(output: str | Path) -> Path:
+    """Where the scores of a run that is under way, or was stopped, wait."""
+    return Path(f"{output}.partial.jsonl")
+
+
+def _asked(config: ScoreConfig) -> dict[str, Any]:
+    """All that decides the scores, for comparing a stopped run with its continuation."""
+    from odin_rm import __version__
+    from odin_rm.judging.scored import folder_state
+
+    settings = {name: value for name, value in asdict(config).items() if name not in ("output", "overwrite_output")}
+    digest = uuid.uuid4().hex  # what a pipe gives comes once only, so no other run goes on with its scores
+    if Path(config.input).is_file():
+        with opened(config.input) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {**settings, "input_sha256": digest, "model_state": folder_state(config.model), "odin_rm": __version__}
+
+
+def _score_all(
+    config: ScoreConfig,
+    scorer: Scorer,
+    settings: EncodingSettings,
+    items: Iterator[_Item],
+    journal: Journal,
+    report: ScoreReport,
+) -> None:
+    begun, known = False, iter([part.get("scores") for part in journal.parts])
+    with ExitStack() as stack:
         bar = stack.enter_context(Progress("scoring", count_rows(config.input), unit="rows"))
         writer = stack.enter_context(RowWriter(config.output))
         skipped: RowWriter | None = None
         while chunk := list(islice(items, config.chunk_rows)):
-            _score_chunk(config, scorer, settings, chunk, bar.advance)
+            earlier = next(known, None)
+            _score_chunk(config, scorer, settings, chunk, bar.advance, earlier)
+            if earlier is None:
+                if not begun:
+                    journal.begin()
+                    begun = True
+                journal.add({"scores": [item.scores for item in chunk]})
             report.unrendered |= _unrendered(scorer.tokenizer, settings, chunk)
             columns = _columns(config, chunk)
             for item in chunk:
@@ -164,8 +241,6 @@ def run_score(config: ScoreConfig) -> ScoreReport:
                     skipped.write({"row": item.number, "reason": str(item.error), "data": item.row})
     if skipped is None:
         skipped_file(config.output).unlink(missing_ok=True)  # an earlier output's list
-    report.seconds = time.perf_counter() - start
-    return report
 
 
 def _check_output(config: ScoreConfig) -> None:
@@ -245,8 +320,9 @@ def _score_chunk(
     settings: EncodingSettings,
     chunk: Sequence[_Item],
     advance: Callable[[int], None],
+    earlier: list[Any] | None = None,
 ) -> None:
-    """Encode and score a chunk; results go into its items."""
+    """Encode and score a chunk; results go into its items. ``earlier`` holds the scores if a stopped run has them."""
     from odin_rm.model.scoring import score_sequences
 
     usable = [item for item in chunk if _parse(config, item, scorer.tokenizer, settings)]
@@ -257,6 +333,10 @@ def _score_chunk(
     if not ready:
         return
     sequences = [np.asarray(item.encoded.input_ids, dtype=np.int32) for item in ready if item.encoded is not None]
+    layout = scorer.layout(sequences)  # verified on the same sequences whether or not their scores are known
+    if earlier is not None:
+        _take_earlier(config, chunk, earlier)
+        return
     quality_R, length_R = score_sequences(
         scorer.model,
         sequences,
@@ -264,7 +344,7 @@ def _score_chunk(
         microbatch_tokens=config.microbatch_tokens,
         device=scorer.device,
         progress=advance,
-        layout=scorer.layout(sequences),
+        layout=layout,
     )
     for k, item in enumerate(ready):
         if not np.isfinite(quality_R[k]) or (length_R is not None and not np.isfinite(length_R[k])):
@@ -278,6 +358,17 @@ def _unrendered(tokenizer: Any, settings: EncodingSettings, chunk: Sequence[_Ite
 
     texts = [text for item in chunk if item.texts is not None for text in (item.texts.prompt, item.texts.response)]
     return unrendered(tokenizer, settings.chat_template, *texts)
+
+
+def _take_earlier(config: ScoreConfig, chunk: Sequence[_Item], earlier: list[Any]) -> None:
+    try:
+        for item, scores in zip(chunk, earlier, strict=True):
+            if scores is not None:
+                quality, length = scores
+                item.scores = (float(quality), None if length is None else float(length))
+    except (TypeError, ValueError) as error:
+        where = str(partial_file(config.output))
+        raise OutputError("holds something else than scores", where=where, fix="Delete it.") from error
 
 
 def _encode(config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, usable: Sequence[_Item]) -> None:
@@ -345,7 +436,7 @@ def count_rows(path: str | Path) -> int | None:
     if not Path(path).is_file():  # of a pipe, counting would take the rows away
         return None
     if suffix == ".jsonl":
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             return sum(1 for line in file if line.strip())
     import pyarrow as pa
     import pyarrow.parquet as pq
