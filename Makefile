@@ -29,7 +29,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart reproduce test test-slow check docs format clean
+.PHONY: help quickstart reproduce test test-slow check readme docs format clean
 .PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
 
 help:  ## Show this list
@@ -52,6 +52,9 @@ check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+readme: $(INSTALLED_TEST)  ## Do what the README says, from top to bottom
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow tests/architecture/test_readme.py $(ARGS)
 
 docs: $(INSTALLED_TEST)  ## Build the docs site into site/, without a network
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --quiet
