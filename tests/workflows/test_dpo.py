@@ -71,6 +71,7 @@ def test_the_run_folder_and_what_it_learns(dpo: Dpo, capfd: pytest.CaptureFixtur
     shown = capfd.readouterr()
     assert shown.out + shown.err == ""
     assert {p.name for p in run.iterdir()} == {
+        ".odin-rm.json",
         "checkpoints",
         "config.yaml",
         "data_report.json",

@@ -310,6 +310,12 @@ class OutputFolder:
         """The new result is there: what it replaces goes."""
         _delete(self.path / REPLACED)
 
+    def tidy(self) -> None:
+        """Remove what a kill right after the end has left; nothing else is done to a result that is complete."""
+        with writing(self.path), self._lock:
+            remove_stale_inside(self.path)
+            self.complete()
+
     def __enter__(self) -> OutputFolder:
         return self
 
