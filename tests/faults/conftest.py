@@ -42,7 +42,7 @@ def commands(shop: Path) -> Commands:  # noqa: F811
             ("out",),
         ),
         "export": (f"export --model {ours} --output out", ("out",)),
-        "judge": (f"{judged} --output out", ("out/annotations", "out/judge")),
+        "judge": (f"{judged} --output out", ("out/annotations",)),
         "study": (f"study --a {shop / 'a.json'} --b {shop / 'b.json'} --output out", ("out/config", "out/.odin")),
     }  # fmt: skip
     if not (shop / "other").exists():

@@ -23,6 +23,7 @@ from odin_rm.runs.output_folder import (
     kind_of,
     replaced_folder,
     replaced_model,
+    was_cut_short,
     writer_of,
 )
 
@@ -303,3 +304,21 @@ def test_a_run_that_is_done_is_not_begun_again_unasked(tmp_path):
     with pytest.raises(OutputError, match="already holds another run"), OutputFolder(run, "reward") as output:
         output.claim(again=True)
     assert tree(run) == before
+
+
+@pytest.mark.parametrize("moment", ["before the swap", "after it"])
+def test_the_same_command_may_finish_what_a_kill_has_cut_short(tmp_path, moment):
+    out = tmp_path / "out"
+    if moment == "after it":
+        audit(out)
+    code = (
+        f"import os\nfrom odin_rm.runs.output_folder import writer_of\n"
+        f"with writer_of({str(out)!r}, 'same'): os.kill(os.getpid(), 9)"
+    )
+    assert elsewhere(code).returncode == -9
+    assert was_cut_short(out, "same")
+    assert not was_cut_short(out, "other")
+    with writer_of(out, "same"):
+        assert not was_cut_short(tmp_path / "elsewhere", "same")
+    assert not was_cut_short(out, "same")
+    assert not was_cut_short(tmp_path / "a\0b", "same")

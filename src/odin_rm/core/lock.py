@@ -50,13 +50,11 @@ class WriterLock:
     Args:
         path: the file of the lock.
         output: the output, for messages.
-
-    Raises:
-        OutputError: the file cannot be made.
+        note: a line that stays in the file when a kill ends the process.
     """
 
-    def __init__(self, path: Path, output: str | os.PathLike[str]) -> None:
-        self.path, self.output = path, output
+    def __init__(self, path: Path, output: str | os.PathLike[str], note: str = "") -> None:
+        self.path, self.output, self.note = path, output, note
         self._descriptor: int | None = None
 
     def take(self) -> None:
@@ -92,10 +90,11 @@ class WriterLock:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
         with suppress(OSError):  # a full disk: the lock holds without a name
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, holder.encode(), 0)
+            os.pwrite(self._descriptor, f"{holder}\n{self.note}".encode(), 0)
 
     def _refusal(self, holder: str) -> OutputError:
-        who = holder if holder.isprintable() and holder else "another process"
+        who = holder.split("\n")[0]
+        who = who if who.isprintable() and who else "another process"
         fix = "Wait for it, stop it, or choose another output."
         return OutputError(f"{who} is writing there", where=shown_path(self.output), fix=fix)
 
@@ -128,6 +127,15 @@ class WriterLock:
             return
         finally:
             os.close(descriptor)
+
+    def left_note(self) -> str:
+        """The note of a process that a kill has ended; empty where there is none, or where one that lives has it."""
+        try:
+            self.refuse_others()
+            with self.path.open("rb") as file:
+                return file.read(1000).decode("utf-8", "replace").partition("\n")[2]
+        except (OSError, OutputError):
+            return ""
 
     def __enter__(self) -> WriterLock:
         self.take()

@@ -14,17 +14,20 @@ Two ways of writing keep an old result safe until the new one is complete:
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from odin_rm.core.atomic import (
     PathLike,
     atomic_write_json,
+    json_safe,
     remove_stale_inside,
     staged_folder,
     swap_in,
@@ -315,6 +318,12 @@ class OutputFolder:
         """The new result is there: what it replaces goes."""
         _delete(self.path / REPLACED)
 
+    def tidy(self) -> None:
+        """Remove what a kill right after the end has left; nothing else is done to a result that is complete."""
+        with writing(self.path), self._lock:
+            remove_stale_inside(self.path)
+            self.complete()
+
     def __enter__(self) -> OutputFolder:
         return self
 
@@ -381,15 +390,36 @@ def _write_mark(folder: Path, content: dict[str, Any]) -> None:
 # ---- made in one go --------------------------------------------------------------------------------------------------
 
 
+def command_note(command: str, config: Any) -> str:
+    """What tells one command line from another: a digest of the command and all its settings."""
+    settings = json.dumps([command, json_safe(asdict(config))], sort_keys=True)
+    return hashlib.sha256(settings.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def was_cut_short(path: PathLike, note: str) -> bool:
+    """Whether a kill has ended the very same command while it made a folder or a file, at whatever moment.
+
+    What stands there then, complete or not, is that command's to replace, without ``--overwrite``.
+    """
+    try:
+        return WriterLock(_lock_beside(Path(path)), path).left_note() == note
+    except ValueError:  # a path with a NUL byte, which the check refuses
+        return False
+
+
 @contextmanager
-def writer_of(path: PathLike) -> Iterator[None]:
-    """Be the only one that makes a folder, or a file, in one go, from the check to the swap.
+def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
+    """Be the only one that makes a folder, or a file, in one go, from the check to the end.
+
+    Args:
+        path: the folder or file.
+        note: of :func:`command_note`, for the same command after a kill.
 
     Raises:
         OutputError: another process is at it, or the place cannot be written.
     """
     target = Path(path)
-    lock = WriterLock(_lock_beside(target), target)
+    lock = WriterLock(_lock_beside(target), target, note)
     made: list[Path] = []
     try:
         with writing(target):

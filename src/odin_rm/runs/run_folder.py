@@ -191,6 +191,7 @@ class Start:
             return False
         done = there == resolved_yaml(config, left_out)
         if done and is_main_process():
+            self.output.tidy()
             log.info("the run in %s is done already, by the same settings", run)
         return done
 

@@ -33,6 +33,7 @@ def open_study(config: StudyConfig) -> StudyStore:
     """
     folder = check_output_folder(str(config.output), "study", resume=True)
     if (folder / FILE).exists():
+        OutputFolder(folder, "study").tidy()
         store = StudyStore(folder)
         # The sample is drawn anew to compare it, which also refuses files that are not fit for it any more.
         _check_same(folder, store.study, lay_out(config, store.study.secret))

@@ -27,7 +27,7 @@ from odin_rm.core.progress import Progress
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
-from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
+from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
 from odin_rm.workflows.audit.config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit.data import (
     Twins,
@@ -74,9 +74,11 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
         OdinError: bad input, an output folder that holds something else, a model that cannot be scored, models that
             have no pair in common, an earlier audit of other pairs of the same data.
     """
-    check_output_folder(config.output, "audit", overwrite=config.overwrite_output_dir)
-    with writer_of(config.output):
-        folder = check_output_folder(config.output, "audit", overwrite=config.overwrite_output_dir)
+    note = command_note("audit", config)
+    overwrite = config.overwrite_output_dir or was_cut_short(config.output, note)
+    check_output_folder(config.output, "audit", overwrite=overwrite)
+    with writer_of(config.output, note):
+        folder = check_output_folder(config.output, "audit", overwrite=overwrite)
         if config.scores is not None:
             stored = [_Audited(result, scored) for result, scored in audit_stored(config)]
             _write(config, folder, stored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from odin_rm.runs.output_folder import check_output_folder, writer_of
+from odin_rm.runs.output_folder import check_output_folder, command_note, was_cut_short, writer_of
 from odin_rm.workflows.export.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ def run_export(config: ExportConfig) -> ParityReport:
         ExportError: the scores differ; nothing is written.
         OdinError: the model cannot be loaded, or the output folder holds something else.
     """
-    check_output_folder(config.output, "export", overwrite=config.overwrite_output_dir)
-    with writer_of(config.output):
-        return _export(config)
+    note = command_note("export", config)
+    overwrite = config.overwrite_output_dir or was_cut_short(config.output, note)
+    check_output_folder(config.output, "export", overwrite=overwrite)
+    with writer_of(config.output, note):
+        return _export(config, overwrite)
 
 
-def _export(config: ExportConfig) -> ParityReport:
+def _export(config: ExportConfig, overwrite: bool) -> ParityReport:
     from odin_rm.model.device import pick_device
     from odin_rm.model.export import export_quality_head, within_window
     from odin_rm.model.pad_token import ensure_sound_pad_token
@@ -57,7 +59,7 @@ def _export(config: ExportConfig) -> ParityReport:
         tokenizer=tokenizer,
         dtype=DTYPES[config.dtype],
         tolerance=config.tolerance,
-        overwrite=config.overwrite_output_dir,
+        overwrite=overwrite,
     )
 
 

@@ -19,7 +19,7 @@ from odin_rm.core.progress import Progress
 from odin_rm.data.prompts import PromptSet, load_prompts
 from odin_rm.data.render import Prompt
 from odin_rm.judging.chat import endpoint_address
-from odin_rm.runs.output_folder import writer_of
+from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
 from odin_rm.workflows.generate.config import GenerateConfig
 from odin_rm.workflows.generate.writers import EndpointWriter, ModelWriter, ResponseWriter, Row
 
@@ -48,9 +48,10 @@ def run_generate(config: GenerateConfig) -> Row:
     output = Path(config.output)
     if output.is_dir():
         raise OutputError("is a folder, not a file", where=str(output), fix="Choose another name.")
-    if output.exists() and not config.overwrite:
+    note = command_note("generate", config)
+    if output.exists() and not (config.overwrite or was_cut_short(output, note)):
         raise OutputError("exists already", where=str(output), fix="Choose another name, or pass --overwrite.")
-    with writer_of(output):
+    with writer_of(output, note):
         return _generate(config, output)
 
 

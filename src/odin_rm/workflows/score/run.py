@@ -46,7 +46,7 @@ from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
 from odin_rm.data.attributes import measure_attributes, text_attributes
 from odin_rm.data.columns import Columns
-from odin_rm.runs.output_folder import writer_of
+from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
 from odin_rm.workflows.score.config import ScoreConfig
 from odin_rm.workflows.score.rows import CUT, RowFields, RowTexts, read_texts
 
@@ -144,8 +144,9 @@ def run_score(config: ScoreConfig) -> ScoreReport:
         OdinError: bad input, an output that exists already, a model that cannot be loaded, a score that is not finite.
         RunInterrupted: stopped by SIGINT or SIGTERM; the scores of chunks that were done are kept.
     """
-    _check_output(config)
-    with writer_of(config.output):
+    note = command_note("score", config)
+    _check_output(config, config.overwrite_output or was_cut_short(config.output, note))
+    with writer_of(config.output, note):
         return _score(config)
 
 
@@ -243,12 +244,12 @@ def _score_all(
         skipped_file(config.output).unlink(missing_ok=True)  # an earlier output's list
 
 
-def _check_output(config: ScoreConfig) -> None:
+def _check_output(config: ScoreConfig, overwrite: bool) -> None:
     row_format(config.output)
     if Path(config.output).is_dir():
         raise OutputError("is a folder, not a file", where=config.output, fix="Give the name of a file.")
     for path in (Path(config.output), skipped_file(config.output)):
-        if path.exists() and not config.overwrite_output:
+        if path.exists() and not overwrite:
             fix = "Choose another one, or pass --overwrite to replace it."
             raise OutputError("the output file exists already", where=str(path), fix=fix)
 
