@@ -118,7 +118,7 @@ def test_unusable_outputs(sides, refuse, rows, said):
         ({"question": " "}, "--question: is empty"),
         ({"results": "out"}, "--a: has no effect with --results"),
         ({"output": "a.json"}, "a.json: is a file, not a folder"),
-        ({"output": "run"}, "run: holds metrics.jsonl, which odin-rm did not write there"),
+        ({"output": "run"}, "run: the output folder holds metrics.jsonl, which odin-rm did not write there"),
         ({"output": "damaged"}, "study.sqlite: cannot be used as a study (file is not a database)"),
     ],
 )

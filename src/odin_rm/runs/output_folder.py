@@ -230,8 +230,9 @@ def _check_kind(folder: Path, command: str, *, overwrite: bool, resume: bool, ot
             [*alone, *held_names(folder, command), *(n for n in (*_TELLING, *others) if _there(folder, n))]
         )
         if foreign:
-            what = f"holds {', '.join(foreign)}, which odin-rm did not write there, so nothing in it is replaced"
-            raise OutputError(what, where=shown_path(folder), fix="Choose another output folder.")
+            what = f"the output folder holds {', '.join(foreign)}, which odin-rm did not write there"
+            what += ", so nothing in it is replaced"
+            raise OutputError(what, where=shown_path(folder), fix="Choose another folder.")
         return
     if there != command and (not kind.family or KINDS[there].family != kind.family):
         held = held_names(folder, there)
