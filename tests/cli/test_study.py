@@ -67,7 +67,7 @@ def test_a_study_from_the_first_line_to_the_last(sides, capsys, monkeypatch):
     assert "4 ratings of 4 prompts by 1 rater\n" in said
     assert "win score 50.0 (50.0 to 50.0)" in said
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "annotations.json", "config.yaml", "environment.json", "study.json", "study.sqlite"
+        ".odin-rm.json", "annotations.json", "config.yaml", "environment.json", "study.json", "study.sqlite"
     ]  # fmt: skip
     Path("out/study.json").unlink()
     assert main(["study", "--results", "out"]) == 0

@@ -84,6 +84,7 @@ def test_the_run_folder(sft: Sft, capfd: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"step 6/6  loss \d\.\d\d  acc \d\.\d\d  \S+ tokens/s  \d:\d\d in all\n", shown.out)
     assert shown.err == ""
     assert {p.name for p in run.iterdir()} == {
+        ".odin-rm.json",
         "checkpoints",
         "config.yaml",
         "data_report.json",
