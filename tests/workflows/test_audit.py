@@ -100,7 +100,7 @@ def test_one_model_writes_audit_json_figures_and_page(models, rows, tmp_path) ->
     assert content["length_unit"] == "response tokens"
     assert "true_quality_agreement" in content
     assert (out / "report.html").exists()
-    assert len(list(out.glob("*.png"))) == 4
+    assert len(list(out.glob("*.png"))) == 5  # four of length, one of all attributes
     assert not (out / "comparison.json").exists()
     assert not list(tmp_path.glob(".out*"))
 

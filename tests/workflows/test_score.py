@@ -388,6 +388,7 @@ def test_what_a_stopped_run_left_counts_for_the_same_work_only(model, tmp_path, 
     monkeypatch.setattr(scoring, "score_sequences", interrupted)
     assert score(model, source, tmp_path / "out.jsonl", "--chunk_rows", "3") == 130
     write(source, make_rows(8))
+    capsys.readouterr()
     said = refused(capsys, model, source, tmp_path / "out.jsonl", "--chunk_rows", "3")
     assert "was left by a stopped run with another input_sha256. Delete it to start anew" in said
     assert score(model, source, tmp_path / "out.jsonl", "--chunk_rows", "3", "--overwrite") == 0
