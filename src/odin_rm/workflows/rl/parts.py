@@ -90,7 +90,7 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
 def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[PromptSet, list[list[int]], dict[str, Any]]:
     """Prompts that fit, their ids, and how many do not."""
     prompts = load_prompts(source, columns=config.columns)
-    stated = len(prompts.prompts)
+    stated, layouts = len(prompts.prompts), prompts.layouts
     assert config.max_prompt_tokens is not None
     ids, kept = encode_prompts(
         tokenizer,
@@ -102,14 +102,14 @@ def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[Prompt
     if len(kept) < len(prompts.prompts):
         columns = {name: [values[i] for i in kept] for name, values in prompts.columns.items()}
         prompts = PromptSet([prompts.prompts[i] for i in kept], columns, prompts.source)
-    counts = {
+    counts: dict[str, Any] = {
         "prompts": len(kept),
         "prompts_stated": stated,
         "dropped_overlong_prompts": stated - len(kept),
         "max_prompt_tokens": config.max_prompt_tokens,
-        "layouts": prompts.layouts,
-        "unrendered": sorted(unrendered(tokenizer, config.chat_template, *prompts.prompts)),
     }
+    found = {"layouts": layouts, "unrendered": sorted(unrendered(tokenizer, config.chat_template, *prompts.prompts))}
+    counts |= {name: value for name, value in found.items() if value}
     return prompts, ids, data_record(counts, prompts.source)
 
 
