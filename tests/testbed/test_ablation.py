@@ -20,8 +20,10 @@ def batch(pairs: int = 8) -> Any:
     rng = np.random.default_rng(0)
     responses = 2 * pairs
     order = torch.as_tensor(rng.permutation(responses))
+    tokens_R = torch.as_tensor(rng.integers(5, 60, responses), dtype=torch.float64)
     return SimpleNamespace(
-        tokens_R=torch.as_tensor(rng.integers(5, 60, responses), dtype=torch.float64),
+        tokens_R=tokens_R,
+        attributes={"response_tokens": tokens_R},
         prompt_R=torch.arange(responses),
         chosen_B=order[:pairs],
         rejected_B=order[pairs:],

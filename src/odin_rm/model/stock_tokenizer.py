@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from odin_rm.core.errors import DataError, ExportError
+from odin_rm.data.messages import is_transcript
 from odin_rm.data.render import (
     beyond_turn,
     prompt_messages,
@@ -112,7 +113,8 @@ def same_conversations(stock: Any, tokenizer: Any, settings: EncodingSettings) -
 def same_pairs(stock: Any, tokenizer: Any, settings: EncodingSettings, pairs: Pairs) -> bool:
     """Whether it gives them to a query and a document in each of the ways that ``pairs`` promises."""
     ways = {"both": (True, False), "rendered": (False,), "none": ()}[pairs]
-    samples = [(p, r) for p, r in _SAMPLES if isinstance(p, str)]
+    # A transcript is a conversation of several turns to us, and one question to a tool that scores pairs.
+    samples = [(p, r) for p, r in _SAMPLES if isinstance(p, str) and not is_transcript(p)]
     seen = [_same_ids(stock, tokenizer, settings, *sample, pair=way) for sample in samples for way in ways]
     return False not in seen and (True in seen or not ways)
 
