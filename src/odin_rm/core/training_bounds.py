@@ -75,7 +75,7 @@ def check_training_numbers(config: Any) -> None:
     """
     for item in dataclasses.fields(config):
         bounds = TRAINING_BOUNDS.get(item.name)
-        value = getattr(config, item.name, None)
+        value: Any = getattr(config, item.name, None)
         if bounds is None or "bounds" in item.metadata:
             continue
         if item.name == "num_train_epochs" and value == value and value >= 0 and _counts(config):
