@@ -29,14 +29,14 @@ REQUIREMENTS := benchmarks/interop/requirements
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart reproduce test test-slow check format clean
+.PHONY: help quickstart reproduce test test-slow check docs format clean
 .PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
-quickstart: $(INSTALLED)  ## Train, audit and compare on the testbed; OUTPUT=folder SEED=n
-	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite
+quickstart: $(INSTALLED)  ## Train and audit on the testbed, with policies: ARGS="--full"; OUTPUT=folder SEED=n
+	$(BIN)/odin-rm quickstart --output "$(OUTPUT)" --seed "$(SEED)" --overwrite $(ARGS)
 
 reproduce: $(INSTALLED)  ## The paper's figures on the testbed, 35 minutes; OUTPUT=folder SEED=n ARGS="--preset miniature"
 	$(TEST_ENV) $(BIN)/odin-rm reproduce --output "$(if $(filter file,$(origin OUTPUT)),reproduced,$(OUTPUT))" --seed "$(SEED)" $(ARGS)
@@ -52,6 +52,9 @@ check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED_TEST)  ## Build the docs site into site/, without a network
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --quiet
 
 format: $(INSTALLED_TEST)  ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix .

@@ -27,10 +27,13 @@ _HOME = {
     "export_quality_head": "odin_rm.model.export",
     "load_preferences": "odin_rm.data.load",
     "load_scorer": "odin_rm.model.scoring",
+    "openrlhf_reward": "odin_rm.rl.functions.openrlhf",
     "score_preferences": "odin_rm.reward.scoring",
     "score_rendered": "odin_rm.model.score_rendered",
     "score_texts": "odin_rm.model.scoring",
     "train_reward_model": "odin_rm.workflows.reward.run",
+    "trl_reward": "odin_rm.rl.functions.trl",
+    "verl_reward": "odin_rm.rl.functions.verl",
 }
 
 if TYPE_CHECKING:
@@ -53,6 +56,9 @@ if TYPE_CHECKING:
     from odin_rm.reward.exact_batch import exact_backward as exact_backward
     from odin_rm.reward.scoring import score_preferences as score_preferences
     from odin_rm.reward.trainer import RewardTrainer as RewardTrainer
+    from odin_rm.rl.functions.openrlhf import openrlhf_reward as openrlhf_reward
+    from odin_rm.rl.functions.trl import trl_reward as trl_reward
+    from odin_rm.rl.functions.verl import verl_reward as verl_reward
     from odin_rm.workflows.reward.run import train_reward_model as train_reward_model
 
 

@@ -8,8 +8,17 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-DRAWINGS = re.findall(r"^```mermaid\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+NAMES = ("rooms", "reward_step", "policy_step")
+DRAWINGS = [(ROOT / "docs" / "images" / f"{name}.mmd").read_text(encoding="utf-8") for name in NAMES]
+
+
+def test_the_pictures_are_drawn_from_the_sources():
+    for name, drawing in zip(NAMES, DRAWINGS, strict=True):
+        picture = (ROOT / "docs" / "images" / f"{name}.svg").read_text(encoding="utf-8")
+        drawn = "".join(re.findall(r">([^<>]+)<", picture)).replace(" ", "")
+        labels = re.findall(r'\["(.*?)"\]|-- "(.*?)" -->', drawing)
+        for label in (part for pair in labels for text in pair for part in text.split("<br/>") if part):
+            assert label.replace(" ", "") in drawn, (name, label)
 
 
 def test_the_boxes_of_the_two_steps_are_code():

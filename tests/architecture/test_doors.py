@@ -16,9 +16,8 @@ SOURCE = Path(odin_rm.__file__).parent
     ("pattern", "doors"),
     [
         (r"^\s*(?:import|from) (?:urllib\.request|http\.client|requests|httpx2?|aiohttp)\b", {"core/http.py"}),
-        (r"(?<![\w.])print\(|\bprint_exc\(|sys\.std(?:out|err)\.write", {"core/terminal.py"}),
-        # The bars of progress have titles of ours alone.
-        (r"^\s*from rich\.console import", {"cli/console.py", "workflows/progress.py", "workflows/score/run.py"}),
+        (r"(?<![\w.])print\(|\bprint_exc\(|sys\.std(?:out|err)\.write", {"core/console.py"}),
+        (r"^\s*from rich\.console import", {"cli/console.py"}),
     ],
     ids=["network", "terminal", "tables"],
 )

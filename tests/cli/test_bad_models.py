@@ -70,10 +70,16 @@ def broken_description(folder: Path) -> None:
     (folder / "odin_rm.json").write_text("[1]")
 
 
+def pad_beyond(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 10**6}))
+
+
 MODELS: list[tuple[Callable[[Path], None], str, str]] = [
     (lambda folder: (folder / "model.safetensors").unlink(), "the folder has no weights", "Copy the weights"),
     (pickled, "weights as a pickle only", "Convert it to safetensors"),
     (cut, "cannot load the model", "Give a model folder"),
+    (pad_beyond, "its pad_token_id is beyond the embedding", "Correct pad_token_id"),
     (lambda folder: (folder / "config.json").unlink(), "the folder has no config.json", "Give the folder"),
     (without_tokenizer, "cannot load the tokenizer", "Save the tokenizer"),
     (lambda folder: (folder / "reward_heads.safetensors").unlink(), "the heads are missing", "Copy the whole"),
@@ -88,7 +94,7 @@ def test_a_damaged_reward_model(command, damage, what, fix, arguments, refuse, r
     refuse(arguments(command, model="damaged"), "damaged", what, fix)
 
 
-@pytest.mark.parametrize("damage_what_fix", MODELS[:4])
+@pytest.mark.parametrize("damage_what_fix", MODELS[:5])
 def test_a_damaged_backbone(damage_what_fix, arguments, refuse, room, shop):
     damage, what, fix = damage_what_fix
     damage(Path(shutil.copytree(shop / "base", room / "damaged")))
@@ -111,6 +117,17 @@ def without_pad_token(folder: Path) -> None:
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder).pad_token is None
+
+
+@pytest.mark.parametrize("command", ["reward", "score", "audit"])
+def test_a_token_that_the_model_has_no_embedding_for(command, arguments, refuse, room, shop):
+    shutil.copytree(shop / ("base" if command == "reward" else "ours"), room / "model")
+    tokenizer = AutoTokenizer.from_pretrained(room / "model")
+    rows = len(tokenizer)
+    row = json.loads((shop / ("answers.jsonl" if command == "score" else "pairs.jsonl")).read_text().splitlines()[0])
+    tokenizer.add_tokens([row["response" if command == "score" else "chosen"].split()[0]])
+    tokenizer.save_pretrained(room / "model")
+    refuse(arguments(command, model="model"), f"the token {rows}", f"embedding has {rows} rows", "its own tokenizer")
 
 
 def test_a_tokenizer_without_pad_token_is_handled(arguments, room, shop):

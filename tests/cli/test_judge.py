@@ -166,7 +166,7 @@ def test_a_key_that_cannot_be_one_is_not_shown(sides, refuse, monkeypatch, key):
 
 def test_without_the_client_the_extra_is_named(sides, refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    refuse(command(), "pip install 'odin-rm[judge]'")
+    refuse(command(), "pip install '.[judge]'")
 
 
 @pytest.mark.parametrize("sigint", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background of a script"])

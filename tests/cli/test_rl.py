@@ -164,3 +164,29 @@ def test_a_policy_that_ends_at_once_or_never(
     assert {row["ended_share"] for row in rows} == {ended}
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert {row["missing_end_cost"] for row in rows if "missing_end_cost" in row} == {1.0 - ended}
+
+
+def test_a_response_of_full_length_costs_the_whole_overlong_penalty(
+    arguments: Arguments, shop: Path, room: Path
+) -> None:
+    policy = policy_that_writes("a", shop, room / "base")
+    assert main(arguments("rl", model=policy, overlong_penalty=0.5, overlong_buffer=2)) == 0
+    rows = [row for row in rows_of(room / "out") if "overlong_cost" in row]
+    assert {row["overlong_cost"] for row in rows} == {0.5}
+    for row in rows:
+        assert row["sequence_reward"] == pytest.approx(row["rescaled_reward"] - 0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"overlong_buffer": 2}, "--overlong_buffer"),
+        ({"overlong_penalty": 1.0, "overlong_buffer": 5}, "more than --max_new_tokens (4)"),
+        ({"group_length_rescaling": 0.5}, "has no effect with --algorithm ppo"),
+        ({"preference_reference": "answer"}, "no column 'answer'"),
+    ],
+)
+def test_shapings_that_would_do_nothing_are_refused(
+    changes: dict[str, Any], said: str, arguments: Arguments, refuse: Refuse
+) -> None:
+    refuse(arguments("rl", **changes), said)

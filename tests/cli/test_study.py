@@ -142,4 +142,4 @@ def test_a_port_in_use(sides, refuse):
 
 def test_without_the_server_the_extra_is_named(sides, refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    refuse(command(), "pip install 'odin-rm[study]'")
+    refuse(command(), "pip install '.[study]'")

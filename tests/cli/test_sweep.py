@@ -54,7 +54,7 @@ def test_without_ray_the_extra_is_named(room: Path, refuse, monkeypatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     (room / "sweep.yaml").write_text("command: rl\ngrid: {kl_coef: [1, 2]}\n")
     line = ["sweep", "--config", "sweep.yaml", "--output", "out", "--engine", "ray"]
-    refuse(line, "pip install 'odin-rm[ray]'")
+    refuse(line, "pip install '.[ray]'")
 
 
 @pytest.mark.parametrize("command", [name for name, about in COMMANDS.items() if about.swept])

@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from odin_rm.cli.console import PlainConsole
-from odin_rm.core.terminal import say
+from odin_rm.core.console import say
 from odin_rm.core.untrusted import markdown_text, parse_json, plain_text, printable, whole_number
 
 

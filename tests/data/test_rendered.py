@@ -338,6 +338,21 @@ def test_a_plain_response_gets_its_end_once(ending, chatml):
     assert written == ids_of("Yes<|im_end|>")
 
 
+@pytest.mark.parametrize("ending, kept", [("<pad>", "<pad>"), ("<pad>\n", "<pad>\n"), ("</s><pad><pad>", "")])
+def test_a_pad_token_that_a_response_writes_is_text_where_an_ending_follows_it(ending, kept, chatml):
+    for response in (f"Say{ending}", [{"role": "assistant", "content": f"Say{ending}"}]):
+        one = encode_response(chatml, "Hi", response, EncodingSettings())
+        assert one.input_ids == ids_of(f"{ASKED}Say{kept}<|im_end|>\n")
+    (whole,) = encode_rendered(chatml, [f"{ASKED}Say{kept}<|im_end|>\n"], None, EncodingSettings())
+    assert whole.input_ids == one.input_ids
+
+
+def test_a_text_does_not_end_with_the_pad_token_where_nothing_follows_a_response():
+    """Else a stock decoder would read an earlier token than the last."""
+    one = encode_response(tokenizer(), "Hi", "Say<pad>", EncodingSettings())
+    assert one.input_ids == ids_of("Human: Hi\n\nAssistant: Say")
+
+
 def test_a_cut_response_of_a_question_has_no_ending(chatml, plain):
     (one,) = encode_responses(chatml, ["Hi"], ["Ye\n"], EncodingSettings(read_at="end_of_turn"), ended=[False])
     assert one.input_ids == ids_of(f"{ASKED}Ye\n")

@@ -223,7 +223,23 @@ def test_a_front_of_one_run_says_what_it_lacks():
     assert content["arms"]["only"]["hypervolume"].value is None
     assert content["arms"]["only"]["band"][0].value == 40.0
     with_reference = summary({"only": [RunPoint("only", 10.0, 40.0, "x")]}, length=30.0, score=0.0)
-    assert with_reference["arms"]["only"]["hypervolume"].value == pytest.approx(20 * 40)
+    # Not 20 * 40 either: the area of one run rises without end as the run gets shorter.
+    assert with_reference["arms"]["only"]["hypervolume"].value is None
+    assert "an arm of one run has none" in " ".join(with_reference["not_computed"])
+
+
+def test_an_arm_of_one_run_has_no_hypervolume_and_no_difference_of_it():
+    """The others keep theirs; the score at matched length still compares all of them."""
+    alone = RunPoint("alone", 15.0, 45.0, "x")
+    content = summary(POINTS | {"alone": [alone]}, length=43.0, score=37.0)
+    areas = {name: arm["hypervolume"].value for name, arm in content["arms"].items()}
+    assert areas["alone"] is None
+    assert areas["short"] == pytest.approx(10 * 3 + 23 * 13)
+    gaps = {(p["first"], p["second"]): p["hypervolume_difference"].value for p in content["comparisons"]}
+    assert gaps["short", "long"] == pytest.approx(329 - 429)
+    assert gaps["short", "alone"] is None
+    assert gaps["long", "alone"] is None
+    assert all(pair["matched"][0].value is not None for pair in content["comparisons"])
 
 
 def test_default_lengths_are_where_every_arm_has_a_score():

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.fast.tree_check import TreeSupport
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.model.scoring import Scorer, score_sequences, score_texts
+from odin_rm.model.scoring import Scorer, load_scorer, score_sequences, score_texts
+from tests.families import family_configs
 from tests.model.words import build_tokenizer, reward_model
 
 CPU = torch.device("cpu")
@@ -131,6 +133,24 @@ def test_nothing_to_score(model: RewardModel) -> None:
     quality, length = score_sequences(model, [], pad_token_id=0, microbatch_tokens=10, device=CPU)
     assert len(quality) == 0
     assert length is None
+
+
+def test_somebodys_model_is_held_to_its_own_window(tmp_path: Path) -> None:
+    config = family_configs()["llama"]
+    config.num_labels, config.max_position_embeddings = 1, 2048
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    build_tokenizer("llama").save_pretrained(tmp_path)
+    scorer = load_scorer(tmp_path)
+    assert scorer.settings.max_length == 2048
+    quality_R, _, tokens_R = score_texts(scorer, ["Why?", "Why?"], ["rice " * 1500, "no"])
+    assert tokens_R.tolist() == [1500, 1]
+    ids = scorer.tokenizer("Human: Why?\n\nAssistant: " + "rice " * 1500)["input_ids"]
+    with torch.no_grad():
+        row = torch.tensor([[*ids, scorer.tokenizer.eos_token_id]])
+        alone = scorer.model.classifier(row).logits[0, 0].item()
+    assert quality_R[0] == pytest.approx(alone, abs=1e-5)
+    assert load_scorer(tmp_path, settings=EncodingSettings(max_length=9)).settings.max_length == 9
 
 
 def test_an_overlong_text_is_refused_by_number(tmp_path: Path) -> None:

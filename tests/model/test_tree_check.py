@@ -11,9 +11,9 @@ import transformers as tf
 
 from odin_rm.data.batching import collate
 from odin_rm.fast.tree_attention import what_layers_asked
-from odin_rm.fast.tree_check import check_layers, tree_support
+from odin_rm.fast.tree_check import TreeSupport, check_layers, tree_support
 from odin_rm.fast.tree_kernels import KERNELS
-from odin_rm.model.scoring import ColumnClassifier
+from odin_rm.model.scoring import ColumnClassifier, score_sequences
 from tests.model.tree_cases import CAUSAL, PACKED_ENCODERS, branching, model_of, row
 
 CPU = torch.device("cpu")
@@ -203,3 +203,32 @@ def test_a_foreign_classifier_runs_on_trees_by_its_own_output_layer(tmp_path):
     with torch.no_grad():
         plain, found = model(**collate(sequences, 0)).quality, model(**row(sequences)).quality
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+
+
+def test_an_encoder_that_counts_positions_without_its_padding_token_does_so_in_rows(tmp_path):
+    """RoBERTa's kind: a text may hold the padding token, which is then no position."""
+    torch.manual_seed(0)
+    config = model_of("roberta", tmp_path).config
+    config.num_labels, pad = 1, config.pad_token_id
+    classifier = tf.AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = ColumnClassifier(classifier, 0).eval()
+    sequences = [np.array(s) for s in ([5, pad, 6, 7, 8], [9, 10, pad, pad, 11], [12, 13, 14], [pad, 15, 16])]
+    with torch.no_grad():
+        alone = [float(classifier(torch.from_numpy(ids)[None]).logits) for ids in sequences]
+        shifted = float(
+            classifier(torch.from_numpy(sequences[0])[None], position_ids=pad + torch.arange(1, 6)[None])[0]
+        )
+    assert abs(alone[0] - shifted) > 1e-3
+    for kernel in ("segments", "dense"):
+        found, _ = score_sequences(
+            model,
+            sequences,
+            pad_token_id=pad,
+            microbatch_tokens=100,
+            device=CPU,
+            layout=TreeSupport("packed", kernel, "asked"),
+        )
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ import transformers
 from benchmarks import compare_trl as bench
 from benchmarks.exactness import make_data
 
-trl = pytest.importorskip("trl", reason="needs TRL (pip install 'odin-rm[test]')")
+trl = pytest.importorskip("trl", reason="needs TRL (pip install '.[test]')")
 
 OPTIONS = {"layers": 1, "hidden": 64, "max_length": 256, "batch_pairs": 16, "trl_pairs": 8, "max_pairs_per_prompt": 8}
 OPTIONS |= {"microbatch_tokens": 512, "single_pass_tokens": 10**6, "warmup": 1, "steps": 2, "data": None}

@@ -368,7 +368,7 @@ def test_both_sides_start_from_the_same_scores(real):
 
 
 def test_both_trainers_have_the_same_losses_and_compute_what_is_counted(real):
-    pytest.importorskip("trl", reason="needs TRL (pip install 'odin-rm[test]')")
+    pytest.importorskip("trl", reason="needs TRL (pip install '.[test]')")
     ours = Arm("ours", {"microbatch_tokens": 4096, "batch_layout": "tree"})
     theirs = Arm("theirs", {"pairs": 4})
     errors = Relay().run(

@@ -17,7 +17,7 @@ from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.trainer import RewardTrainer
 from tests.model.words import build_tokenizer
 
-trl = pytest.importorskip("trl", reason="needs TRL (pip install 'odin-rm[test]')")
+trl = pytest.importorskip("trl", reason="needs TRL (pip install '.[test]')")
 datasets = pytest.importorskip("datasets", reason="needs datasets")
 
 PAIRS = 48

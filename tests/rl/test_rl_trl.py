@@ -263,12 +263,13 @@ def test_the_settings_that_trl_is_given(make: MakeConfig, algorithm: str) -> Non
 
 @BOTH
 def test_the_rewards_and_the_order_that_trl_is_given(make: MakeConfig, algorithm: str) -> None:
-    shaping = {"length_penalty": 0.5, "missing_end_penalty": 2.0}
+    shaping: dict[str, Any] = {"length_penalty": 0.5, "missing_end_penalty": 2.0, "group_length_rescaling": 0.25}
+    shaping |= {"overlong_penalty": 0.75, "overlong_buffer": 3}
     config = make(algorithm=algorithm, standardise="model", reward_clip=3.5, on_bad_reward="skip", seed=5, **shaping)
     check_trl_config(config)
     parts = load_parts(config, torch.device("cpu"))
     trainer, function = build_trl_trainer(config, trl_arguments(config, "x"), parts, Path("x"))
-    assert function.shaping == ShapingSettings(mean=1.0, std=2.0, clip=3.5, **shaping)
+    assert function.shaping == ShapingSettings(mean=1.0, std=2.0, clip=3.5, overlong_length=8, **shaping)
     assert function.skip_bad_rewards
     order = prompt_positions(len(parts.prompt_ids), 5, 0, 4)
     assert [int(row["prompt"]) for row in trainer.train_dataset] == order
@@ -334,6 +335,17 @@ def test_shaping_by_hand() -> None:
     assert logged["standardised_reward"] == 1.0
     assert logged["mean_length_reward"] == 100.0
     assert logged["source_letters"] == 4.0
+
+
+def test_responses_to_one_prompt_are_a_group_for_the_rescaling_by_hand() -> None:
+    source = EndEarly()
+    shaping = ShapingSettings(mean=-10.0, group_length_rescaling=1.0)
+    function = ShapedReward(source, PromptSet(["p", "q"], {}, "x"), shaping, end_token_ids=[2])
+    given: dict[str, Any] = {"trainer_state": SimpleNamespace(global_step=0), "log_metric": lambda *_: None}
+    ids = [[7, 2], [7, 2], [7, 7, 7, 2], [7, 7, 2]]
+    found = function(prompts=["1", "0", "1", "0"], completions=["a"] * 4, completion_ids=ids, log_extra=None, **given)
+    # Lengths 1 and 3 (mean 2) of prompt 1, 1 and 2 (mean 1.5) of prompt 0; 10 - L(y), times 2 / (1 + L / mean).
+    assert found == pytest.approx([9 * 4 / 3, 9 * 2 / (1 + 1 / 1.5), 7 * 4 / 5, 8 * 2 / (1 + 2 / 1.5)])
 
 
 def test_the_length_head_is_for_the_log_only() -> None:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odin_rm.core.errors import ConfigError, NumericalError, ShapeError
-from odin_rm.rl.shaping import ShapingSettings, reference_statistics, shape_rewards
+from odin_rm.rl.shaping import (
+    ShapingSettings,
+    group_length_factor,
+    preference_probability,
+    reference_statistics,
+    rescale_rewards,
+    shape_rewards,
+    soft_overlong,
+)
 
 QUALITY_R = np.array([1.0, 3.0, 9.0, -9.0])
 TOKENS_R = np.array([10, 20, 0, 40])
@@ -32,6 +40,8 @@ def test_every_step_by_hand():
             "quality_reward": 1.0,
             "standardised_reward": 0.0,
             "clipped_reward": 0.25,
+            "rescaled_reward": 0.25,
+            "overlong_cost": 0.0,
             "length_cost": 0.175,
             "missing_end_cost": 0.25,
             "sequence_reward": -0.175,
@@ -109,6 +119,10 @@ def test_a_quality_that_is_not_finite_gives_nan_and_is_left_out_of_the_log(bad):
         ({"clip": math.nan}, "--reward_clip"),
         ({"length_penalty": math.nan}, "--length_penalty"),
         ({"missing_end_penalty": math.inf}, "--missing_end_penalty"),
+        ({"group_length_rescaling": -0.1}, "--group_length_rescaling"),
+        ({"overlong_penalty": math.nan}, "--overlong_penalty"),
+        ({"overlong_penalty": 1.0, "overlong_length": 8, "overlong_buffer": 9}, "--overlong_buffer"),
+        ({"overlong_penalty": 1.0, "overlong_length": 8}, "--overlong_buffer"),
     ],
 )
 def test_constants_that_cannot_work_are_refused_by_their_flag(change, where):
@@ -139,3 +153,51 @@ def test_reference_statistics_by_hand_and_without_the_responses_that_have_no_rew
 def test_a_reference_without_spread_is_refused(quality, why):
     with pytest.raises(NumericalError, match=why):
         reference_statistics(np.array(quality))
+
+
+# ---- further steps ---------------------------------------------------------------------------------------------------
+
+
+def test_soft_overlong_by_hand():
+    """DAPO's equation 13 with a longest response of 20 and a buffer of 8, as what is taken off."""
+    tokens_R = np.array([0, 12, 13, 16, 19, 20, 21, 500])
+    np.testing.assert_allclose(soft_overlong(tokens_R, 20, 8), [0, 0, 0.125, 0.5, 0.875, 1, 1, 1])
+    settings = ShapingSettings(overlong_penalty=0.5, overlong_length=20, overlong_buffer=8, clip=1.0)
+    shaped = shape_rewards(np.full(8, 3.0), tokens_R, np.ones(8, bool), settings)
+    np.testing.assert_allclose(shaped.overlong_cost_R, [0, 0, 0.0625, 0.25, 0.4375, 0.5, 0.5, 0.5])
+    np.testing.assert_allclose(shaped.sequence_R, 1.0 - shaped.overlong_cost_R)
+
+
+def test_rescaling_by_the_groups_length_by_hand():
+    """Lengths 10 and 30 (mean 20), weight 1: 2 / (1 + 0.5) = 4/3 and 2 / (1 + 1.5) = 4/5. A group of one stays."""
+    tokens_R, groups_R = np.array([10, 5, 30]), np.array([7, 3, 7])
+    np.testing.assert_allclose(group_length_factor(tokens_R, groups_R, 1.0), [4 / 3, 1, 4 / 5])
+    np.testing.assert_allclose(group_length_factor(np.zeros(2), np.zeros(2), 1.0), [1, 1])
+    settings = ShapingSettings(group_length_rescaling=1.0, length_penalty=0.1)
+    shaped = shape_rewards(np.array([3.0, 3.0, 3.0]), tokens_R, np.ones(3, bool), settings, groups_R)
+    np.testing.assert_allclose(shaped.rescaled_R, [4.0, 3.0, 2.4])
+    np.testing.assert_allclose(shaped.sequence_R, [3.0, 2.5, -0.6])
+    with pytest.raises(ShapeError, match="groups_R"):
+        shape_rewards(np.ones(3), tokens_R, np.ones(3, bool), settings)
+
+
+def test_a_negative_reward_is_divided_so_that_length_never_gains():
+    factor_R = group_length_factor(np.array([10, 30]), np.zeros(2), 1.0)
+    np.testing.assert_allclose(rescale_rewards(np.array([-3.0, -3.0]), factor_R), [-2.25, -3.75])
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.floats(0, 3))
+def test_of_two_equal_rewards_the_shorter_response_never_earns_less(quality, weight):
+    values_R = np.repeat(np.array(quality), 2)
+    tokens_R = np.tile([10, 25], len(quality))
+    settings = ShapingSettings(group_length_rescaling=weight)
+    groups_R = np.zeros(len(values_R))
+    found = shape_rewards(values_R, tokens_R, np.ones(len(values_R), bool), settings, groups_R).sequence_R
+    assert (found[::2] >= found[1::2] - 1e-12).all()
+
+
+def test_preference_probability_by_hand():
+    found = preference_probability(
+        np.array([1.0, 0.0, 1000.0, -1000.0, math.nan, 1.0]), [1, 1.0986123, 0, 0, 0, math.inf]
+    )
+    np.testing.assert_allclose(found, [0.5, 0.25, 1.0, 0.0, math.nan, math.nan], atol=1e-7)

@@ -385,5 +385,5 @@ def test_without_the_package_the_extra_is_named(loaded, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError) as raised:
         build_vllm_engine(None, *loaded, ENDS, weights_folder=tmp_path / "weights")
-    one_line(raised.value, "odin-rm[vllm]")
+    one_line(raised.value, ".[vllm]")
     assert not (tmp_path / "weights").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def test_the_loss_of_one_pair_by_hand(bed: dict[str, Path], tmp_path: Path, lora
 def test_the_run_folder_and_what_it_learns(dpo: Dpo, capfd: pytest.CaptureFixture[str]) -> None:
     run = dpo(max_steps=12)
     shown = capfd.readouterr()
-    assert shown.out + shown.err == ""
+    figures = r"loss \d\.\d\d  acc \d\.\d\d  margin -?\d\S+  \S+ tokens/s"
+    assert re.fullmatch(rf"step \d+/\d+  {figures}  \d:\d\d in all\n", shown.out)
+    assert shown.err == ""
     assert {p.name for p in run.iterdir()} == {
         "checkpoints",
         "config.yaml",

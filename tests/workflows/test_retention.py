@@ -133,7 +133,7 @@ def test_the_harness_is_an_extra(config, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingExtraError, match="lm_eval") as error:
         run_retention(config())
-    assert "pip install 'odin-rm[retention]'" in str(error.value)
+    assert "pip install '.[retention]'" in str(error.value)
     assert not Path("out").exists()
 
 
@@ -142,7 +142,7 @@ def test_the_harness_is_an_extra(config, monkeypatch) -> None:
 
 @pytest.fixture
 def harness() -> None:
-    pytest.importorskip("lm_eval", reason="the harness is an extra: pip install 'odin-rm[retention]'")
+    pytest.importorskip("lm_eval", reason="the harness is an extra: pip install '.[retention]'")
 
 
 @pytest.mark.usefixtures("harness")

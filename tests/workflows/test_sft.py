@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def test_the_policy_learns_to_say_it_and_to_end(bed: dict[str, Path], sft: Sft, 
 def test_the_run_folder(sft: Sft, capfd: pytest.CaptureFixture[str]) -> None:
     run = sft()
     shown = capfd.readouterr()
-    assert shown.out + shown.err == ""
+    assert re.fullmatch(r"step 6/6  loss \d\.\d\d  acc \d\.\d\d  \S+ tokens/s  \d:\d\d in all\n", shown.out)
+    assert shown.err == ""
     assert {p.name for p in run.iterdir()} == {
         "checkpoints",
         "config.yaml",

@@ -147,7 +147,7 @@ def test_ray_is_an_extra(room: Path, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_24_runs_through_ray(room: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an extra: pip install 'odin-rm[ray]'")
+    pytest.importorskip("ray", reason="Ray is an extra: pip install '.[ray]'")
     config = SweepConfig("out", grid={"x": [0, 1, 3], "y": list(range(8))}, workers=2, engine="ray", max_runs=10)
     assert run_sweep(config, FIELDS)["waiting"] == 14
     config.max_runs = None
@@ -246,7 +246,7 @@ def test_24_runs_killed_twice_and_interrupted_once_are_each_done_once(room: Path
 
 @pytest.mark.slow
 def test_24_runs_through_ray_whose_sweep_is_killed_twice_are_each_done_once(room: Path, monkeypatch) -> None:
-    pytest.importorskip("ray", reason="Ray is an extra: pip install 'odin-rm[ray]'")
+    pytest.importorskip("ray", reason="Ray is an extra: pip install '.[ray]'")
     monkeypatch.setenv("SWEEP_ENGINE", json.dumps({"engine": "ray"}))
     sweeps = Sweeps()
     sweeps.sweep(6, signal.SIGKILL)
@@ -261,7 +261,7 @@ def test_24_runs_through_ray_whose_sweep_is_killed_twice_are_each_done_once(room
 @pytest.fixture
 def slurm(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Programs that do as Slurm's do, on this machine."""
-    submitit = pytest.importorskip("submitit", reason="submitit is an extra: pip install 'odin-rm[slurm]'")
+    submitit = pytest.importorskip("submitit", reason="submitit is an extra: pip install '.[slurm]'")
     # It remembers how jobs ended, and here each test counts its jobs from 1.
     monkeypatch.setattr(submitit.SlurmJob, "watcher", type(submitit.SlurmJob.watcher)(delay_s=600))
     jobs = install_slurm(room / "slurm")
@@ -347,5 +347,5 @@ def test_a_machine_without_slurm_and_one_without_submitit(room: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MissingExtraError, match="submitit") as error:
         run_sweep(config, FIELDS)
-    assert "odin-rm[slurm]" in str(error.value)
+    assert ".[slurm]" in str(error.value)
     assert not Path("out").exists()

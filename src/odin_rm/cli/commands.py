@@ -69,6 +69,13 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.score.config:ScoreConfig",
         run="odin_rm.cli.score:run",
     ),
+    "pairs": Command(
+        summary="Best and worst response to each prompt by their scores, as preferences for DPO.",
+        usage="--input F --output G [options]",
+        example="odin-rm pairs --input scored.jsonl --output pairs.jsonl --min_margin 0.5",
+        config="odin_rm.workflows.pairs.config:PairsConfig",
+        run="odin_rm.cli.pairs:run",
+    ),
     "audit": Command(
         summary="Audit reward models for length bias: figures with intervals, plots, one HTML page.",
         usage="--model M --dataset F --output DIR [options]",
@@ -140,6 +147,17 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.win_rate.config:WinRateConfig",
         run="odin_rm.cli.win_rate:run",
     ),
+    "evaluate": Command(
+        summary="Many policies against one baseline: responses, judgements and win rates of each; resumable.",
+        usage="--runs DIR [DIR ...] --baseline F --judge J --output DIR [options]",
+        example=(
+            "odin-rm evaluate --runs runs/sweep --baseline sft.json --judge openai:gpt-4.1 --output evaluation\n"
+            "odin-rm evaluate --runs runs/ppo runs/remax --baseline sft.json --judge runs/odin/model --output by_model"
+        ),
+        config="odin_rm.workflows.evaluate.config:EvaluateConfig",
+        run="odin_rm.cli.evaluate:run",
+        swept=False,
+    ),
     "retention": Command(
         summary="What training has cost: MMLU, BBH, DROP, TruthfulQA or other benchmarks before and after, paired.",
         usage="--models BEFORE AFTER [AFTER ...] --output DIR [options]",
@@ -191,6 +209,17 @@ COMMANDS: dict[str, Command] = {
         run="odin_rm.cli.report:run",
         swept=False,
     ),
+    "serve": Command(
+        summary="Serve reward models in the protocols of OpenRLHF, verl, vLLM, TEI, Cohere and other clients.",
+        usage="--model [NAME=]PATH [[NAME=]PATH ...] [options]",
+        example=(
+            "odin-rm serve --model runs/odin/model --port 8765\n"
+            "odin-rm serve --model odin=runs/odin/model vanilla=runs/vanilla/model --host 0.0.0.0 --token_file token"
+        ),
+        config="odin_rm.serve.reward.config:ServeConfig",
+        run="odin_rm.cli.serve:run",
+        swept=False,
+    ),
     "study": Command(
         summary="A local web page for blind side-by-side rating of two policies, and what its raters say.",
         usage="--a A --b B --output DIR [options]",
@@ -200,6 +229,34 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.serve.study.config:StudyConfig",
         run="odin_rm.cli.study:run",
+        swept=False,
+    ),
+    "doctor": Command(
+        summary="Examine this machine: versions, accelerator, extras, memory, cache, places to write.",
+        usage="[--json]",
+        example="odin-rm doctor\nodin-rm doctor --json",
+        config="odin_rm.workflows.doctor.config:DoctorConfig",
+        run="odin_rm.cli.doctor:run",
+        swept=False,
+    ),
+    "cache": Command(
+        summary="The cache of tokenised data: its size, its bound, and emptying it.",
+        usage="[--clear] [--json] [--cache_dir DIR]",
+        example="odin-rm cache\nodin-rm cache --clear",
+        config="odin_rm.workflows.cache.config:CacheConfig",
+        run="odin_rm.cli.cache:run",
+        swept=False,
+    ),
+    "completion": Command(
+        summary="A script by which a shell completes commands and flags: bash, zsh or fish.",
+        usage="SHELL",
+        example=(
+            'eval "$(odin-rm completion bash)"                      # in ~/.bashrc\n'
+            'eval "$(odin-rm completion zsh)"                       # in ~/.zshrc, after compinit\n'
+            "odin-rm completion fish > ~/.config/fish/completions/odin-rm.fish"
+        ),
+        config="odin_rm.cli.completion:CompletionConfig",
+        run="odin_rm.cli.completion:run",
         swept=False,
     ),
 }

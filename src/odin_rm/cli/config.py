@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from odin_rm.cli.parser import ConfigParser, stock_base
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, OdinError
 from odin_rm.core.hub import quiet_transformers
 from odin_rm.core.options import flag_of
 from odin_rm.core.ranks import is_main_process
-from odin_rm.core.terminal import say
 
 Config = TypeVar("Config")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from odin_rm.core.terminal import say
+from odin_rm.core.console import say
 
 if TYPE_CHECKING:
     from odin_rm.model.export import ParityReport

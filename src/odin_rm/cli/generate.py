@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
-from odin_rm.core.terminal import say
 
 if TYPE_CHECKING:
     from odin_rm.workflows.generate.config import GenerateConfig

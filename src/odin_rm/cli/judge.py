@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from odin_rm.core.terminal import say
-
-if TYPE_CHECKING:
-    from odin_rm.workflows.judge.config import JudgeConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.judge.config import JudgeConfig
 
 
 def run(config: JudgeConfig) -> None:

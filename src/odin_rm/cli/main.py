@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import difflib
 import os
+import resource
 import select
 import sys
+import time
 import traceback
 import warnings
+from contextlib import nullcontext
 
 from odin_rm.cli.commands import COMMANDS, load
+from odin_rm.cli.log_lines import shown_log
+from odin_rm.cli.next_steps import AFTER
+from odin_rm.core import console
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
+from odin_rm.core.progress import duration
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
-from odin_rm.core.terminal import say
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as of programs that SIGPIPE ends
@@ -56,10 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     try:
         with interruptible(), warnings.catch_warnings():
-            if not sys.warnoptions:
+            if not sys.warnoptions and "--verbose" not in arguments:
                 # Old names that the libraries use among themselves; no user can change them.
                 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
-            quiet_hub()
             code = _parse_and_run(command, arguments)
             sys.stdout.flush()
             return code
@@ -87,12 +93,27 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
     from odin_rm.cli.config import parse_config, print_help, wants_all, wants_help
 
     about = COMMANDS[command]
+    console.set_level(console.level_of(arguments))
+    quiet_hub()
     if wants_help(arguments):
         inherited = wants_all(arguments)
         print_help(load(about.config if inherited else about.options), command, inherited=inherited)
         raise SystemExit(0)
+    began = time.monotonic()
     config = parse_config(load(about.config), arguments, command)
-    return int(load(about.run)(config) or 0)
+    with shown_log() if console.level() == console.VERBOSE else nullcontext():
+        code = int(load(about.run)(config) or 0)
+    if code == 0 and is_main_process() and (words := AFTER[command](config)):
+        console.next_step(*words)
+    if console.level() == console.VERBOSE and is_main_process():
+        console.say(f"odin-rm {command}: {duration(time.monotonic() - began)}, at most {_peak_memory()}", sys.stderr)
+    return code
+
+
+def _peak_memory() -> str:
+    """The most memory that this process has held at a time."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return f"{kibibytes / 1024:,.0f} MiB of memory"
 
 
 def _nobody_reads() -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from odin_rm.core.terminal import say
-
-if TYPE_CHECKING:
-    from odin_rm.workflows.pareto.config import ParetoConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.pareto.config import ParetoConfig
 
 MOST_COMPARISONS = 10
 WIDTH_OF_A_FILE = 150

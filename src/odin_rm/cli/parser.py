@@ -66,6 +66,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         super().__init__(prog, max_help_position=32, width=110)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.dest
         outdated = getattr(action, "outdated", ())
         names = [name for name in action.option_strings if "-" not in name.lstrip("-") and name not in outdated]
         if action.nargs == 0 or not names:
@@ -79,6 +81,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return _METAVARS.get(getattr(action.type, "__name__", ""), "VALUE")
+
+
+class _Extend(argparse.Action):
+    """The values of a list, also of one whose flag is given several times; none of them is the default's."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        given = vars(namespace).setdefault("_extended", set())
+        setattr(namespace, self.dest, [*(before or () if self.dest in given else ()), *values])
+        given.add(self.dest)
 
 
 class ConfigParser(argparse.ArgumentParser):
@@ -108,6 +120,8 @@ class ConfigParser(argparse.ArgumentParser):
             text += "; with 'all' behind it, also every option of transformers' and TRL's training arguments"
         self.add_argument("-h", "--help", action="help", help=text)
         self.add_argument("--config", metavar="FILE.yaml", help="a file with the same names; flags win over it")
+        self.add_argument("--quiet", action="store_true", help="results, warnings and errors only")
+        self.add_argument("--verbose", action="store_true", help="more lines, the libraries' remarks, time and memory")
         hints = typing.get_type_hints(config_class)
         refused = getattr(config_class, "refused", {})
         groups: dict[str | None, Any] = {None: self}
@@ -233,7 +247,7 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
     if kind is bool:
         settings |= {"type": boolean, "nargs": "?", "const": True}
     elif typing.get_origin(kind) is list:
-        settings |= {"type": typing.get_args(kind)[0], "nargs": "+"}
+        settings |= {"type": typing.get_args(kind)[0], "nargs": "+", "action": _Extend}
     elif typing.get_origin(kind) is Literal:
         settings |= {"choices": typing.get_args(kind)}
     else:
@@ -242,10 +256,22 @@ def _add_field(group: Any, item: Field, hint: Any, *, hidden: bool) -> None:
         settings["choices"] = item.metadata["choices"]
     if "metavar" in item.metadata:
         settings["metavar"] = item.metadata["metavar"]
+    if item.metadata.get("positional"):
+        _add_positional(group, item, settings)
+        return
     group.add_argument(*_names("", words), **settings).outdated = outdated
     if kind is bool and item.default is True:
         settings = {"action": "store_false", "dest": item.name, "default": False, "help": described}
         group.add_argument(*_names("no_", words), **settings).outdated = outdated
+
+
+def _add_positional(group: Any, item: Field, settings: dict[str, Any]) -> None:
+    """The word after the command."""
+    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "default")}
+    if "choices" in settings:
+        settings["metavar"] = item.name.upper()
+        settings["help"] = f"{settings['help']} One of {', '.join(settings['choices'])}."
+    group.add_argument(item.name, **settings)
 
 
 def _kind(hint: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
-from odin_rm.core.terminal import say
 
 if TYPE_CHECKING:
     from odin_rm.evaluation.records import Figure
@@ -31,7 +31,7 @@ def run(config: QuickstartConfig) -> None:
     quiet_transformers()
     from odin_rm.testbed.experiment import run_quickstart
 
-    story = run_quickstart(config, say=lambda line: say(line, flush=True))
+    story = run_quickstart(config, say=lambda line: say(line))
     print_audits(story.arms)
     if story.figures:
         print_policies(story.figures)

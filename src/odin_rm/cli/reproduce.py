@@ -11,10 +11,10 @@ import yaml
 from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.cli.config import parse_config
 from odin_rm.cli.parser import stock_base
+from odin_rm.core.console import say
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_text
 from odin_rm.core.hub import quiet_transformers
-from odin_rm.core.terminal import say
 from odin_rm.testbed.reproduce_config import ReproduceConfig
 
 
@@ -32,7 +32,7 @@ def run(config: ReproduceConfig) -> None:
         seed=config.seed,
         workers=config.workers,
         overwrite=config.overwrite_output_dir,
-        say=lambda line: say(line, flush=True),
+        say=lambda line: say(line),
     )
     print_conclusions(content)
     folder = Path(config.output)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
-from odin_rm.core.terminal import say
 
 if TYPE_CHECKING:
     from odin_rm.workflows.retention.config import RetentionConfig
@@ -16,7 +16,7 @@ def run(config: RetentionConfig) -> None:
     quiet_transformers()
     from odin_rm.workflows.retention.run import run_retention
 
-    print_table(run_retention(config, lambda text: say(text, error=True, flush=True)))
+    print_table(run_retention(config, lambda text: say(text, error=True)))
     say(f"Written to {config.output}")
 
 

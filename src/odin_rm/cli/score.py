@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from odin_rm.core.terminal import say
-
-if TYPE_CHECKING:
-    from odin_rm.workflows.score.config import ScoreConfig
+from odin_rm.core.console import say
+from odin_rm.workflows.score.config import ScoreConfig
 
 
 def run(config: ScoreConfig) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from odin_rm.core.terminal import say
-
-if TYPE_CHECKING:
-    from odin_rm.serve.study.config import StudyConfig
+from odin_rm.core.console import say
+from odin_rm.serve.study.config import StudyConfig
 
 
 def run(config: StudyConfig) -> None:
@@ -36,7 +34,7 @@ def announce(store: Any, address: str) -> None:
     if rated:
         say(f"  {rated:,} ratings so far")
     say(f"Rate at {address}")
-    say("Ctrl-C ends it and writes the results; the same command goes on later.", flush=True)
+    say("Ctrl-C ends it and writes the results; the same command goes on later.")
 
 
 def print_results(content: dict[str, Any]) -> None:

@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from odin_rm.cli.commands import COMMANDS, load
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import flag_of, old_flags
-from odin_rm.core.terminal import say
 
 if TYPE_CHECKING:
     from odin_rm.workflows.sweep.config import SweepConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odin_rm.cli.log_lines import shown_log
+from odin_rm.core.console import say
 from odin_rm.core.hub import quiet_transformers
 from odin_rm.core.ranks import end_processes, is_main_process
-from odin_rm.core.terminal import say
 
 if TYPE_CHECKING:
     from odin_rm.reward.config import RewardConfig

@@ -100,7 +100,7 @@ class MissingExtraError(OdinError, ImportError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package '{package}'", fix=f"Install it with: pip install 'odin-rm[{extra}]'")
+        super().__init__(f"this needs the package '{package}'", fix=f"In the checkout: pip install '.[{extra}]'")
         self.package, self.extra = package, extra
 
     def __reduce__(self) -> tuple:

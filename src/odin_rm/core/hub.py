@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from odin_rm.core.console import VERBOSE, level
 from odin_rm.core.errors import OdinError
 
 SECONDS = 10.0
@@ -40,18 +41,18 @@ def check_hub(name: str | Path, error: type[OdinError], kind: str, *, file: str 
 
 
 def quiet_hub() -> None:
-    """Leave out the hub library's remarks on calls that it makes again; HF_HUB_VERBOSITY brings them."""
+    """Leave out the hub library's remarks on calls that it makes again; --verbose and HF_HUB_VERBOSITY bring them."""
     _quiet("huggingface_hub", "HF_HUB_VERBOSITY")
 
 
 def quiet_transformers() -> None:
-    """Leave transformers' remarks on its own inner workings out; --log_level and TRANSFORMERS_VERBOSITY bring them."""
+    """Leave transformers' remarks on its own inner workings out; --verbose and TRANSFORMERS_VERBOSITY bring them."""
     _quiet("transformers", "TRANSFORMERS_VERBOSITY")
 
 
 def _quiet(library: str, variable: str) -> None:
     """A library that nobody has imported yet is told by its variable: a command need not import it to silence it."""
-    if variable not in os.environ:
+    if variable not in os.environ and level() < VERBOSE:
         if library in sys.modules:
             importlib.import_module(f"{library}.utils.logging").set_verbosity_error()
         else:

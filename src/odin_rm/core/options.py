@@ -81,6 +81,7 @@ def option(
     stock: bool = False,
     old: Collection[str] = (),
     instead: str | None = None,
+    positional: bool = False,
 ) -> Any:
     """A field of a config.
 
@@ -97,6 +98,7 @@ def option(
         stock: the field's name is the one of transformers' own training arguments, so it is no old spelling.
         old: further old spellings, which keep working with a line that names the new one.
         instead: the flag to use instead of this one, which keeps working too but is not listed.
+        positional: it is the word after the command, not a flag.
     """
     metadata: dict[str, Any] = {"help": help}
     if choices is not None:
@@ -104,6 +106,7 @@ def option(
     if infinite or finite or any(end is not None for end in (at_least, above, at_most, below)):
         metadata["bounds"] = Bounds(at_least, above, at_most, below, infinite)
     extra = {"group": group, "required": required, "flag": flag, "stock": stock, "old": tuple(old), "instead": instead}
+    extra["positional"] = positional
     metadata |= {name: value for name, value in extra.items() if value}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=partial(_copy, default), metadata=metadata)

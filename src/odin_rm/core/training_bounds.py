@@ -81,8 +81,9 @@ def check_training_numbers(config: Any) -> None:
         if item.name == "num_train_epochs" and value == value and value >= 0 and _counts(config):
             continue
         for number in value if isinstance(value, list) else [value]:
-            plain = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if plain and not bounds.holds(number):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if not bounds.holds(number):
                 raise ConfigError(f"must be {bounds}, it is {number}", where=f"--{flag_of(item)}")
 
 

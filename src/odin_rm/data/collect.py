@@ -19,7 +19,7 @@ import numpy as np
 
 from odin_rm.core.errors import RowError
 from odin_rm.core.files import RowWriter
-from odin_rm.data.progress import Progress
+from odin_rm.core.progress import Progress
 from odin_rm.data.render import Prompt, Reply
 from odin_rm.data.rows import PreferenceRow, parse_preference_row
 from odin_rm.data.sources import Source
@@ -113,10 +113,14 @@ def collect(
         DataError: the source cannot be read.
     """
     found = Collected(folder / "texts.arrow", extra={name: array("d") for name in extra_columns})
-    with _TextFile(found.texts) as texts, _SkippedRows(folder / "skipped.jsonl") as skipped, Progress("read") as bar:
+    with (
+        _TextFile(found.texts) as texts,
+        _SkippedRows(folder / "skipped.jsonl") as skipped,
+        Progress("read", unit="rows") as bar,
+    ):
         for placed in source.rows(skipped.malformed if skip_bad_rows else _refuse):
             found.rows += 1
-            bar.update(1)
+            bar.advance()
             try:
                 row = parse_preference_row(placed.row, extra_columns)
                 if check is not None:

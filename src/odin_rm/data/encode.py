@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odin_rm.core.errors import OdinError
+from odin_rm.core.progress import Progress
 from odin_rm.data.collect import Collected, unpack
-from odin_rm.data.progress import Progress
 from odin_rm.data.tokenise import CHUNK, EncodingSettings, encode_named
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ def encode_texts(
     done = 0
     chunks = _chunks(collected, first_slots)
     path = folder / "ids.bin"
-    with path.open("wb") as file, Progress("tokenise", len(first_slots)) as bar:
+    with path.open("wb") as file, Progress("tokenise", len(first_slots), unit="texts") as bar:
         for ids, part in _encoded(chunks, tokenizer, settings, processes_for(len(first_slots), num_proc)):
             file.write(ids.tobytes())
             numbers[done : done + len(part)] = part
             done += len(part)
-            bar.update(len(part))
+            bar.advance(len(part))
     ids = np.memmap(path, dtype=np.int32, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int32)
     return EncodedTexts(ids, numbers)
 

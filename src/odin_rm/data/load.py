@@ -20,6 +20,7 @@ import numpy as np
 from odin_rm.core.errors import ConfigError, DataError, OutputError, RowError
 from odin_rm.core.files import PathLike, atomic_file, atomic_folder
 from odin_rm.data import cache
+from odin_rm.data.cache_size import cache_limit, keep_within, mark_used
 from odin_rm.data.collect import Collected, collect, first_appearances
 from odin_rm.data.encode import (
     DROPPED,
@@ -106,7 +107,14 @@ def load_preferences(
             return data
     chosen = asdict(settings) | {"on_bad_row": on_bad_row, "extra_columns": list(extra_columns)}
     folder = root / cache.cache_key(f"{opened.name}:{opened.fingerprint()}", tokenizer, chosen)
-    data = cache.read_columns(folder) or _build_in_cache(root, folder, build)
+    cached = cache.read_columns(folder)
+    if cached is not None:
+        mark_used(folder)
+        data = cached
+    else:
+        data = _build_in_cache(root, folder, build)
+        if cache_dir is None:  # a folder that the user has named is the user's to look after
+            keep_within(root, cache_limit(), spared=(folder,))
     _hand_out_skipped(folder / _SKIPPED, skipped_rows_file)
     return data
 

@@ -49,13 +49,13 @@ class SplitText:
     """A rendered text in its parts.
 
     Attributes:
-        prompt: as the template writes it.
+        prompt: as the template writes it (a plain string where none has rendered it).
         response: what the assistant says, without lead and ending.
         cut: it has no end token.
         completed: it ended, but not as the template ends it.
     """
 
-    prompt: RenderedPrompt
+    prompt: str
     response: str
     cut: bool
     completed: bool
@@ -136,25 +136,36 @@ def render_conversation(
 
 
 def without_end(form: TemplateForm, response: Reply) -> Reply:
-    """A response without the end tokens at its end; of messages the last one's."""
-    if isinstance(response, str):
-        return split_end(form, response)[0] if _has_end(form, response) else response
-    last = response[-1]
-    if not _has_end(form, last["content"]):
+    """A response without the end tokens at its end, and padding behind them; of messages the last one's.
+
+    Padding without an end token before it was written by somebody (a text about tokens), and an ending follows it. It
+    goes only where nothing is written behind a response: no text may end with the pad token.
+    """
+    text = response if isinstance(response, str) else response[-1]["content"]
+    if not _has_end(form, text):
         return response
-    return [*response[:-1], {**last, "content": split_end(form, last["content"])[0]}]
+    before, found = _split_tokens(form, text)
+    if not found and form.ending:
+        return response
+    return before if isinstance(response, str) else [*response[:-1], {**response[-1], "content": before}]
 
 
 def split_end(form: TemplateForm, response: str) -> tuple[str, bool]:
-    """What stands before the end tokens of a response, and whether it ended."""
-    text, ended = response, False
+    """What stands before the end tokens (or the padding) of a response, and whether it ended."""
+    text, found = _split_tokens(form, response)
+    return text, found or not form.may_be_cut
+
+
+def _split_tokens(form: TemplateForm, response: str) -> tuple[str, bool]:
+    """What stands before the end tokens and the padding of a response, and whether there is an end."""
+    text, found = response, False
     while form.pad and text.rstrip().endswith(form.pad):
         text = text.rstrip().removesuffix(form.pad)
     while (before := _before_end(form, text)) is not None:
-        text, ended = before, True
+        text, found = before, True
     if form.ending and not form.ends_with_token and text.endswith(form.ending):
-        text, ended = text.removesuffix(form.ending), True
-    return text, ended or not form.may_be_cut
+        text, found = text.removesuffix(form.ending), True
+    return text, found
 
 
 def split_rendered(

@@ -14,6 +14,7 @@ from odin_rm.evaluation.records import Figure, RunPoint
 
 MATCHED_LENGTHS = 3
 """How many lengths are read where none are asked for."""
+ONE_RUN = "an arm of one run has none, for a short run would win by being short"
 MARGIN = 0.1
 """How far the reference point lies beyond all runs, as a share of their range: the outermost runs count too."""
 
@@ -102,7 +103,7 @@ def summarise_fronts(
     """
     matched = np.asarray(matched_K, dtype=np.float64)
     arms = {name: _arm(bootstrap, name, runs[name], grid_M, matched, reference) for name in runs}
-    comparisons = [_pair(bootstrap, *pair, grid_M, matched, reference) for pair in combinations(runs, 2)]
+    comparisons = [_pair(bootstrap, runs, *pair, grid_M, matched, reference) for pair in combinations(runs, 2)]
     content = {"grid": [float(x) for x in grid_M], "arms": arms, "comparisons": comparisons}
     return content | {"not_computed": _not_computed(content, reference)}
 
@@ -117,7 +118,9 @@ def _arm(
 ) -> dict[str, Any]:
     points = bootstrap.arms[name]
     area = Figure(None, why=reference.why_not)
-    if not reference.why_not:
+    if len(runs) == 1:
+        area = Figure(None, why=ONE_RUN)
+    elif not reference.why_not:
         area = bootstrap.area(name, reference.bounds, reference.score)
     return {
         "runs": len(runs),
@@ -133,6 +136,7 @@ def _arm(
 
 def _pair(
     bootstrap: FrontBootstrap,
+    runs: Mapping[str, Sequence[RunPoint]],
     first: str,
     second: str,
     grid_M: np.ndarray,
@@ -140,7 +144,9 @@ def _pair(
     reference: Reference,
 ) -> dict[str, Any]:
     area = Figure(None, why=reference.why_not)
-    if not reference.why_not:
+    if min(len(runs[first]), len(runs[second])) == 1:
+        area = Figure(None, why=ONE_RUN)
+    elif not reference.why_not:
         area = bootstrap.area_difference(first, second, reference.bounds, reference.score)
     return {
         "first": first,
@@ -162,6 +168,7 @@ def _not_computed(content: Mapping[str, Any], reference: Reference) -> list[str]
     for name, arm in content["arms"].items():
         reasons = []
         if arm["runs"] == 1:
+            reasons.append(f"hypervolume: {ONE_RUN}")
             reasons.append("a front of one run has the same score at every length from there on")
         figures = [arm["hypervolume"], *arm["band"], *arm["matched"]]
         # Without the names of arms in it, which come behind.

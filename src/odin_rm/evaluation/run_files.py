@@ -110,6 +110,8 @@ def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
     held = {path.name for path in folder.iterdir()}
     if "sweep.json" in held:
         _read_sweep(folder, options, found)
+    elif "evaluation.json" in held:
+        _read_evaluation(folder, options, found)
     elif any(name.split(".")[0] == "annotations" for name in held):
         _read_judged(folder, options, found)
     elif "summary.json" in held:
@@ -321,6 +323,33 @@ def _read_sweep(folder: Path, options: ReadOptions, found: Found) -> None:
             # The sweep's name of a run is known nowhere else; judgements have the name of what they judge.
             name = record.name if record.per_prompt else str(run_name)
             found.records.append(replace(record, name=name, settings={**record.settings, **(varied or {})}))
+
+
+def _read_evaluation(folder: Path, options: ReadOptions, found: Found) -> None:
+    """The runs of ``odin-rm evaluate``: their judgements, with the names and settings that it knows of them."""
+    with _as_written(folder / "evaluation.json"):
+        rows = [
+            (row["name"], row["status"], row["judged"], dict(row["settings"]))
+            for row in _json(folder / "evaluation.json")["runs"]
+        ]
+    for run_name, status, place, settings in rows:
+        if status != "done":
+            found.left_out[f"runs of an evaluation that {status}"] += 1
+            continue
+        inside = Found()
+        _read_judged(folder / str(place), options, inside)
+        found.left_out.update(inside.left_out)
+        seed = settings.get("seed")
+        found.records += [
+            replace(
+                record,
+                name=str(run_name),
+                algorithm=str(settings.get("algorithm") or ""),
+                seed=seed if isinstance(seed, int) else None,
+                settings=settings,
+            )
+            for record in inside.records
+        ]
 
 
 def _experiment(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:

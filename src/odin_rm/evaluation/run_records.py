@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError
+from odin_rm.core.names import distinct_names, place_name
 from odin_rm.evaluation.records import Figure, RunPoint
 from odin_rm.evaluation.win_score import win_rate_values, win_score_values
 
@@ -268,7 +269,17 @@ def _refuse_two_answers(records: Sequence[RunRecord]) -> None:
 # ---- arms ------------------------------------------------------------------------------------------------------------
 
 
-def arm_of(record: RunRecord, fields: Sequence[str] = (), pattern: str = "") -> str:
+def arms_of(records: Sequence[RunRecord], fields: Sequence[str] = (), pattern: str = "") -> dict[str, str]:
+    """The arm of each run, by its name: :func:`arm_of`, where paths that differ have names that differ."""
+    asked = fields or ("reward", "reward_model")
+    values = [record.fields().get(name) for record in records for name in asked]
+    names = distinct_names(value for value in values if isinstance(value, str) and "/" in value)
+    return {record.name: arm_of(record, fields, pattern, names) for record in records}
+
+
+def arm_of(
+    record: RunRecord, fields: Sequence[str] = (), pattern: str = "", names: Mapping[str, str] | None = None
+) -> str:
     """The arm of a run.
 
     Args:
@@ -276,6 +287,7 @@ def arm_of(record: RunRecord, fields: Sequence[str] = (), pattern: str = "") -> 
         fields: settings or columns whose values name the arm, one after the other. Of a path the folder's name is used.
         pattern: a regular expression that is looked for in the run's name, then in its place; its first group (or all
             of it) names the arm.
+        names: of paths; their last telling part by default.
 
     Returns:
         Without both: what the record says; of a training run its reward with clip and penalty; else its name.
@@ -289,32 +301,31 @@ def arm_of(record: RunRecord, fields: Sequence[str] = (), pattern: str = "") -> 
             if name not in known:
                 fix = f"Known there: {', '.join(sorted(known))}."
                 raise ConfigError(f"the run '{record.name}' ({record.where}) has no '{name}'", where="--arm", fix=fix)
-        return ", ".join(value_text(known[name]) for name in fields)
+        return ", ".join(value_text(known[name], names) for name in fields)
     if pattern:
         for text in (record.name, record.where):
             if found := re.search(pattern, text):
                 return (found.group(1) if found.re.groups else found.group()) or record.name
         what = f"'{pattern}' is not found in '{record.name}' or '{record.where}'"
         raise ConfigError(what, where="--arm_pattern", fix="Give a pattern that fits every run.")
-    return record.arm or reward_arm(record.settings) or record.name
+    return record.arm or reward_arm(record.settings, names) or record.name
 
 
-def reward_arm(settings: Mapping[str, Any]) -> str:
+def reward_arm(settings: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
     """A reward with its mitigations, of the settings of a training run; empty where no reward is named."""
     named = settings.get("reward") or settings.get("reward_model")
     if not named:
         return ""
     clip, penalty = (_number(settings.get(name)) for name in ("reward_clip", "length_penalty"))
-    words = value_text(named)
+    words = value_text(named, names)
     words += f" + clip {clip:g}" if clip is not None and clip < math.inf else ""
     return words + (f" + penalty {penalty:g}" if penalty else "")
 
 
-def value_text(value: Any) -> str:
-    """A setting as a word: numbers short, of a path the name of the run or model."""
+def value_text(value: Any, names: Mapping[str, str] | None = None) -> str:
+    """A setting as a word: numbers short, of a path the name of the run or model (in ``names``, where it is there)."""
     if isinstance(value, str) and "/" in value:
-        parts = [part for part in Path(value).parts if part not in ("model", "policy", "/")]
-        return parts[-1] if parts else value
+        return (names or {}).get(value) or place_name(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -56,7 +56,9 @@ def score_row(
     if causal and not mean:
         layout = replace(layout, read=tokens_to_read(row["response_end"], layout.tokens))
     options: dict[str, Any] = {"use_cache": False} if hasattr(classifier.config, "use_cache") and causal else {}
-    positions = row["position_ids"] if causal else row["position_ids"] + position_offset(base)
+    positions = row["position_ids"]
+    if not causal:
+        positions = encoder_positions(base, row["input_ids"][0], positions[0])[None]
     states_TD = row_states(base, row["input_ids"], positions, layout, **options)
     end_r = row["response_end"].to(states_TD.device)
     if mean:
@@ -102,12 +104,33 @@ def _rope_types(parameters: Any) -> set[str]:
     return found.union(*(_rope_types(value) for value in parameters.values()))
 
 
-def position_offset(base: nn.Module) -> int:
-    """What an encoder adds to positions: RoBERTa's kind counts from after its padding index."""
+def encoder_positions(base: nn.Module, ids_T: Tensor, position_T: Tensor) -> Tensor:
+    """``(T,)`` positions as an encoder counts them itself.
+
+    RoBERTa's kind counts from after its padding index, and only the tokens that are not its padding token; a padding
+    token that a text holds has the padding index as its position.
+
+    Args:
+        base: the encoder.
+        ids_T: token ids of sequences side by side.
+        position_T: position of each token in its sequence, from 0.
+    """
+    pad = _padding_index(base)
+    if pad is None:
+        return position_T
+    real_T = (ids_T != pad).long()
+    counted_T = real_T.cumsum(0)
+    start_T = torch.arange(len(ids_T), device=ids_T.device) - position_T
+    within_T = counted_T - (counted_T - real_T)[start_T]
+    return within_T * real_T + pad
+
+
+def _padding_index(base: nn.Module) -> int | None:
+    """The padding index of a table of positions, which only RoBERTa's kind has."""
     for name, module in base.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
+            return module.padding_idx
+    return None
 
 
 def path_means(states_TD: Tensor, end_r: Tensor, layout: TreeLayout) -> Tensor:

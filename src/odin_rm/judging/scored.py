@@ -109,20 +109,13 @@ class RewardModelJudge(_ScoreJudge):
 
     def scores(self, instructions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
         from odin_rm.data.tokenise import encode_responses
-        from odin_rm.model.scoring import check_finite, score_sequences
+        from odin_rm.model.scoring import check_finite, score_encoded
 
         assert self._scorer is not None  # prepared
         scorer = self._scorer
         encoded = encode_responses(scorer.tokenizer, instructions, answers, scorer.settings)
+        quality_R, _ = score_encoded(scorer, encoded, microbatch_tokens=self.settings.microbatch_tokens)
         fits = np.array([not one.dropped for one in encoded])
-        quality_R = np.full(len(encoded), np.nan)
-        quality_R[fits], _ = score_sequences(
-            scorer.model,
-            [np.asarray(one.input_ids, dtype=np.int32) for one in encoded if not one.dropped],
-            pad_token_id=scorer.pad_token_id,
-            microbatch_tokens=self.settings.microbatch_tokens,
-            device=next(scorer.model.parameters()).device,
-        )
         check_finite(quality_R[fits], scorer.name)
         return quality_R
 

@@ -8,11 +8,12 @@ one-label model of the same weights gives the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -74,6 +75,10 @@ def quiet_loading() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AssertionError, SafetensorError)
+"""What transformers raises for a folder that it cannot load; torch asserts that a pad id has a row of the embedding."""
+
+
 def load_config(path: str | Path, *, trust_remote_code: bool = False, **overrides: Any) -> Any:
     """``AutoConfig`` of a folder or hub id with load errors turned into one line.
 
@@ -83,8 +88,8 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False, **override
     check_hub(path, ModelError, "model folder")
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **overrides)
-    except (OSError, ValueError, KeyError) as error:
-        raise _load_error(path, error) from error
+    except LOAD_ERRORS as error:
+        raise load_error(path, error) from error
 
 
 def load_classifier(
@@ -116,8 +121,8 @@ def load_classifier(
     try:
         with quiet_loading():
             model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _load_error(path, error) from error
+    except LOAD_ERRORS as error:
+        raise load_error(path, error) from error
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
         other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))
@@ -184,6 +189,27 @@ def embedding_rows(model: Any) -> int | None:
         return int(model.get_input_embeddings().num_embeddings)
     except (NotImplementedError, AttributeError):
         return None
+
+
+def check_token_ids(model: Any, sequences: Iterable[np.ndarray], *, where: str = "") -> None:
+    """Refuse token ids that the embedding has no row for: a pass would end in the middle, on CUDA with the process.
+
+    Args:
+        model: the classifier.
+        sequences: arrays of token ids.
+        where: what the error names.
+
+    Raises:
+        ModelError: there is such an id.
+    """
+    rows = embedding_rows(model)
+    largest = max((int(np.max(ids)) for ids in sequences if len(ids)), default=-1)
+    if rows is not None and largest >= rows:
+        raise ModelError(
+            f"the tokenizer gives a text the token {largest}, and the model's embedding has {rows} rows",
+            where=where,
+            fix="Give the model its own tokenizer, or resize the model's embedding to it and save both.",
+        )
 
 
 def model_window(model: nn.Module, tokenizer: Any) -> int | None:
@@ -266,6 +292,11 @@ def ensure_pad_token(tokenizer: Any, model_config: Any) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def _load_error(path: str | Path, error: Exception) -> ModelError:
-    reason = str(error).strip().split("\n")[0][:300]
-    return ModelError(f"cannot load the model ({reason})", where=str(path), fix="Give a model folder or a hub id.")
+def load_error(path: str | Path, error: Exception) -> ModelError:
+    """The one line for a model that transformers cannot load."""
+    reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+    if "Padding_idx" in reason:
+        reason, fix = "its pad_token_id is beyond the embedding", "Correct pad_token_id in config.json."
+    else:
+        fix = "Give a model folder or a hub id."
+    return ModelError(f"cannot load the model ({reason})", where=str(path), fix=fix)

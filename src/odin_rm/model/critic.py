@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from odin_rm.core.errors import ModelError
 from odin_rm.core.types import QUALITY
 from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
+    LOAD_ERRORS,
     find_output_layer,
     load_classifier,
     load_config,
@@ -157,7 +157,7 @@ class Critic(nn.Module):
             with quiet_loading():
                 backbone = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, **kwargs)
             head = load_file(Path(folder) / HEAD_FILE)
-        except (OSError, SafetensorError, ValueError) as error:
+        except LOAD_ERRORS as error:
             reason = str(error).strip().split("\n")[0][:300]
             raise ModelError(f"cannot load the critic ({reason})", where=str(folder), fix="Copy it again.") from error
         return cls(backbone, head["weight"][0], float(head["bias"]), dropout)

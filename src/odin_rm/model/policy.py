@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from odin_rm.core.errors import ModelError, ShapeError
 from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
+    LOAD_ERRORS,
     check_model_folder,
     ensure_pad_token,
     load_config,
+    load_error,
     quiet_loading,
     recompute_activations,
     switch_dropout_off,
@@ -118,9 +119,8 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
             model, report = AutoModelForCausalLM.from_pretrained(
                 path, use_safetensors=True, output_loading_info=True, **kwargs
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        fix = "Give a model folder or a hub id."
-        raise ModelError(f"cannot load the model ({_first_line(error)})", where=str(path), fix=fix) from error
+    except LOAD_ERRORS as error:
+        raise load_error(path, error) from error
     if missing := sorted(report["missing_keys"]):
         what = f"the model has no weights for {', '.join(missing[:3])}, so it cannot write"
         raise ModelError(what, where=str(path), fix=fix)
@@ -154,7 +154,7 @@ def _merged_adapter(path: str | Path, kwargs: dict[str, Any]) -> Any:
     dropout = model.original_dropout
     try:
         model = peft.PeftModel.from_pretrained(model, str(path)).merge_and_unload()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise ModelError(f"cannot load the adapter ({_first_line(error)})", where=str(path), fix=fix) from error
     model.original_dropout = dropout
     return model

@@ -74,7 +74,7 @@ def padded_logits(
     if not _structure(classifier.base_model).causal:
         return backbone(input_ids=input_ids, attention_mask=attention_mask, **options).logits
     skip = stock_skip_id(classifier.config)
-    if stock and skip is not None:
+    if stock and skip is not None and not _beyond_vocabulary(classifier.config, skip):
         filled = input_ids.masked_fill(attention_mask == 0, skip)
         return backbone(input_ids=filled, attention_mask=attention_mask, **options).logits
     with last_token_read(classifier.config, input_ids, attention_mask) as filled:
@@ -94,7 +94,7 @@ def last_token_read(config: Any, input_ids: Tensor, attention_mask: Tensor) -> I
     ends = set(input_ids.gather(1, last_R1).flatten().tolist())
     saved = config.pad_token_id, _text_config(config).pad_token_id
     filler = stock_skip_id(config)
-    if filler is None or filler in ends:
+    if filler is None or filler in ends or _beyond_vocabulary(config, filler):
         filler = next(number for number in range(len(ends) + 1) if number not in ends)
     set_pad_id(config, filler)
     try:
@@ -145,6 +145,12 @@ def _structure(base: Any) -> _Structure:
         rotary = tuple(module for module in base.modules() if hasattr(module, "original_max_seq_len"))
         _structures[base] = _Structure(reads_left_to_right(base), rotary)
     return _structures[base]
+
+
+def _beyond_vocabulary(config: Any, token_id: int) -> bool:
+    """Whether an id has no row in the embedding: it ends no text, and cannot stand on padding either."""
+    rows = getattr(_text_config(config), "vocab_size", None)
+    return rows is not None and token_id >= int(rows)
 
 
 def _text_config(config: Any) -> Any:

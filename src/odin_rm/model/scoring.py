@@ -24,6 +24,7 @@ from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_resp
 from odin_rm.fast import TreeSupport, known_layout, neighbour_reason, reads_left_to_right, score_row, use_fast_products
 from odin_rm.model.backbone import (
     check_model_folder,
+    check_token_ids,
     embedding_rows,
     find_output_layer,
     load_classifier,
@@ -70,12 +71,23 @@ class Scorer:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def check_ids(self, sequences: Sequence[np.ndarray]) -> None:
+        """Refuse token ids that the model has no embedding for.
+
+        Raises:
+            ModelError: there is one.
+        """
+        if (classifier := getattr(self.model, "classifier", None)) is not None:
+            check_token_ids(classifier, sequences, where=self.name)
+
     def layout(self, sequences: Sequence[np.ndarray]) -> TreeSupport:
         """How its sequences share a forward pass, verified on the first ones that it scores.
 
         Raises:
             ConfigError: the layout that is wished for does not give the model's own scores.
+            ModelError: a sequence has a token that the model has no embedding for.
         """
+        self.check_ids(sequences)
         wishes = {"wish": self.batch_layout, "kernel": self.tree_attention}
         return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **wishes)
 
@@ -166,7 +178,7 @@ def load_scorer(
         device: default CUDA where there is one.
         attn_implementation: attention of transformers.
         trust_remote_code: run code that comes with the model.
-        settings: text settings; default the model's own.
+        settings: text settings; default the model's own, in its own window.
         read_at: ``end`` or ``before_pad`` for a model of an earlier odin-rm that does not say where it is read.
 
     Raises:
@@ -202,6 +214,7 @@ def load_scorer(
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    own_window = settings is None
     if settings is None:
         settings = EncodingSettings()
         if info is not None:
@@ -209,7 +222,10 @@ def load_scorer(
         else:
             say_where_stock_reads(tokenizer, config, model, settings, str(path))
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
-    return Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    scorer = Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    if own_window:
+        scorer.settings = text_settings(scorer)
+    return scorer
 
 
 def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: str | None = None) -> EncodingSettings:

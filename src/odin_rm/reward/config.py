@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.settings import refuse_idle, trajectory
+from odin_rm.core.trackers import BY_TRANSFORMERS, check_trackers
 from odin_rm.core.training_bounds import check_training_numbers
 from odin_rm.core.types import LENGTH, QUALITY
 from odin_rm.reward.options import MEMORY_FIELDS, REFUSED, RewardOptions, token_budget
@@ -23,6 +24,7 @@ class RewardConfig(RewardOptions, TrainingArguments):
         if not self.output_dir:  # transformers would make up a folder
             raise ConfigError("is required", where="--output", fix="See odin-rm reward --help.")
         refuse_idle(self, REFUSED, "odin-rm reward")
+        self.report_to = check_trackers(self.report_to, (*BY_TRANSFORMERS, "all")) or "none"  # type: ignore[assignment]
         check_training_numbers(self)
         if getattr(self, "disable_tqdm", None) is None:
             # A bar is for a person who looks at it; a log file gets the lines of figures.

@@ -9,6 +9,7 @@ from typing import Any
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
 OWN_ALGORITHMS = ("ppo", "remax")
@@ -86,8 +87,28 @@ class RLConfig(LoraOptions):
     reward_clip: float = _of_reward(
         math.inf, "c: the standardised reward is clipped to [-c, c].", above=0, infinite=True
     )
+    preference_reference: str | None = _of_reward(
+        None,
+        "Column of the prompts that holds an answer, or several, to be better than: the quality reward becomes "
+        "sigmoid(quality - the answer's quality), the mean over several.",
+    )
+    group_length_rescaling: float = _of_reward(
+        0.0,
+        "gamma: a reward is scaled by (1 + gamma) / (1 + gamma L / mean L of the responses to the same prompt). "
+        "(rloo, grpo)",
+        at_least=0,
+    )
     length_penalty: float = _of_reward(
         0.0, "alpha: taken off per response token, in standardised reward units.", at_least=0
+    )
+    overlong_penalty: float = _of_reward(
+        0.0,
+        "Taken off a response of --max_new_tokens, in standardised reward units, and a part of it over the last "
+        "--overlong_buffer tokens (DAPO's soft overlong punishment).",
+        at_least=0,
+    )
+    overlong_buffer: int | None = _of_reward(
+        None, "Tokens over which --overlong_penalty rises. Default: a fifth of --max_new_tokens.", at_least=1
     )
     missing_end_penalty: float = _of_reward(
         0.0, "Taken off a response that did not end, in standardised reward units.", at_least=0
@@ -181,6 +202,11 @@ class RLConfig(LoraOptions):
         return self.experience_size
 
     @property
+    def overlong_tokens(self) -> int:
+        """Tokens over which the overlong penalty rises, with its default filled in."""
+        return self.overlong_buffer or max(1, self.max_new_tokens // 5)
+
+    @property
     def optimiser_steps_per_collection(self) -> int:
         """Minibatches before new responses are collected."""
         epochs = self.ppo_epochs if self.algorithm == "ppo" else 1
@@ -220,6 +246,8 @@ def check_rl_config(config: RLConfig) -> None:
     Raises:
         ConfigError: a value outside its range, or a combination in which an option would do nothing.
     """
+    trackers = BY_ACCELERATE if config.algorithm in ("ppo", "remax") else BY_TRANSFORMERS
+    config.report_to = ",".join(check_trackers(config.report_to, trackers)) or "none"
     check_options(config)
     if config.experience_size is None:
         config.experience_size = config.minibatch_size * (2 if config.algorithm == "ppo" else 1)
@@ -253,6 +281,15 @@ def _check_combinations(config: RLConfig) -> None:
         )
     if config.kl_target is not None and config.kl_coef == 0:
         raise ConfigError("cannot move a coefficient of 0", where="--kl_target", fix="Give a positive --kl_coef.")
+    if config.overlong_buffer is not None and not config.overlong_penalty:
+        what = "has no effect without --overlong_penalty"
+        raise ConfigError(what, where="--overlong_buffer", fix="Give both, or neither.")
+    if config.overlong_buffer is not None and config.overlong_buffer > config.max_new_tokens:
+        what = f"is {config.overlong_buffer}, more than --max_new_tokens ({config.max_new_tokens})"
+        raise ConfigError(what, where="--overlong_buffer", fix="Lower it.")
+    if config.preference_reference is not None and config.standardise == "model":
+        what = "has no effect on a preference, which is no quality reward any more"
+        raise ConfigError(what, where="--standardise model", fix="Use none or reference.")
     if config.length_penalty and config.reward == "length_only":
         raise ConfigError("only rescales a reward that is length alone", where="--length_penalty", fix="Leave it out.")
     if config.vllm_server is not None and config.rollout_engine != "vllm":
@@ -276,7 +313,7 @@ _OWN_BY = {
         "critic_init",
         "critic_warmup_steps",
     ],
-    "rloo": ["num_generations"],
+    "rloo": ["num_generations", "group_length_rescaling"],
 }
 
 

@@ -40,9 +40,22 @@ def reward_request(
     )
 
 
-def shape_responses(quality_R: np.ndarray, rollouts: Sequence[Rollout], settings: ShapingSettings) -> ShapedRewards:
-    """:func:`odin_rm.rl.shaping.shape_rewards` with the tokens and endings of these responses."""
-    return shape_rewards(quality_R, tokens_of(rollouts), ended(rollouts), settings)
+def shape_responses(
+    quality_R: np.ndarray,
+    rollouts: Sequence[Rollout],
+    settings: ShapingSettings,
+    positions: Sequence[int] | None = None,
+) -> ShapedRewards:
+    """:func:`odin_rm.rl.shaping.shape_rewards` with the tokens and endings of these responses.
+
+    Args:
+        quality_R: ``(R,)`` quality rewards.
+        rollouts: as many responses.
+        settings: the constants.
+        positions: of each response's prompt, where steps compare the responses to one prompt.
+    """
+    groups_R = None if positions is None else np.asarray(positions)
+    return shape_rewards(quality_R, tokens_of(rollouts), ended(rollouts), settings, groups_R)
 
 
 def tokens_of(rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -4,7 +4,6 @@ optimiser step; everything that decides the next one is in :class:`RunState`, th
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from odin_rm.core.errors import OdinError, RunInterrupted
 from odin_rm.core.files import append_jsonl
@@ -37,6 +35,7 @@ from odin_rm.rl.ranks import Ranks
 from odin_rm.rl.request import SAMPLES, training_row
 from odin_rm.rl.shaping import reference_statistics
 from odin_rm.rl.watch import WATCH_FILE, Alarm, HackingWatch, WatchRecord, look_row, metrics_row
+from odin_rm.runs.talk import RunTalk
 
 Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]
 NOT_AVERAGED = ("step", "samples_seen", "learning_rate", "kl_coef")
@@ -84,13 +83,23 @@ class RLTrainer:
         """
         if checkpoint is not None:
             self._resume(checkpoint)
-        bar = tqdm(total=self.config.max_steps, initial=self.state.step, disable=self._quiet(), desc="steps")
-        with StopFlag() as stop, bar:
+        talk = RunTalk(self.config.max_steps, self.state.step)
+        try:
+            stopped_by = self._loop(talk)
+        except BaseException:
+            talk.close(finished=False)
+            raise
+        talk.close(finished=True)
+        return stopped_by
+
+    def _loop(self, talk: RunTalk) -> str | None:
+        with StopFlag() as stop:
             self._begin()
             while self.state.step < self.config.max_steps:
                 self._guarded(self._step)
-                bar.update()
-                self._guarded(self._log)
+                if record := self._guarded(self._log):
+                    talk.log(record)
+                talk.step(self.state.step)
                 alarms = self._guarded(self._watch) if self._due(self.config.watch_steps) else []
                 signal_name = self.ranks.some(stop.name)
                 if signal_name is not None:
@@ -142,7 +151,7 @@ class RLTrainer:
             if self.state.shaping is None:
                 mean, std = reference_statistics(self._reference_quality())
                 self.state.shaping = {"mean": mean, "std": std}
-            self.collector.shaping = replace(self.collector.shaping, **self.state.shaping)
+            self.collector.shaping = replace(self.collector.shaping, **dict[str, Any](self.state.shaping))
         if self.look is not None and not self.watch.records:
             self._watch()
 
@@ -206,9 +215,10 @@ class RLTrainer:
         if self._due(self.config.sample_steps):
             self._append("samples.jsonl", [self._sample(experience) for experience in minibatch[:SAMPLES]])
 
-    def _log(self) -> None:
+    def _log(self) -> dict[str, float]:
+        """Write the means since the last log, where one is due; what was written."""
         if not self._due(self.config.logging_steps) and self.state.step < self.config.max_steps:
-            return
+            return {}
         names = {name: None for row in self._rows for name in row}
         last = self._rows[-1]
         record = {n: last[n] if n in NOT_AVERAGED else _mean(n, self._rows) for n in names}
@@ -216,6 +226,7 @@ class RLTrainer:
         self._append("metrics.jsonl", [record])
         numbers = {name: value for name, value in record.items() if value == value and name != "step"}
         self.accelerator.log(numbers, step=self.state.step)
+        return record
 
     def _append(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
         with together():
@@ -300,9 +311,6 @@ class RLTrainer:
 
     def _main(self) -> bool:
         return self.ranks.rank == 0
-
-    def _quiet(self) -> bool:
-        return not self._main() or not sys.stderr.isatty()
 
 
 def prompt_positions(prompts: int, seed: int, start: int, count: int) -> list[int]:

@@ -72,7 +72,7 @@ class ShapedReward:
         ]
         with together():  # one process's failure ends all of them; the others would wait for its rewards
             judged = self.judge(positions, rollouts, trainer_state.global_step)
-            shaped = shape_responses(judged.quality, rollouts, self.shaping)
+            shaped = shape_responses(judged.quality, rollouts, self.shaping, positions)
             usable_R = np.isfinite(shaped.sequence_R)
             self._check(usable_R)
         self._log(log_metric, rollouts, judged, shaped, usable_R)

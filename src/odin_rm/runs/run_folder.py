@@ -119,6 +119,8 @@ def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
         if item.init and item.name not in left_out and item.name not in _NEVER_WRITTEN:
             value = getattr(config, item.name)
             value = getattr(value, "value", value)
+            if item.name == "report_to" and isinstance(value, list):
+                value = ",".join(value)  # as the flag says it
             if not isinstance(value, (bool, int, float, str, list, dict, type(None))):
                 value = value.to_dict() if hasattr(value, "to_dict") else str(value)
             if value is not None and not (isinstance(value, (list, dict)) and not value):

@@ -19,6 +19,7 @@ Knobs = TypeVar("Knobs", WorldSettings, AnnotatorSettings, SweepSettings)
 @dataclass(frozen=True)
 class _RunSettings:
     output: str = option("", "folder for data, both reward models, summary.json, figures and report.html")
+    full: bool = option(False, "train policies on the rewards too: --sweep small, where no other one is asked for")
     seed: int = option(0, "decides data, first weights and order of the batches", at_least=0, below=SEEDS)
     pairs: int = option(4000, "preference pairs to train on", at_least=1)
     held_out_pairs: int = option(
@@ -38,6 +39,8 @@ class QuickstartConfig(SweepSettings, AnnotatorSettings, WorldSettings, _RunSett
     """Everything that ``odin-rm quickstart`` takes: the run, the world's knobs, the annotator's and the policies'."""
 
     def __post_init__(self) -> None:
+        if self.full and self.sweep == "none":
+            object.__setattr__(self, "sweep", "small")
         for knobs in (WorldSettings, AnnotatorSettings, SweepSettings):
             knobs.__post_init__(self)
         if not self.output:

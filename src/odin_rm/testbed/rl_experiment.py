@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from odin_rm.core import console
 from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import RowWriter, atomic_write_json, json_safe
 from odin_rm.data.prompts import encode_prompts, load_prompts
@@ -338,8 +339,9 @@ def as_done(
 
 
 def _begin_worker() -> None:
-    """One thread, and an end with the parent: a parent that is killed cannot end its workers, which would train on."""
+    """One thread, silence, an end with the parent: one that is killed cannot end its workers, which would train on."""
     torch.set_num_threads(1)
+    console.set_level(console.QUIET)  # several at a time, and the parent says a line for each
     if not sys.warnoptions:  # as the command itself does
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(accelerate|transformers|peft)\b")
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -39,7 +39,7 @@ class SweepSettings:
     """
 
     sweep: str = option(
-        "small", "policies trained on the rewards: none, small (10 runs) or full (86 runs, an hour)", choices=SWEEPS
+        "none", "policies trained on the rewards: none, small (10 runs) or full (86 runs, an hour)", choices=SWEEPS
     )
     sft_steps: int = option(
         130, "optimiser steps of the starting policy, on 64 responses of the writers each", at_least=1

@@ -27,6 +27,7 @@ import yaml
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.progress import Progress
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
@@ -47,7 +48,6 @@ from odin_rm.workflows.audit.shared_rows import (
     on_shared_pairs,
     twin_counts,
 )
-from odin_rm.workflows.progress import progress_bar
 
 if TYPE_CHECKING:
     from odin_rm.model.scoring import Scorer
@@ -125,8 +125,8 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         length_unit=config.length_unit,
     )
     data = shared.narrow(scorer.name, data)
-    with progress_bar(f"scoring with {scorer.name}", data.num_responses) as advance:
-        scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=advance)
+    with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
+        scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=bar.advance)
     lengths = audited_lengths(data, config.length_unit)
     scored = replace(scored, response_tokens=lengths, length_unit=f"response {config.length_unit}")
     scored_twins = None if twins is None else _score_twins(config, scorer, twins, shared)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from odin_rm.core.errors import DataError, OutputError, RunInterrupted
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json, dump_json, environment_record
+from odin_rm.core.progress import Progress
 from odin_rm.data.prompts import PromptSet, load_prompts
 from odin_rm.data.render import Prompt, prompt_messages
 from odin_rm.judging.chat import endpoint_address
 from odin_rm.workflows.generate.config import GenerateConfig
 from odin_rm.workflows.generate.writers import EndpointWriter, ModelWriter, ResponseWriter, Row
-from odin_rm.workflows.progress import progress_bar
 
 # What may differ between a run and its continuation: how fast, not what.
 _PACE = ("device", "rollout_tokens", "concurrency", "requests_per_minute", "timeout", "retries", "api_key_env")
@@ -61,11 +61,11 @@ def run_generate(config: GenerateConfig) -> Row:
     if missing:
         writer: ResponseWriter = EndpointWriter(config, prompts) if config.at_endpoint else ModelWriter(config, prompts)
         partial.begin()
-        with progress_bar("writing", len(instructions), resumed) as advance:
+        with Progress("writing", len(instructions), done=resumed, unit="responses") as bar:
 
             def take(start: int, rows: list[Row]) -> None:
                 partial.add(start, rows)
-                advance(len(rows))
+                bar.advance(len(rows))
 
             try:
                 writer.write(missing, take)

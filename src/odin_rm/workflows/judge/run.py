@@ -20,6 +20,7 @@ import yaml
 
 from odin_rm.core.errors import ConfigError, JudgeError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.progress import Progress
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
@@ -32,7 +33,6 @@ from odin_rm.judging.recorded import RecordedJudge
 from odin_rm.judging.scored import RewardModelJudge, RewardModelSettings, TruthJudge
 from odin_rm.runs.output_folder import check_run_folder
 from odin_rm.workflows.judge.config import ENDPOINT, JudgeConfig, is_recorded
-from odin_rm.workflows.progress import progress_bar
 
 CACHE = "cache.sqlite"
 ATTEMPTS = 2
@@ -196,11 +196,11 @@ def _ask(comparison: _Comparison, cache: JudgementCache, attempt: int) -> None:
     if not questions:
         return
     title = "judging" if attempt == 0 else "asking again for replies that could not be read"
-    with progress_bar(title, len(questions)) as advance:
+    with Progress(title, len(questions), unit="questions") as bar:
 
         def record(number: int, judgement: Judgement) -> None:
             cache.add(comparison.keys[questions[number]], attempt, judgement)
-            advance(1)
+            bar.advance()
 
         comparison.judge.judge(questions, record)
 

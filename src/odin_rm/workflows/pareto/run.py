@@ -24,7 +24,7 @@ from odin_rm.evaluation.run_files import Found, ReadOptions, read_run_records
 from odin_rm.evaluation.run_records import (
     JUDGED_SCORES,
     RunRecord,
-    arm_of,
+    arms_of,
     as_point,
     bring_together,
     on_shared_prompts,
@@ -121,7 +121,7 @@ def _counter(config: ParetoConfig) -> tuple[Callable[[str], int], str]:
 
 def _bring_fronts(config: ParetoConfig, found: Found) -> _Fronts:
     records = bring_together(found.records, config.x, config.y)
-    arms = {record.name: arm_of(record, config.arm, config.arm_pattern) for record in records}
+    arms = arms_of(records, config.arm, config.arm_pattern)
     for flag, names in (("only", config.only), ("mark", config.mark)):
         unknown = [name for name in names if name not in arms.values()]
         if unknown:

@@ -11,6 +11,7 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, ON_BAD_ROW, check_options, option, options_of
 from odin_rm.core.settings import one_of, refuse_idle
 from odin_rm.core.shared_options import LoraOptions, TrainerOptions
+from odin_rm.core.trackers import BY_TRANSFORMERS, check_trackers
 from odin_rm.core.training_bounds import check_training_numbers
 
 # Fields of TRL's and transformers' arguments that would do nothing here, and what to do instead.
@@ -119,6 +120,7 @@ class PolicyTrainingFields(LoraOptions, TrainerOptions):
         best = getattr(self, "metric_for_best_model", None)
         if best is not None:
             one_of("metric_for_best_model", best.removeprefix("eval_"), ("loss",))
+        self.report_to = check_trackers(self.report_to, (*BY_TRANSFORMERS, "all")) or "none"  # type: ignore[assignment]
         if getattr(self, "disable_tqdm", None) is None:
             self.disable_tqdm = not sys.stderr.isatty()  # a bar is for a person who looks at it
 

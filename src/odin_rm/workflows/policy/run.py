@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, set_seed
+from transformers import Trainer, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
@@ -41,6 +41,7 @@ from odin_rm.runs.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
+from odin_rm.runs.talk import talking
 
 DEFAULT_MAX_LENGTH = 1024
 NOTE_FILE = "odin_policy_run.json"
@@ -197,7 +198,6 @@ def _build(
         args.output_dir = scratch
         trainer = job.make_trainer(model, args, data, held_out, tokenizer)
         trainer.get_optimizer_cls_and_kwargs(args, model)
-    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -209,7 +209,7 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         # TRL counts tokens from 0 again.
         trainer._total_train_tokens = int(next((log["num_tokens"] for log in history[::-1] if "num_tokens" in log), 0))
-    with stop, quiet_loading():
+    with stop, quiet_loading(), talking(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)

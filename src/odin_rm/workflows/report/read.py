@@ -15,6 +15,7 @@ import yaml
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import read_rows
+from odin_rm.core.names import place_name
 from odin_rm.evaluation.annotation_rows import parse_preference
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
@@ -354,5 +355,4 @@ def _point_of(run: TrainingRun, figures: Row, varied: Row) -> RunPoint | None:
 
 def _arm(reward_path: str) -> str:
     """What to call a reward: the run folder of a model that lies in one."""
-    parts = [part for part in Path(reward_path).parts if part != "model"]
-    return parts[-1] if parts else reward_path
+    return place_name(reward_path)

@@ -24,7 +24,7 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import CONTRACT_FIGURES, EXTRA_FIGURES, audit_preferences
-from odin_rm.model.backbone import check_model_folder, position_table
+from odin_rm.model.backbone import check_model_folder, check_token_ids, position_table
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
 from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
@@ -46,6 +46,7 @@ from odin_rm.runs.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
+from odin_rm.runs.talk import talking
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ def train_reward_model(config: RewardConfig) -> Path:
     with together():
         if checkpoint is not None:
             _check_checkpoint(checkpoint, config, train_data)
+        for data in filter(None, (train_data, eval_data)):
+            check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
         trainer = build_trainer(
             config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
         )
@@ -99,7 +102,7 @@ def train_reward_model(config: RewardConfig) -> Path:
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
-    with stop:
+    with stop, talking(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)

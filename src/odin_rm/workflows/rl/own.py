@@ -17,10 +17,10 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import get_scheduler, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
+from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
 from odin_rm.core.ranks import together
-from odin_rm.core.terminal import say
 from odin_rm.model.policy import (
     ResponseBatch,
     adapter_disabled,

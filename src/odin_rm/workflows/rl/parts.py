@@ -19,6 +19,7 @@ from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import RewardSource
 from odin_rm.rl.reward_source import load_reward_source
 from odin_rm.rl.shaping import ShapingSettings
+from odin_rm.rl.sources.preference import PreferenceSource, check_reference_answers
 from odin_rm.runs.data_record import Records, data_record, say_data
 
 DEFAULT_PROMPT_TOKENS = 512
@@ -67,6 +68,10 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
     say_data(records, noun="prompts", limit="max_prompt_tokens")
     source = _load_source(config, str(config.reward), tokenizer, device)
     held_out = _load_source(config, config.watch_reward, tokenizer, device) if config.watch_reward else None
+    if config.preference_reference is not None:
+        for prompt_set in (prompts, watch_prompts):
+            check_reference_answers(prompt_set, config.preference_reference)
+        source = PreferenceSource(source, config.preference_reference, tokenizer=tokenizer)
     _set_standardisation(config, source)
     reference = None if config.lora_r else load_policy(str(config.model), **kwargs)[0].requires_grad_(False).eval()
     critic = _load_critic(config, tokenizer, source, kwargs) if needs_critic(config.algorithm) else None
@@ -167,4 +172,8 @@ def shaping_settings(config: RLConfig, source: RewardSource) -> ShapingSettings:
         clip=config.reward_clip,
         length_penalty=config.length_penalty,
         missing_end_penalty=config.missing_end_penalty,
+        group_length_rescaling=config.group_length_rescaling,
+        overlong_penalty=config.overlong_penalty,
+        overlong_length=config.max_new_tokens if config.overlong_penalty else 0,
+        overlong_buffer=config.overlong_tokens if config.overlong_penalty else 0,
     )

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError
@@ -55,6 +55,7 @@ from odin_rm.runs.run_folder import (
     resolve_checkpoint,
     write_settings,
 )
+from odin_rm.runs.talk import talking
 from odin_rm.workflows.policy.run import NOTE_FILE, QuietTrainer, finish_policy
 from odin_rm.workflows.rl.parts import Parts, load_parts, shaping_settings
 
@@ -268,7 +269,6 @@ def build_trl_trainer(config: RLConfig, args: Any, parts: Parts, run: Path) -> t
         )
     trainer.prompt_ids = parts.prompt_ids
     trainer.run_note = {"settings": json_safe(config.trajectory()), "data": len(parts.prompt_ids)}
-    trainer.remove_callback(PrinterCallback)
     _set_reference(trainer, parts)
     return trainer, reward_function
 
@@ -365,7 +365,7 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
         # TRL counts micro-batches from 0 again, and would collect at other steps than before.
         trainer._step = int(checkpoint.name.split("-")[1]) * trainer.args.gradient_accumulation_steps
     try:
-        with stop, _quiet_trl():
+        with stop, _quiet_trl(), talking(trainer):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except OdinError as error:
         step = trainer.state.global_step

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, NumericalError, OutputError, RowError
 from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.progress import Progress
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
 from odin_rm.workflows.score.config import ScoreConfig
@@ -132,11 +133,11 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
     with interruptible(), ExitStack() as stack:
-        advance = stack.enter_context(_progress(config))
+        bar = stack.enter_context(Progress("scoring", count_rows(config.input), unit="rows"))
         writer = stack.enter_context(RowWriter(config.output))
         skipped: RowWriter | None = None
         while chunk := list(islice(items, config.chunk_rows)):
-            _score_chunk(config, scorer, settings, chunk, advance)
+            _score_chunk(config, scorer, settings, chunk, bar.advance)
             columns = _columns(config, chunk)
             for item in chunk:
                 report.count(item)
@@ -304,34 +305,12 @@ def _scored_row(config: ScoreConfig, item: _Item, columns: list[str]) -> dict[st
     return scored
 
 
-# ---- progress --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress(config: ScoreConfig) -> Iterator[Callable[[int], None]]:
-    """A bar with rows per second and the time left on a terminal, nothing in a log file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    speed = TextColumn("{task.fields[speed]:,.0f} rows/s")
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        total = count_rows(config.input) if console.is_terminal else None
-        task, start, done = bar.add_task("scoring", total=total, speed=0.0), time.perf_counter(), 0
-
-        def advance(rows: int) -> None:
-            nonlocal done
-            done += rows
-            bar.update(task, advance=rows, speed=done / max(time.perf_counter() - start, 1e-9))
-
-        yield advance
-
-
 def count_rows(path: str | Path) -> int | None:
     """Number of rows where it is cheap to know: from a Parquet file's footer, or the lines of a plain ``.jsonl``."""
     suffix, gzipped = row_format(path)
     if gzipped or suffix not in (".jsonl", ".parquet"):
+        return None
+    if not Path(path).is_file():  # of a pipe, counting would take the rows away
         return None
     if suffix == ".jsonl":
         with Path(path).open("rb") as file:

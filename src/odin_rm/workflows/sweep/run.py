@@ -27,7 +27,8 @@ import yaml
 from odin_rm.core.errors import ConfigError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
-from odin_rm.workflows.progress import progress_bar
+from odin_rm.core.names import place_name
+from odin_rm.core.progress import Progress
 from odin_rm.workflows.sweep.config import RUN, SweepConfig, as_number
 from odin_rm.workflows.sweep.engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
 from odin_rm.workflows.sweep.slurm import slurm_engine
@@ -119,11 +120,11 @@ def run_sweep(config: SweepConfig, known_fields: Collection[str]) -> Settings:
         jobs = _jobs(config, folder, waiting[: config.max_runs])
         _write_table(config, folder, runs)
         try:
-            with progress_bar("runs", len(runs), len(runs) - len(waiting)) as advance:
+            with Progress("runs", len(runs), done=len(runs) - len(waiting)) as bar:
                 for name, code in engine(jobs, config.workers):
                     _note_kill(folder, name, code)
                     _write_table(config, folder, runs)
-                    advance(1)
+                    bar.advance()
         except KeyboardInterrupt as stop:
             table = _write_table(config, folder, runs)
             what = f"{len(runs) - table['waiting']} of {len(runs)} runs have ended"
@@ -165,7 +166,7 @@ def _draw(how: Any, rng: np.random.Generator) -> Any:
 
 
 def _short(value: Any) -> str:
-    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
+    return place_name(value) if isinstance(value, str) and "/" in value else str(value)
 
 
 def _filled(value: Any, folder: str) -> Any:

@@ -1,0 +1,1 @@
+"""``odin-rm serve``: one reward, asked for in the protocols of all clients."""

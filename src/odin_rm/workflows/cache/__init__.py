@@ -1,0 +1,1 @@
+"""The cache of tokenised data: its size, and emptying it."""

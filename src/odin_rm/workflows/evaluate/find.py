@@ -1,0 +1,123 @@
+"""Which policies ``odin-rm evaluate`` is about, and what each is called."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from odin_rm.core.errors import DataError
+from odin_rm.core.names import distinct_names
+
+POLICY = "policy"
+_NO_RUN = "Give a sweep, folders of rl, sft or dpo, policies, or outputs in AlpacaEval's format."
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy, or its outputs where they are there already.
+
+    Attributes:
+        place: the run folder, the policy's folder or the file of outputs.
+        name: what no other one is called.
+        settings: of its run; in a sweep those that it varies win.
+    """
+
+    place: Path
+    name: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether it is a file of outputs."""
+        return self.place.is_file()
+
+    @property
+    def policy(self) -> Path:
+        """The folder of the policy's weights."""
+        return self.place / POLICY if (self.place / POLICY / "config.json").is_file() else self.place
+
+
+def find_candidates(places: Sequence[str]) -> tuple[list[Candidate], Counter[str]]:
+    """All policies in files, folders and patterns, and the counts of runs left out by reason.
+
+    Raises:
+        DataError: nothing is there, or a place that holds no policy.
+    """
+    left_out: Counter[str] = Counter()
+    found: dict[Path, Candidate] = {}
+    for place in _expanded(places):
+        inside = list(_inside(place, left_out))
+        if not inside:
+            raise DataError("holds no policy", where=str(place), fix=_NO_RUN)
+        for candidate in inside:
+            found.setdefault(candidate.place.resolve(), candidate)
+    names = distinct_names(str(place.with_suffix("") if place.is_file() else place) for place in found)
+    return [
+        Candidate(
+            candidate.place,
+            names[str(place.with_suffix("") if place.is_file() else place)],
+            candidate.settings,
+        )
+        for place, candidate in found.items()
+    ], left_out
+
+
+def _expanded(places: Sequence[str]) -> Iterator[Path]:
+    for place in places:
+        matching = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]
+        if not matching or not Path(matching[0]).exists():
+            what = "the pattern matches nothing" if glob.has_magic(place) else "there is no such file or folder"
+            raise DataError(what, where=place, fix="Check --runs.")
+        yield from map(Path, matching)
+
+
+def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
+    if place.is_file():
+        yield Candidate(place)
+    elif (place / "sweep.json").is_file():
+        yield from _of_sweep(place, left_out)
+    elif (place / POLICY / "config.json").is_file():
+        yield Candidate(place, settings=_settings(place))
+    elif (place / "config.json").is_file():
+        run = place.parent if place.name == POLICY else place
+        yield Candidate(place, settings=_settings(run))
+    elif not (place / "metrics.jsonl").is_file():  # else a run that has not come to its end
+        for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            if (child / "metrics.jsonl").is_file() and not (child / POLICY).is_dir():
+                left_out["runs without a policy"] += 1
+            else:
+                yield from _inside(child, left_out)
+
+
+def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
+    try:
+        rows = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
+        known = [(row["status"], folder / row["folder"], dict(row["varied"] or {})) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
+        raise DataError(what, where=str(folder / "sweep.json"), fix="Run the sweep again.") from error
+    for status, place, varied in known:
+        if status != "done":
+            left_out[f"runs of a sweep that are {status}"] += 1
+        elif not (place / POLICY / "config.json").is_file():
+            left_out["runs without a policy"] += 1
+        else:
+            yield Candidate(place, settings=_settings(place) | varied)
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = f"cannot be read ({' '.join(str(error).split())})"
+        raise DataError(what, where=str(run / "config.yaml"), fix="Mend it.") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""The command ``pairs``: from scores to preferences."""

@@ -1,0 +1,43 @@
+"""Every script in examples/ runs as it stands, without a network, and prints what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "examples"
+SHARED = "testbed_files.py"
+PRINTS = {
+    "train_and_audit.py": r"bradley_terry +accuracy +0\.\d{3}  \(.*\n(.*\n)*odin +pearson +-?0\.\d{3}  \(",
+    "audit_any_model.py": r"longer_response_baseline_accuracy +0\.\d{3}  \((.*\n)*The page: .*report\.html",
+    "own_training_loop.py": r"step  5  ranking \d\.\d{3}  accuracy 0\.\d\d(.*\n)*The model, which .*/own",
+    "grpo_with_trl.py": r"step 1  mean quality reward -?\d\.\d{3}\n.*\nstep 3  mean quality reward -?\d\.\d{3}",
+    "judge_and_win_rates.py": r"long_training +win score +\d+\.\d \(\d+\.\d to \d+\.\d; 50 is a tie\), \d+ words",
+    "score_and_export.py": r"exported [+-]\d\.\d{4}  difference \d\.\de-0[6-9]",
+}
+
+
+def test_every_script_is_in_the_list_and_short() -> None:
+    scripts = {path.name for path in FOLDER.glob("*.py")} - {SHARED}
+    assert scripts == PRINTS.keys()
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert scripts == set(re.findall(r"^\| \[(\w+\.py)\]\(\1\)", page, flags=re.MULTILINE))
+    long = {path.name: len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")}
+    assert {name: lines for name, lines in long.items() if lines > 70} == {}
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_the_script_runs(name: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["ODIN_RM_CACHE"] = str(tmp_path / "cache")
+    command = [sys.executable, str(FOLDER / name), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(PRINTS[name], done.stdout), done.stdout
+    assert "Traceback" not in done.stderr
