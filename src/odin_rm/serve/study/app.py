@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from odin_rm.core.files import dump_json
+from odin_rm.serve.http import Guard
+from odin_rm.serve.study import guard
 from odin_rm.serve.study.design import Turn, turns
-from odin_rm.serve.study.guard import Guard
 from odin_rm.serve.study.store import LONGEST_NAME, StudyStore, rater_key
 
 _MOST_REMEMBERED = 1000
@@ -57,7 +58,8 @@ def make_app(store: StudyStore, *, question: str, token: str | None = None, host
 
     # No pages that describe the calls: they load scripts from elsewhere.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, token=token)
+    app.add_middleware(Guard, key=token, open_paths=("/",), hosts=None, limits=guard.LIMITS, refuse=guard.refusal)
+    app.add_middleware(guard.SamePage, has_token=token is not None)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 

@@ -1,131 +1,62 @@
-"""What stands before the study's calls: who may call, from which page, and how much may be sent in which time.
+"""What stands before the study's calls, beside what :mod:`odin_rm.serve.http` asks of every request.
 
-Everything is decided from the head of a request before a byte of its body is read. A body is read up to a limit, within
-a time, and must be JSON as the page sends it.
+A page of another site, open in a rater's browser, can send calls to this one. Browsers say so, and it cannot send JSON
+without asking first; so calls are taken from the study's own page alone, and only as JSON.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from odin_rm.core.files import dump_json
+from odin_rm.serve.http import App, Limits, Message, Receive, Scope, Send
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-MOST_BYTES = 64 * 1024
-SECONDS_FOR_BODY = 10.0
+LIMITS = Limits(body_bytes=64 * 1024, pending_bytes=2**24, header_seconds=15.0, body_seconds=10.0, connections=512)
+"""A rating is short, and so is the time that it takes to send one."""
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
-
-
-class Guard:
-    """An ASGI application around another one; see the module.
+class SamePage:
+    """An ASGI application that lets calls of the study's own page through to another one.
 
     Args:
         app: what is guarded; its calls are below ``/api/``.
-        token: what every call must carry as bearer token; ``None`` asks for none.
+        has_token: whether callers show a token, which no other site's page has.
     """
 
-    def __init__(self, app: Any, *, token: str | None) -> None:
-        self.app, self.token = app, token
+    def __init__(self, app: App, *, has_token: bool) -> None:
+        self.app, self.has_token = app, has_token
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or let it through."""
-        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is not of the page, or pass it on."""
+        problem = self._problem(scope) if scope["type"] == "http" and scope["path"].startswith("/api/") else None
+        if problem is None:
             await self.app(scope, receive, send)
             return
-        heads = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        try:
-            self._check_caller(heads)
-            if scope["method"] not in ("GET", "HEAD"):
-                body = await _read(heads, receive)
-                receive = _again(body, receive)
-        except _Refused as refused:
-            await _refuse(send, refused, close=_length(heads) is None or _length(heads, -1) > MOST_BYTES)
-            return
-        except ConnectionResetError:
-            return
-        await self.app(scope, receive, send)
+        content = refusal(scope["path"], *problem)
+        heads = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        start: Message = {
+            "type": "http.response.start",
+            "status": problem[0],
+            "headers": [*heads, (b"connection", b"close")],
+        }
+        await send(start)
+        await send({"type": "http.response.body", "body": content})
 
-    def _check_caller(self, heads: dict[str, str]) -> None:
-        given = heads.get("authorization", "").removeprefix("Bearer ")
-        if self.token is not None and not secrets.compare_digest(given.encode(), self.token.encode()):
-            raise _Refused(401, "This study needs an access token.")
-        site = heads.get("sec-fetch-site")
+    def _problem(self, scope: Scope) -> tuple[int, str] | None:
+        heads: dict[bytes, str] = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        site, origin = heads.get(b"sec-fetch-site"), heads.get(b"origin")
         # Browsers set these two, and no page can change them. Behind a proxy the host may differ from the origin's.
-        if site not in (None, "same-origin", "none"):
-            raise _Refused(403, "Calls from other sites are refused.")
-        origin = heads.get("origin")
-        same = origin is None or urlsplit(origin).netloc == heads.get("host")
-        if not same and (self.token is None or site is None):
-            raise _Refused(403, "Calls from other sites are refused.")
+        same = origin is None or urlsplit(origin).netloc == heads.get(b"host")
+        if site not in (None, "same-origin", "none") or (not same and (not self.has_token or site is None)):
+            return 403, "Calls from other sites are refused."
+        kind = heads.get(b"content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] not in ("GET", "HEAD") and kind != "application/json":
+            return 422, "Send JSON, as the page does."
+        return None
 
 
-async def _read(heads: dict[str, str], receive: Receive) -> bytes:
-    """The body, which must be an object in JSON."""
-    kind = heads.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise _Refused(422, "Send JSON, as the page does.")
-    if _length(heads, 0) > MOST_BYTES:
-        raise _Refused(413, "That is more than the page sends.")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(SECONDS_FOR_BODY):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise ConnectionResetError
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > MOST_BYTES:
-                    raise _Refused(413, "That is more than the page sends.")
-    except TimeoutError:
-        raise _Refused(408, "The call was not sent to its end.") from None
-    try:
-        content = json.loads(bytes(body), parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        raise _Refused(400, "That is not JSON.") from None
-    if not isinstance(content, dict):
-        raise _Refused(422, "The call holds other fields than the page sends.")
-    return bytes(body)
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
-
-
-def _length(heads: dict[str, str], otherwise: int | None = None) -> Any:
-    """The length that is announced; ``otherwise`` without one."""
-    given = heads.get("content-length", "")
-    return int(given) if given.isdecimal() and len(given) < 19 else otherwise
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """The same body once more, then what comes after it."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return next_message
-
-
-async def _refuse(send: Send, refused: _Refused, *, close: bool) -> None:
-    content = dump_json({"detail": refused.why}).encode()
-    heads = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    if close:  # what is still under way is not waited for
-        heads.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": heads})
-    await send({"type": "http.response.body", "body": content})
+def refusal(path: str, status: int, message: str) -> bytes:
+    """The body of a refusal, as the page reads it."""
+    said: Any = "This study needs an access token." if status == 401 else message
+    return dump_json({"detail": said}).encode()
