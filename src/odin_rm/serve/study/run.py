@@ -76,15 +76,14 @@ def serve(config: StudyConfig, ready: Callable[[StudyStore, str], None]) -> Stud
         import uvicorn
 
         from odin_rm.serve.study.app import LOCAL_HOSTS, make_app
+        from odin_rm.serve.study.server import server_settings
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "study") from error
     with _listen(config) as listener:
         store = open_study(config)
         hosts = [*LOCAL_HOSTS, config.host] if config.token is None else None
         app = make_app(store, question=config.question, token=config.token, hosts=hosts)
-        settings = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SECONDS_TO_FINISH
-        )
+        settings = server_settings(app, timeout_graceful_shutdown=_SECONDS_TO_FINISH)
         ready(store, _address(config, listener))
         # Ctrl-C is the way a study ends; uvicorn raises it again after it has finished what was under way.
         with suppress(KeyboardInterrupt):

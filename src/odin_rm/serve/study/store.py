@@ -123,6 +123,11 @@ class StudyStore:
         with self._open() as connection:
             connection.execute("INSERT OR IGNORE INTO raters VALUES (?, ?)", (key, " ".join(name.split())))
 
+    def knows(self, key: str) -> bool:
+        """Whether a rater has joined."""
+        with self._open() as connection:
+            return connection.execute("SELECT 1 FROM raters WHERE rater = ?", (key,)).fetchone() is not None
+
     def rate(self, key: str, pair: int, choice: Choice, a_left: bool) -> None:
         """Commit a rating in place of an earlier one of the same pair."""
         with self._open() as connection:
