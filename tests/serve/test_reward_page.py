@@ -14,7 +14,7 @@ import odin_rm
 from odin_rm.model.scoring import Scorer
 from odin_rm.serve.reward.app import Service
 from tests.chromium import chromium, colour_scheme, faults
-from tests.serve.reward_kit import KEY, close, make_model, make_scorer, serving
+from tests.serve.reward_kit import KEY, assert_close, make_model, make_scorer, serving
 from tests.waiting import wait_until
 
 ASKED, GOOD, BAD = "What is the best way to cook rice?", "Wash it well, then boil it for ten minutes.", "No."
@@ -47,8 +47,8 @@ def test_what_it_asks_for(scorer):
     with serving(Service({"rm": make_model(scorer)})) as client:
         found = client.post("/api/score", json={"model": "rm", "prompt": ASKED, "responses": [GOOD, BAD]}).json()
     assert found["model"] == "rm"
-    close([one["quality"] for one in found["scores"]], quality)
-    close([one["length_reward"] for one in found["scores"]], length)
+    assert_close([one["quality"] for one in found["scores"]], quality)
+    assert_close([one["length_reward"] for one in found["scores"]], length)
     assert [one["response_tokens"] for one in found["scores"]] == tokens.tolist()
     assert [one["truncated"] for one in found["scores"]] == [False, False]
 
