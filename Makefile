@@ -29,8 +29,8 @@ REQUIREMENTS := benchmarks/interop/requirements
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart reproduce test test-slow check docs format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
+.PHONY: help quickstart reproduce test test-slow check readme docs format clean
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+readme: $(INSTALLED_TEST)  ## Do what the README says, from top to bottom
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow tests/architecture/test_readme.py $(ARGS)
 
 docs: $(INSTALLED_TEST)  ## Build the docs site into site/, without a network
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --quiet
@@ -77,6 +80,9 @@ bench-export: $(INSTALLED_TEST)  ## How far an exported quality head is from the
 
 bench-ablation: $(INSTALLED_TEST)  ## Exact batch, head normalisation, orthogonality: with and without
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
+
+bench-serve: $(INSTALLED_TEST)  ## Load on odin-rm serve beside in-process scoring and FastAPI + pipeline
+	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_load $(ARGS)
 
 bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 	$(BIN)/python benchmarks/score_rows.py $(ARGS)
@@ -116,6 +122,12 @@ bench-coverage: $(INSTALLED_TEST)  ## How often the intervals of win-rate hold t
 
 bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x families x ways of reading; ARGS="--part foreign"
 	$(BIN)/python -m benchmarks.one_score $(ARGS)
+
+bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are measured
+	$(TEST_ENV) $(BIN)/python -m benchmarks.attribute_speed $(ARGS)
+
+bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
+	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
 
 bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
 	$(BIN)/python -m benchmarks.help_cost $(ARGS)

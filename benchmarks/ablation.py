@@ -21,7 +21,6 @@ import contextlib
 import io
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,10 @@ from odin_rm.evaluation.audit import point_figures
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.objectives.association import pearson
-from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
-from odin_rm.reward.loader import PairColumns
+from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress, ranked
+from odin_rm.objectives.odin import Odin
+from odin_rm.objectives.registry import OdinSettings
+from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.experiment import TRUE_QUALITY, QuickstartConfig, reward_config, write_data
 from odin_rm.testbed.tiny import save_tiny_model
@@ -78,24 +79,30 @@ def slot_groups(batch: PairColumns, size: int, *, by_length: bool) -> list[Tenso
     return [torch.cat(pair) for pair in zip(batch.chosen_B.split(pairs), batch.rejected_B.split(pairs), strict=True)]
 
 
-class AblationTrainer(RewardTrainer):
-    """The package's trainer with the wrong turns that the table compares it with."""
+class Ablated(Odin):
+    """The package's objective with the wrong turns that the table compares it with.
 
-    group: int | None = None
-    by_length = False
+    Args:
+        settings: the objective's options.
+        group: sequences of a micro-batch, ``None`` for the exact batch.
+        by_length: groups of sequences of like length.
+        raw: whether the heads are not normalised.
+    """
 
-    def objective(self, scores: RewardScores, batch: PairColumns, warmth: float = 1.0) -> DisentangledLoss:
+    def __init__(
+        self, settings: OdinSettings, group: int | None = None, *, by_length: bool = False, raw: bool = False
+    ) -> None:
+        super().__init__(settings)
+        self.group, self.by_length, self.raw = group, by_length, raw
+
+    def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
         """The exact objective, or the one that micro-batches of ``group`` sequences would give."""
         if self.group is None:
-            return super().objective(scores, batch, warmth)
+            return super().value(scores, batch, progress)
         assert scores.length is not None
-        ranking = disentangled_loss(
-            scores.quality, scores.length, batch.tokens_R, batch.chosen_B, batch.rejected_B, length_weight=0.0
-        )
         groups = slot_groups(batch, self.group, by_length=self.by_length)
         length = self.length_term(scores.quality, scores.length, batch.tokens_R, groups)
-        assert self.config.length_weight is not None
-        return replace(ranking, total=ranking.total + self.config.length_weight * length, length=length.detach())
+        return ranked(scores, batch).plus(self.settings.length_weight * length, length_loss=length)
 
     @staticmethod
     def length_term(quality_R: Tensor, length_R: Tensor, tokens_R: Tensor, groups: list[Tensor]) -> Tensor:
@@ -106,19 +113,26 @@ class AblationTrainer(RewardTrainer):
             terms.append(pearson(quality_R[slots], tokens).value.abs() - pearson(length_R[slots], tokens).value)
         return torch.stack(terms).mean()
 
-    def _head_term(self, warmth: float) -> Tensor | None:
-        model = self._reward_model()
-        if model.heads.normalise or not model.has_length_head or not self.config.orthogonality_weight:
-            return super()._head_term(warmth)
-        raw = model.heads.vectors["quality"] @ model.heads.vectors["length"]
-        return self.config.orthogonality_weight * raw.abs()
+    def head_term(self, heads: Any, progress: Progress) -> Tensor | None:
+        """The orthogonality term; of heads as they are, ``|w_Q . w_L|`` of these."""
+        if not self.raw or not self.settings.orthogonality_weight:
+            return super().head_term(heads, progress)
+        raw = heads.vectors["quality"] @ heads.vectors["length"]
+        return self.settings.orthogonality_weight * raw.abs()
+
+
+def objective_of(config: RewardConfig, group: int | None, *, by_length: bool) -> Objective | None:
+    """The ablated objective of a run; ``None`` for the package's own, where it is not ODIN."""
+    if config.objective != "odin":
+        return None
+    return Ablated(config.objective_settings, group, by_length=by_length, raw=not config.normalise_heads)
 
 
 def measure(scored: ScoredPreferences, trainer: RewardTrainer, seed: int) -> dict[str, float | None]:
     """What the table shows of one run."""
     figures = point_figures(scored, seed=seed)
     pearson_value = figures["pearson"]
-    cosine = trainer._cosine()
+    cosine = trainer._reward_model().head_cosine()
     heads = trainer._reward_model().heads
     return {
         **{name: figures.get(name) for name in COLUMNS},
@@ -126,7 +140,7 @@ def measure(scored: ScoredPreferences, trainer: RewardTrainer, seed: int) -> dic
         "length_head_pearson": None
         if scored.length_reward is None
         else float(np.corrcoef(scored.length_reward, scored.response_tokens)[0, 1]),
-        "absolute_cosine": None if cosine is None else abs(cosine),
+        "absolute_cosine": None if cosine is None else abs(float(cosine)),
         **{f"{name}_head_norm": float(heads.effective(name).detach().norm()) for name in heads.names},
     }
 
@@ -156,8 +170,8 @@ def run_one(variant: str, seed: int, folder: Path, options: argparse.Namespace) 
     set_seed(seed)
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = AblationTrainer(build_model(run, str(run.model)), run, train, tokenizer=tokenizer)
-        trainer.group, trainer.by_length = group, by_length
+        objective = objective_of(run, group, by_length=by_length)
+        trainer = RewardTrainer(build_model(run, str(run.model)), run, train, tokenizer=tokenizer, objective=objective)
         trainer.train()
     seconds = time.perf_counter() - started
     return {"variant": variant, "seed": seed, **measure(trainer.score(held_out), trainer, seed), "seconds": seconds}

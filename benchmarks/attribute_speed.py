@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from odin_rm.core.files import read_rows
-from odin_rm.evaluation.attributes import ATTRIBUTES, DEFAULT, measure_texts
+from odin_rm.data.attributes import ATTRIBUTES, DEFAULT, measure_texts
 
 ROUNDS = 5
 

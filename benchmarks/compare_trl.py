@@ -144,14 +144,14 @@ def run_ours(arm: Arm, backbone: Path, data: TokenisedPreferences, work: Work, *
     trainer = RewardTrainer(model, config, data, tokenizer=work.tokenizer, callbacks=[watch])
     trainer.batches.plan, trainer.batches.steps = work.plan, len(work.plan)
     watch.watch(model.classifier)
-    objective = trainer.objective
+    value_of = trainer.objective.value
 
     def noted(*given: Any) -> Any:
-        parts = objective(*given)
-        arm.losses.append(float(parts.ranking))
+        parts = value_of(*given)
+        arm.losses.append(float(parts.metrics["ranking_loss"]))
         return parts
 
-    trainer.objective = noted  # type: ignore[method-assign]
+    trainer.objective.value = noted  # type: ignore[method-assign]
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
 

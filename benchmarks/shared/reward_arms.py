@@ -314,14 +314,14 @@ def step_figures(work: Work, settings: dict[str, Any]) -> tuple[float, torch.Ten
     model = our_model(work.backbone, config.objective, work.dtype)
     trainer = RewardTrainer(model, config, work.data, tokenizer=work.tokenizer, callbacks=[Look()])
     trainer.batches.plan, trainer.batches.steps = work.plan, len(work.plan)
-    objective = trainer.objective
+    value_of = trainer.objective.value
 
     def noted(scores: Any, *given: Any, **named: Any) -> Any:
-        parts = objective(scores, *given, **named)
-        seen["scores"], seen["loss"] = scores.quality.detach().double().cpu(), float(parts.ranking)
+        parts = value_of(scores, *given, **named)
+        seen["scores"], seen["loss"] = scores.quality.detach().double().cpu(), float(parts.metrics["ranking_loss"])
         return parts
 
-    trainer.objective = noted  # type: ignore[method-assign]
+    trainer.objective.value = noted  # type: ignore[method-assign]
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     return seen["loss"], seen["scores"], seen["gradient"]

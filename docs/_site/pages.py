@@ -19,13 +19,18 @@ from odin_rm.cli.parser import own_fields
 from odin_rm.core.options import flag_of
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+COPIES = {
+    "README.md": "index.md",
+    "README.ko.md": "ko.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that lie outside of ``docs/`` or are made from the code."""
     made = {name: inside((ROOT / source).read_text(encoding="utf-8"), "") for source, name in COPIES.items()}
-    made |= {"commands.md": commands_page(), "api.md": api_page()}
+    made |= {"settings.md": settings_page(), "api.md": api_page()}
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -61,9 +66,9 @@ def inside(markdown: str, up: str) -> str:
     return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", link, markdown)
 
 
-def commands_page() -> str:
+def settings_page() -> str:
     """Every command: what it does, an example, and its settings by heading."""
-    parts = ["# Commands and settings\n", "Made from the code. `odin-rm help COMMAND` shows the same.\n"]
+    parts = ["# Settings of every command\n", "Made from the code. `odin-rm help COMMAND` shows the same.\n"]
     for name, command in COMMANDS.items():
         parts.append(f"## odin-rm {name}\n\n{command.summary}\n\n```sh\n{command.example}\n```\n")
         options = load(command.options)

@@ -18,7 +18,7 @@ PRINTS = {
     "audit_any_model.py": r"longer_response_baseline_accuracy +0\.\d{3}  \((.*\n)*The page: .*report\.html",
     "own_training_loop.py": r"step  5  ranking \d\.\d{3}  accuracy 0\.\d\d(.*\n)*The model, which .*/own",
     "grpo_with_trl.py": r"step 1  mean quality reward -?\d\.\d{3}\n.*\nstep 3  mean quality reward -?\d\.\d{3}",
-    "judge_and_win_rates.py": r"long_training +win score +\d+\.\d \(\d+\.\d to \d+\.\d; 50 is a tie\), \d+ words",
+    "judge_and_win_rates.py": r"chosen +win score +\d+\.\d \(\d+\.\d to \d+\.\d; 50 is a tie\), \d+ words",
     "score_and_export.py": r"exported [+-]\d\.\d{4}  difference \d\.\de-0[6-9]",
 }
 

@@ -35,7 +35,7 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
 
 
 def test_the_page_of_commands_has_every_command_and_no_flag_that_does_nothing(site: Path) -> None:
-    text = (site / "commands.html").read_text(encoding="utf-8")
+    text = (site / "settings.html").read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f">odin-rm {name}<" not in text] == []
     assert "--batch_pairs" in text
     assert "--output_dir" not in text

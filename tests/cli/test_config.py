@@ -183,7 +183,7 @@ def test_broken_config_files(config_file, text, word):
 def test_missing_and_binary_config_files(tmp_path):
     assert "no such config file" in message("--config", str(tmp_path / "none.yaml"))
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in message("--config", str(tmp_path / "b.yaml"))
+    assert "is not UTF-8 text" in message("--config", str(tmp_path / "b.yaml"))
     assert "cannot be read" in message("--config", str(tmp_path))
 
 

@@ -88,7 +88,8 @@ def test_reward_score_audit_and_export_by_config_files_from_another_folder(
     journey("reward", **base, eval_dataset="../pairs.jsonl", eval_strategy="epoch", max_steps=3)
     run = room / "run"
     assert {path.name for path in run.iterdir()} == {
-        *("model", "checkpoints", "metrics.jsonl", "config.yaml", "environment.json", "data_report.json")
+        *("model", "checkpoints", "metrics.jsonl", "config.yaml", "environment.json", "data_report.json"),
+        ".odin-rm.json",
     }
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(set(row) >= METRICS for row in steps if "loss" in row)

@@ -76,7 +76,7 @@ def base_of(shop: Path) -> dict[str, str]:
         ({"model": "none"}, "none: "),
         ({"model": "openai:m"}, "there is no API key: the environment variable OPENAI_API_KEY is not set."),
         ({"model": "openai:m", "base_url": "a/v1"}, "--base_url: is no http(s) address"),
-        ({"model": "adapter"}, "adapter: cannot read adapter_config.json ("),
+        ({"model": "adapter"}, "adapter: cannot load the adapter's adapter_config.json ("),
         ({"model": "cut_adapter"}, "cut_adapter: cannot load the adapter ("),
         ({"chat_template": "template.jinja"}, "--chat_template: never uses the messages"),
         ({"seed": -1}, "--seed: must be at least 0 and below 4294967296, it is -1"),

@@ -111,8 +111,8 @@ def test_every_setting_of_ours_is_in_the_help_unless_it_is_refused(name: str, ca
     text = shown(capsys, name, "--help")
     config = load(COMMANDS[name].config)
     fields = [item for item in own_fields(config) if "instead" not in item.metadata]
-    words = {item.name: "" if item.metadata.get("positional") else "--" for item in fields}
-    missing = [item.name for item in fields if f"\n  {words[item.name]}{flag_of(item)}" not in text]
+    words = {f.name: flag_of(f).upper() if f.metadata.get("positional") else f"--{flag_of(f)}" for f in fields}
+    missing = [item.name for item in fields if f"\n  {words[item.name]}" not in text]
     assert missing == [item.name for item in fields if item.name in getattr(config, "refused", {})]
     assert "\n  --config FILE.yaml" in text
 

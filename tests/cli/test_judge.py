@@ -146,7 +146,7 @@ def test_unusable_outputs(sides, refuse, rows, said):
         ({"concurrency": 0}, "--concurrency: must be at least 1, it is 0"),
         ({"timeout": 0}, "--timeout: must be positive, it is 0.0"),
         ({"output": "candidate.json"}, "candidate.json: is a file, not a folder"),
-        ({"output": "run"}, "run: the output folder holds another run (metrics.jsonl)"),
+        ({"output": "run"}, "run: the output folder holds metrics.jsonl, which odin-rm did not write there"),
     ],
 )
 def test_unusable_settings(sides, refuse, changes, said):

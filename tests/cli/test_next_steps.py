@@ -19,8 +19,9 @@ from odin_rm.core.options import flag_of
 GIVEN = {
     "quickstart": {"output": "q"},
     "reward": {"output_dir": "r", "dataset": "t.jsonl", "eval_dataset": None, "dry_run": False},
+    "pairs": {"output": "p.jsonl"},
     "score": {"model": "m"},
-    "audit": {"model": None, "compare": ["a", "b"]},
+    "audit": {"model": None, "compare": ["a", "b"], "scores": None},
     "export": {"output": "e"},
     "sft": {"output_dir": "s", "dataset": "d.jsonl"},
     "dpo": {"output_dir": "d"},

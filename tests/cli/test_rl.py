@@ -94,7 +94,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_last_checkpoi
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))  # no file may grow beyond
     try:
-        assert main(arguments("rl", **resume)) == 2
+        assert main(arguments("rl", **resume)) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot be written" in one_line(capfd)

@@ -67,7 +67,7 @@ def test_a_study_from_the_first_line_to_the_last(sides, capsys, monkeypatch):
     assert "4 ratings of 4 prompts by 1 rater\n" in said
     assert "win score 50.0 (50.0 to 50.0)" in said
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "annotations.json", "config.yaml", "environment.json", "study.json", "study.sqlite"
+        ".odin-rm.json", "annotations.json", "config.yaml", "environment.json", "study.json", "study.sqlite"
     ]  # fmt: skip
     Path("out/study.json").unlink()
     assert main(["study", "--results", "out"]) == 0
@@ -118,7 +118,7 @@ def test_unusable_outputs(sides, refuse, rows, said):
         ({"question": " "}, "--question: is empty"),
         ({"results": "out"}, "--a: has no effect with --results"),
         ({"output": "a.json"}, "a.json: is a file, not a folder"),
-        ({"output": "run"}, "run: the output folder holds another run (metrics.jsonl)"),
+        ({"output": "run"}, "run: the output folder holds metrics.jsonl, which odin-rm did not write there"),
         ({"output": "damaged"}, "study.sqlite: cannot be used as a study (file is not a database)"),
     ],
 )

@@ -24,7 +24,6 @@ from odin_rm.core.files import (
     environment_record,
     json_safe,
 )
-from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -157,60 +156,6 @@ def test_append_jsonl_adds_one_line_each(tmp_path):
     append_jsonl(path, {"step": 2, "loss": float("nan")})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
-
-
-@pytest.mark.parametrize("marker", ["config.yaml", "metrics.jsonl", "model", "audit.json", "summary.json"])
-def test_a_folder_with_any_trace_of_a_run_is_refused(tmp_path, marker):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / marker).mkdir() if marker == "model" else (run / marker).write_text("{}")
-    with pytest.raises(OutputError, match="already holds another run") as caught:
-        claim_run_folder(run, overwrite=False, resume=False)
-    assert marker in str(caught.value)
-    assert "--overwrite" in str(caught.value)
-    assert names(run) == [marker]
-    assert claim_run_folder(run, overwrite=False, resume=True) == run
-    assert names(run) == [marker]
-
-
-def test_claiming_makes_a_new_folder_and_checking_does_not(tmp_path):
-    run = tmp_path / "a" / "run"
-    check_run_folder(run, overwrite=False, resume=False)
-    assert names(tmp_path) == []
-    claim_run_folder(run, overwrite=False, resume=False)
-    assert run.is_dir()
-
-
-def test_a_folder_with_other_things_may_be_used(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    claim_run_folder(tmp_path, overwrite=False, resume=False)
-    assert names(tmp_path) == ["notes.txt"]
-
-
-def test_overwriting_clears_the_old_run_and_nothing_else(tmp_path):
-    for name in ("config.yaml", "metrics.jsonl", "summary.json", "notes.txt"):
-        (tmp_path / name).write_text("x")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "checkpoints" / "checkpoint-5").mkdir(parents=True)
-    claim_run_folder(tmp_path, overwrite=True, resume=False)
-    assert names(tmp_path) == ["notes.txt"]
-
-
-def test_overwriting_never_deletes_a_folder_that_no_run_wrote(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("x")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "layers.py").write_text("my code")
-    with pytest.raises(OutputError, match="not written by a run"):
-        claim_run_folder(tmp_path, overwrite=True, resume=False)
-    assert names(tmp_path) == ["metrics.jsonl", "model"]
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "run").write_text("x")
-    for path in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(OutputError):
-            claim_run_folder(path, overwrite=True, resume=False)
 
 
 def test_environment_record_has_versions_and_nothing_personal():

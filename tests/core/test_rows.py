@@ -166,7 +166,7 @@ def test_damaged_gzip(tmp_path):
         ('"text"', "a JSON string"),
         ("null", "a JSON null"),
         (r'{"a": "\ud83d"}', "half a character"),
-        ("[" * 100000, "not valid JSON"),
+        ("[" * 100000, "nested more than 100 deep"),
     ],
 )
 def test_bad_line_has_its_number_and_can_be_left_out(tmp_path, bad, word):
@@ -232,11 +232,32 @@ def test_csv_writes_lists_as_json_and_none_as_nothing(tmp_path):
     assert list(read_rows(path)) == [(1, {"a": '[1, {"b": "é"}]', "c": ""})]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_new_columns_are_refused_rather_than_lost(tmp_path, suffix):
+def test_new_columns_of_csv_are_refused_rather_than_lost(tmp_path):
     with pytest.raises(OutputError, match="column 'b'"):
-        write(tmp_path / f"a{suffix}", [{"a": 1}, {"a": 1, "b": 2}])
+        write(tmp_path / "a.csv", [{"a": 1}, {"a": 1, "b": 2}])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("escape", [r"\ud83d", r"\uD83D x"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_half_a_character_is_one_bad_row_in_every_text_file(tmp_path, suffix, escape):
+    rows = [r'{"a": "sound \ud83d\ude00"}', f'{{"a": [{{"b": "{escape}"}}]}}', '{"a": "sound"}']
+    text = "[" + ",".join(rows) + "]" if suffix == ".json" else "\n".join(rows)
+    (tmp_path / f"a{suffix}").write_text(text, encoding="utf-8")
+    bad = []
+    assert [number for number, _ in read_rows(tmp_path / f"a{suffix}", bad.append)] == [1, 3]
+    assert "row 2: holds half a character" in str(bad[0])
+
+
+def test_parquet_text_that_is_not_utf8_is_a_bad_row(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    broken = pa.array([b"sound", b"\xff\xfe"]).view(pa.string())
+    pq.write_table(pa.table({"a": broken}), tmp_path / "a.parquet")
+    bad = []
+    assert [row for _, row in read_rows(tmp_path / "a.parquet", bad.append)] == [{"a": "sound"}]
+    assert "row 2: is not UTF-8 text" in str(bad[0])
 
 
 def test_parquet_rows_of_another_type_are_refused(tmp_path):

@@ -171,6 +171,8 @@ def test_what_is_left_out_is_counted(plain_tokenizer):
         "identical_pairs": 1,
         "ties": 2,
         "max_length": 6,
+        "layouts": {},
+        "unrendered": [],
     }
     assert len(found.prompt_ids) == 1
     with pytest.raises(DataError, match="row 3: no usable pair: chosen and rejected have the same tokens"):

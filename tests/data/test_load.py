@@ -129,8 +129,8 @@ def test_a_bad_row_is_one_clear_line(plain_tokenizer, tmp_path):
     with pytest.raises(RowError) as caught:
         load_preferences(path, plain_tokenizer, cache_dir=tmp_path / "cache")
     assert str(caught.value) == (
-        f"{path}, row 2: field 'chosen' is missing. Give every row a 'chosen' and a 'rejected'. "
-        "To leave such rows out: --on_bad_row skip"
+        f"{path}, row 2: field 'chosen' is missing. Give every row a 'chosen' and a 'rejected', or name "
+        "them: --columns chosen=theirs. To leave such rows out: --on_bad_row skip"
     )
     assert list((tmp_path / "cache").iterdir()) == []
     with pytest.raises(RowError, match="in-memory rows, row 1: holds half a character"):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from odin_rm.core.errors import RowError
+from odin_rm.data.messages import ChatPrompt
 from odin_rm.data.rows import parse_preference_row, parse_prompt_response
 
 
@@ -19,6 +20,7 @@ def assistant(text):
 
 
 SYSTEM = {"role": "system", "content": "be kind"}
+TOOL = {"role": "tool", "content": "12"}
 
 
 def test_strings_and_chat_are_one_thing():
@@ -29,10 +31,7 @@ def test_strings_and_chat_are_one_thing():
     repeated = parse_preference_row(
         {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]}
     )
-    as_json = parse_preference_row(
-        {"prompt": json.dumps([user("a")]), "chosen": json.dumps([assistant("b")]), "rejected": "c"}
-    )
-    assert strings == chat == mixed == implicit == repeated == as_json
+    assert strings == chat == mixed == implicit == repeated
     assert (strings.prompt, strings.responses, strings.pairs, strings.margin) == ("a", ["b", "c"], [(0, 1)], 0.0)
 
 
@@ -108,6 +107,82 @@ def test_text_that_only_looks_like_a_list_stays_text():
     assert row.responses == ['[1, 2] and "role"', "[x]"]
 
 
+def test_a_string_is_text_even_where_it_is_json():
+    chat = '[{"role": "assistant", "content": "b"}]'
+    assert parse_preference_row({"prompt": "p", "chosen": chat, "rejected": "c"}).responses == [chat, "c"]
+    assert parse_prompt_response({"prompt": "p", "response": chat}) == ("p", chat)
+
+
+def test_what_a_template_reads_beside_the_text_stays():
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}]
+    spoken = assistant("Let me look.") | {"tool_calls": calls, "reasoning_content": "hm", "unused": None}
+    row = parse_preference_row({"prompt": [user("w?") | {"name": "Bob"}], "chosen": [spoken], "rejected": "no"})
+    assert row.prompt == [user("w?") | {"name": "Bob"}]
+    assert row.responses[0] == [
+        assistant("Let me look.") | {"tool_calls": calls, "reasoning_content": "hm"}  # a null is no field
+    ]
+    # Two answers that differ in a call only are two answers, and a call needs no text.
+    silent = [{"role": "assistant", "content": None, "tool_calls": calls}]
+    row = parse_preference_row({"prompt": "w?", "chosen": silent, "rejected": [{**silent[0], "tool_calls": calls * 2}]})
+    assert row.responses[0] != row.responses[1]
+
+
+def test_system_input_and_tools_enter_the_prompt():
+    rest = {"chosen": "a", "rejected": "b"}
+    assert parse_preference_row({"prompt": "p", "system": "s", **rest}).prompt == [
+        {"role": "system", "content": "s"},
+        user("p"),
+    ]
+    assert parse_preference_row({"prompt": "Translate", "input": "Good day", **rest}).prompt == "Translate\nGood day"
+    assert parse_preference_row({"prompt": "Translate: Good day", "input": "Good day", **rest}).prompt == (
+        "Translate: Good day"
+    )
+    schema = [{"type": "function", "function": {"name": "weather"}}]
+    with_tools = parse_preference_row({"prompt": "p", "tools": json.dumps(schema), **rest}).prompt
+    assert isinstance(with_tools, ChatPrompt)
+    assert (list(with_tools), with_tools.variables) == ([user("p")], {"tools": schema})
+    assert with_tools != parse_preference_row({"prompt": "p", **rest, "tools": [{"type": "other"}]}).prompt
+    assert parse_preference_row({"prompt": "p", "tools": [], "system": "", **rest}).prompt == "p"
+
+
+def test_tools_answer_and_the_assistant_may_speak_first():
+    greeted = [assistant("Hello"), user("w?")]
+    asked = [user("w?"), assistant("call"), TOOL]
+    rest = {"chosen": [assistant("yes")], "rejected": "no"}
+    assert parse_preference_row({"prompt": greeted, **rest}).prompt == greeted
+    assert parse_preference_row({"prompt": asked, **rest}).prompt == asked
+    parts = [{"role": "user", "content": [{"type": "text", "text": "w"}, {"type": "text", "text": "?"}]}]
+    assert parse_preference_row({"prompt": parts, **rest}).prompt == "w?"
+
+
+def test_a_prompt_that_responses_repeat_is_taken_off():
+    question = "What is 2 + 2?"
+    row = parse_preference_row({"prompt": question, "chosen": f"{question}\nFour.", "rejected": f"{question} Five."})
+    assert row.responses == ["Four.", "Five."]
+    for chosen, rejected in ((f"{question} 4", "Five"), (question, f"{question} 5")):  # one that does not repeat it
+        kept = parse_preference_row({"prompt": question, "chosen": chosen, "rejected": rejected})
+        assert kept.responses == [chosen, rejected]
+    short = parse_preference_row({"prompt": "Yes", "chosen": "Yes, it is", "rejected": "Yes and no"})
+    assert short.responses == ["Yes, it is", "Yes and no"]
+    # One response alone may quote its question; an echo goes on in another line.
+    assert parse_prompt_response({"prompt": question, "response": f"{question} It is 4."})[1].startswith(question)
+    assert parse_prompt_response({"prompt": question, "response": f"{question}\n4"}) == (question, "4")
+
+
+def test_dialogues_are_compared_turn_by_turn():
+    start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    whole = {"chosen": f"{start} x", "rejected": f"{start} y\n\nHuman: d\n\nAssistant: z"}
+    row = parse_preference_row(whole)
+    assert row.prompt == start.strip()
+    assert row.responses == ["x", [assistant("y"), user("d"), assistant("z")]]
+    # A prompt beside them that is their last question is not another one; text that only begins like one stays text.
+    asked = parse_preference_row({"prompt": "c", "chosen": f"{start} x", "rejected": f"{start} y"})
+    assert (asked.prompt, asked.responses) == (start.strip(), ["x", "y"])
+    written = parse_preference_row({"prompt": "Write a play", "chosen": "Human: hi", "rejected": "Human: ho"})
+    assert written.responses == ["Human: hi", "Human: ho"]
+    assert parse_prompt_response({"response": f"{start} x"}) == (start.strip(), "x")
+
+
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 LIST = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
 BAD_ROWS = [
@@ -125,7 +200,21 @@ BAD_ROWS = [
     (PAIR | {"chosen": [{"role": "gpt", "content": "a"}]}, "'chosen' message 1 has the role 'gpt'"),
     (PAIR | {"prompt": [user("a"), user("b")]}, "'prompt' has roles out of order: message 2 is 'user'"),
     (PAIR | {"prompt": [user("a"), SYSTEM]}, "'prompt' has roles out of order: message 2 is 'system'"),
-    (PAIR | {"prompt": [assistant("a"), user("b")]}, "message 1 is 'assistant', expected 'user'"),
+    (PAIR | {"prompt": [assistant("a"), assistant("b")]}, "message 2 is 'assistant', expected 'user'"),
+    (PAIR | {"prompt": [TOOL, user("b")]}, "message 1 is 'tool', expected 'user'"),
+    (PAIR | {"system": 3}, "'system' is int, not text"),
+    (PAIR | {"prompt": [SYSTEM, user("p")], "system": "be rude"}, "'system' and the system message of 'prompt'"),
+    (PAIR | {"input": 3}, "'input' is int"),
+    (PAIR | {"prompt": [user("p"), assistant("a"), user("q")], "input": "new"}, "'input' stands beside a 'prompt'"),
+    (PAIR | {"tools": "no JSON"}, "'tools' is no list of JSON schemas"),
+    (PAIR | {"chat_template_kwargs": {"messages": []}}, "'chat_template_kwargs' gives 'messages'"),
+    (PAIR | {"chosen": "a \ud83d b"}, "holds half a character"),
+    (PAIR | {"chosen": [assistant("a") | {"name": "\udc00"}]}, "holds half a character"),
+    (PAIR | {"chosen": [{"role": "assistant", "content": [{"type": "image"}]}]}, "a part of type 'image'"),
+    (
+        {"chosen": "Human: a\n\nAssistant: b\n\nHuman: c", "rejected": "Human: a\n\nAssistant: b\n\nHuman: d"},
+        "the dialogues differ in turn 3",
+    ),
     (PAIR | {"prompt": [SYSTEM]}, "'prompt' holds a system message only"),
     (PAIR | {"prompt": [user("a"), assistant("b")]}, "'prompt' does not end with a user message"),
     (PAIR | {"prompt": [user(" ")]}, "'prompt' ends with an empty user message"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,6 @@ def test_every_form_of_row_gives_its_prompt():
     rows = [
         {"prompt": "a"},
         {"prompt": CHAT},
-        {"prompt": json.dumps(CHAT)},
         {"instruction": "b", "output": "c"},
         {"prompt": "a", "chosen": "b", "rejected": "c"},
         {
@@ -46,7 +44,7 @@ def test_every_form_of_row_gives_its_prompt():
         {"prompt": [{"role": "user", "content": "lone"}]},
     ]
     found = load_prompts(rows)
-    assert found.prompts == ["a", CHAT, CHAT, "b", "a", CHAT, "Human: a\n\nAssistant:", "a", "lone"]
+    assert found.prompts == ["a", CHAT, "b", "a", CHAT, "Human: a\n\nAssistant:", "a", "lone"]
     assert found.places[1] == "in-memory rows, row 2"
 
 

@@ -150,7 +150,9 @@ def test_intervals_are_those_of_the_plain_bootstrap():
         take = np.concatenate([rows[p] for p in rng.integers(0, 60, 60)])
         drawn.append(stats.kendalltau(quality[take], attributes["words"][take]).statistic)
     one = found.attributes["words"]["pooled"]["kendall"]
-    assert one["high"] - one["low"] == pytest.approx(np.subtract(*np.quantile(drawn, [0.975, 0.025])), rel=0.2)
+    # Widths of bootstrap intervals from 400 draws differ by a tenth by chance.
+    ratio = (one["high"] - one["low"]) / np.subtract(*np.quantile(drawn, [0.975, 0.025]))
+    assert 0.83 < ratio < 1.2
 
 
 def test_without_labels_and_without_spread_the_reason_is_said():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.evaluation.attributes import (
+from odin_rm.data.attributes import (
     ATTRIBUTES,
     DEFAULT,
     FLATTERY,
@@ -20,7 +20,7 @@ from odin_rm.evaluation.attributes import (
     find_attribute,
     measure_texts,
 )
-from odin_rm.evaluation.text_view import TextView
+from odin_rm.data.text_view import TextView
 from tests.published import published
 
 

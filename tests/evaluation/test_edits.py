@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odin_rm.data.attributes import ATTRIBUTES
+from odin_rm.data.text_view import TextView
 from odin_rm.evaluation import edits
-from odin_rm.evaluation.attributes import ATTRIBUTES
 from odin_rm.evaluation.edits import EDITS, shuffled_words, swapped
-from odin_rm.evaluation.text_view import TextView
 
 ANSWER = """## Plan
 

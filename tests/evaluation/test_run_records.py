@@ -298,7 +298,7 @@ def bad_places(folder: Path) -> dict[str, Path | str]:
         "sweep.json: is not what odin-rm writes (KeyError: 'varied')": foreign,
         "rates.json: is not what odin-rm writes": folder / "rates.json",
         "holds no run": folder / "other.json",
-        "is not readable JSON": folder / "cut.json",
+        "is not valid JSON": folder / "cut.json",
         "row 1: names neither a run nor its arm": write_csv(folder / "a.csv", "tokens,score", "1,2"),
         "row 2: 'tokens' is 'many', not a number": write_csv(folder / "b.csv", "arm,tokens,score", "a,1,2", "a,many,2"),
         "row 1: 'seed' is 1.5, not a whole number": write_csv(folder / "c.csv", "arm,tokens,score,seed", "a,1,2,1.5"),

@@ -67,4 +67,5 @@ def test_shaping_has_no_door_for_a_length_reward():
         "response_tokens_R",
         "ended_R",
         "settings",
+        "groups_R",
     ]

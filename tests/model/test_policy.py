@@ -245,7 +245,7 @@ def not_a_policy(kind: str, folder) -> None:
         ("other encoder", "no causal language model"),
         ("pickle", "pickle"),
         ("no tokenizer", "tokenizer"),
-        ("broken config", "cannot load|no weights"),
+        ("broken config", "cannot load|no weights|is not valid JSON"),
         ("empty", "no such model folder"),
     ],
 )

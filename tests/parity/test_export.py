@@ -392,6 +392,6 @@ def test_an_export_without_a_comparison_is_refused(tmp_path):
 def test_a_full_folder_is_kept(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(OutputError, match="which odin-rm did not write there"):
         export_quality_head(reward_model("llama", tmp_path / "base"), tmp_path / "out", sequences=random_sequences(2))
     assert (tmp_path / "out" / "mine.txt").read_text() == "x"

@@ -8,6 +8,7 @@ import jinja2
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from odin_rm.data.render import with_fixed_date
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.stock_tokenizer import stock_tokenizer
 from tests.model.words import build_tokenizer
@@ -64,6 +65,8 @@ def test_each_conversation_is_the_same_text(name):
     tokenizer = tokenizer_with(name)
     made = stock_tokenizer(tokenizer, EncodingSettings())
     assert (made.conversations, made.pairs) == (True, "both")
+    # A template that asks for today's date writes one fixed date from then on.
+    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
     texts = [text(tokenizer, *talk) for talk in TALKS]
     assert [text(made.tokenizer, *talk) for talk in TALKS] == texts
     assert not texts[1].startswith("refused")

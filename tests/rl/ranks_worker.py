@@ -24,6 +24,7 @@ from odin_rm.rl.experience import Experience
 from odin_rm.rl.records import Rollout
 from odin_rm.workflows.rl import own as rl
 from odin_rm.workflows.rl.parts import load_parts
+from odin_rm.workflows.rl.run import train_policy
 
 ROWS = 8
 
@@ -86,7 +87,7 @@ def main(engine: str, work: str) -> None:
     for kind, settings, file in json.loads(work):
         config = RLConfig(**settings)
         if kind == "train":
-            rl.train_policy(config)
+            train_policy(config)
         else:
             whole = gradient(config)
             if torch.distributed.get_rank() == 0:

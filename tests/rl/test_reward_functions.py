@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,10 +32,10 @@ CHAT = [{"role": "user", "content": ASKED}]
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     model = reward_model("llama", tmp_path_factory.mktemp("model") / "base")
-    model.info = model.info.with_(reward_mean=0.5, reward_std=2.0)
     tokenizer = build_tokenizer("llama")
     tokenizer.chat_template = TEMPLATE
     settings = EncodingSettings(max_length=64, read_at="end_of_turn")
+    model.info = model.info.with_(reward_mean=0.5, reward_std=2.0, encoding=asdict(settings))
     return Scorer(model, tokenizer, settings, "tiny", True, model.info)
 
 

@@ -75,6 +75,7 @@ def test_a_run_writes_what_the_contract_names(
     run = train_policy(make(algorithm=algorithm, watch_steps=2, watch_size=4))
     assert capfd.readouterr().err == ""
     files = {
+        ".odin-rm.json",
         "policy",
         "metrics.jsonl",
         "samples.jsonl",

@@ -44,7 +44,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_a_run_writes_what_the_contract_names(make_config: MakeConfig, bench: Path, algorithm: str) -> None:
     run = train_policy(make_config(algorithm=algorithm, watch_steps=2, watch_size=4))
     files = {"policy", "checkpoints", "metrics.jsonl", "samples.jsonl", "config.yaml", "environment.json"}
-    files |= {"data_report.json", "watch.jsonl"}
+    files |= {"data_report.json", "watch.jsonl", ".odin-rm.json"}
     assert {path.name for path in run.iterdir()} == files
     for name in ("model.safetensors", "tokenizer.json"):
         assert (run / "policy" / name).is_file(), name

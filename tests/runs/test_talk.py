@@ -19,7 +19,8 @@ REWARD = {"loss": 0.4123, "accuracy": 0.7656, "quality_length_correlation": -0.0
     [
         (REWARD, "loss 0.41  acc 0.77  length -0.02"),
         ({"loss": 2.5, "mean_token_accuracy": 0.5, "num_tokens": 100.0}, "loss 2.50  acc 0.50"),
-        ({"loss": 0.69, "rewards/accuracies": 0.625, "rewards/margins": 0.002}, "loss 0.69  acc 0.62  margin 2.0e-03"),
+        ({"loss": 0.69, "mean_token_accuracy": 0.1, "rewards/accuracies": 0.625, "rewards/margins": 0.002},
+         "loss 0.69  acc 0.62  margin 2.0e-03"),
         ({"mean_quality_reward": -12.34, "mean_response_tokens": 123.4, "kl_to_reference": 3.21, "ended_share": 1.0},
          "quality -12.3  tokens 123  KL 3.21  ended 1.00"),
         ({"loss": float("nan"), "accuracy": None}, ""),

@@ -61,9 +61,10 @@ def serving(store: StudyStore, **settings: Any) -> Iterator[str]:
     import uvicorn
 
     from odin_rm.serve.study.app import make_app
+    from odin_rm.serve.study.server import server_settings
 
     app = make_app(store, question="Which answer is better?", **settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    server = uvicorn.Server(server_settings(app, port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

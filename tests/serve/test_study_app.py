@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from odin_rm.core.errors import DataError, OutputError
+from odin_rm.core.errors import DataError, OutputError, RowError
 from odin_rm.serve.study.app import LOCAL_HOSTS, make_app
 from odin_rm.serve.study.design import turns
 from odin_rm.serve.study.run import write_results
@@ -165,12 +165,11 @@ def test_a_token_guards_every_call_and_a_foreign_host_or_form_is_refused(make_st
     assert local.post("/api/start", **form).status_code == 422
 
 
-def test_half_characters_in_answers_do_no_harm(room, make_store):
+def test_half_characters_in_answers_are_refused(room, make_store):
     rows = json.loads(Path("a.json").read_text())
     Path("a.json").write_text(json.dumps([{**row, "output": row["output"] + " \ud83d"} for row in rows]))
-    rater = Rater(client_of(make_store()), "Ann")
-    rater.prefer("a")
-    assert rater.state["done"] == 12
+    with pytest.raises(RowError, match="holds half a character"):
+        make_store()
 
 
 def test_results_by_hand_and_win_rate_reads_the_rows(room, make_store):

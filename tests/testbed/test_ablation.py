@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.ablation import COLUMNS, VARIANTS, AblationTrainer, slot_groups, table
+from benchmarks.ablation import COLUMNS, VARIANTS, Ablated, slot_groups, table
 
 from odin_rm.core.types import RewardScores
+from odin_rm.objectives.objective import COMPLETE
+from odin_rm.objectives.registry import OdinSettings
 
 
 def batch(pairs: int = 8) -> Any:
     rng = np.random.default_rng(0)
     responses = 2 * pairs
     order = torch.as_tensor(rng.permutation(responses))
+    tokens_R = torch.as_tensor(rng.integers(5, 60, responses), dtype=torch.float64)
     return SimpleNamespace(
-        tokens_R=torch.as_tensor(rng.integers(5, 60, responses), dtype=torch.float64),
+        tokens_R=tokens_R,
+        attributes={"response_tokens": tokens_R},
         prompt_R=torch.arange(responses),
         chosen_B=order[:pairs],
         rejected_B=order[pairs:],
@@ -29,11 +33,8 @@ def batch(pairs: int = 8) -> Any:
     )
 
 
-def trainer(group: int | None, length_weight: float = 1.0) -> AblationTrainer:
-    made = AblationTrainer.__new__(AblationTrainer)
-    made.group, made.by_length = group, False
-    made.config = SimpleNamespace(length_weight=length_weight, length_scope="batch")  # type: ignore[assignment]
-    return made
+def objective(group: int | None, length_weight: float = 1.0) -> Ablated:
+    return Ablated(OdinSettings(length_weight=length_weight), group)
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3, 8])
@@ -46,20 +47,21 @@ def test_length_term_is_the_mean_over_groups_of_pairs(pairs: int) -> None:
         quality = np.corrcoef(b.quality.numpy()[slots], tokens)[0, 1]
         expected.append(abs(quality) - np.corrcoef(b.length.numpy()[slots], tokens)[0, 1])
     groups = slot_groups(b, 2 * pairs, by_length=False)
-    got = AblationTrainer.length_term(b.quality, b.length, b.tokens_R, groups)
+    got = Ablated.length_term(b.quality, b.length, b.tokens_R, groups)
     assert float(got) == pytest.approx(np.mean(expected), abs=1e-12)
 
 
 def test_one_group_is_the_exact_batch_and_small_groups_are_not() -> None:
     b = batch()
     scores = RewardScores(b.quality, b.length)
-    exact = trainer(None).objective(scores, b)
-    assert float(trainer(16).objective(scores, b).total) == pytest.approx(float(exact.total), abs=1e-12)
-    small = trainer(4).objective(scores, b)
+    exact = objective(None).value(scores, b, COMPLETE)
+    assert float(objective(16).value(scores, b, COMPLETE).total) == pytest.approx(float(exact.total), abs=1e-12)
+    small = objective(4).value(scores, b, COMPLETE)
     assert abs(float(small.total) - float(exact.total)) > 1e-3
-    assert float(small.ranking) == float(exact.ranking)
-    halved = trainer(4, length_weight=0.5).objective(scores, b)
-    assert float(halved.total - halved.ranking) == pytest.approx(0.5 * float(small.total - small.ranking))
+    ranking = small.metrics["ranking_loss"]
+    assert float(ranking) == float(exact.metrics["ranking_loss"])
+    halved = objective(4, length_weight=0.5).value(scores, b, COMPLETE)
+    assert float(halved.total - ranking) == pytest.approx(0.5 * float(small.total - ranking))
 
 
 def test_groups_by_length_hold_each_slot_once_and_do_not_overlap_in_length() -> None:

@@ -176,3 +176,11 @@ def test_bad_settings_are_refused_by_name(tmp_path: Path, knobs: dict, flag: str
         config(tmp_path, **knobs)
     with pytest.raises(ConfigError, match="--output"):
         QuickstartConfig()
+
+
+def test_the_reward_story_comes_first_and_full_adds_the_policies(tmp_path: Path) -> None:
+    output = str(tmp_path)
+    assert QuickstartConfig(output=output).sweep == "none"
+    assert QuickstartConfig(output=output, full=True).sweep == "small"
+    assert QuickstartConfig(output=output, full=True, sweep="full").sweep == "full"
+    assert QuickstartConfig(output=output, sweep="small").sweep == "small"

@@ -55,6 +55,7 @@ def test_figures_by_hand() -> None:
     assert odin.area.value == pytest.approx(6 * 0.5 + 12 * 0.75)
     assert figures["length_only"].area.value == 0
     assert figures["length_only"].length_ratio.low is None
+    assert figures["length_only"].area.why == figures["length_only"].length_ratio.why == "no interval: one run"
 
 
 def test_comparisons_by_hand() -> None:
@@ -158,4 +159,4 @@ def test_undefined_figures_are_words_in_the_table() -> None:
     assert isinstance(figures["odin"].area, Figure)
     assert figures["odin"].area.low is None
     assert "one run" in figures["odin"].mean_tokens.why
-    assert "needs two" in figures["odin"].area.why
+    assert "one run" in figures["odin"].area.why

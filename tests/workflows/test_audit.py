@@ -60,7 +60,7 @@ def models(monkeypatch) -> dict[str, Any]:
         calls["scored"].append(data.num_pairs)
         progress(data.num_responses)
         ids = [data.input_ids(r) for r in range(data.num_responses)]
-        return preference_scoring.as_scored(data, reward(scorer, data.response_tokens, ids), None, scorer.name)
+        return preference_scoring.as_scored(data, {"quality": reward(scorer, data.response_tokens, ids)}, scorer.name)
 
     def score_texts(scorer, prompts, responses, *, microbatch_tokens):
         tokens = np.array([len(text.split()) for text in responses])
@@ -100,7 +100,7 @@ def test_one_model_writes_audit_json_figures_and_page(models, rows, tmp_path) ->
     assert content["length_unit"] == "response tokens"
     assert "true_quality_agreement" in content
     assert (out / "report.html").exists()
-    assert len(list(out.glob("*.png"))) == 4
+    assert len(list(out.glob("*.png"))) == 5  # four of length, one of all attributes
     assert not (out / "comparison.json").exists()
     assert not list(tmp_path.glob(".out*"))
 
@@ -152,9 +152,14 @@ def test_a_folder_with_an_audit_is_kept_unless_told_otherwise(models, rows, tmp_
 def test_an_audit_never_replaces_a_training_run(models, rows, tmp_path) -> None:
     (tmp_path / "run" / "model").mkdir(parents=True)
     config = AuditConfig(model="pay-1", dataset=str(rows), output=str(tmp_path / "run"), overwrite_output_dir=True)
+    (tmp_path / "run" / "model" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds model, which odin-rm did not write there"):
+        run_audit(config)
+    (tmp_path / "run" / ".odin-rm.json").write_text('{"command": "reward"}')
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
     with pytest.raises(OutputError, match="holds another run"):
         run_audit(config)
-    assert (tmp_path / "run" / "model").is_dir()
+    assert (tmp_path / "run" / "model" / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("trouble", ["model", "rows"])
@@ -250,7 +255,7 @@ def test_settings_that_cannot_work_are_refused_at_once() -> None:
 
 def test_an_earlier_audit_that_is_none(tmp_path) -> None:
     (tmp_path / "audit.json").write_text("[1, 2")
-    with pytest.raises(DataError, match="not readable JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         run_audit(AuditConfig(compare=[str(tmp_path / "audit.json")], output=str(tmp_path / "o")))
     with pytest.raises(DataError, match="no such file"):
         run_audit(AuditConfig(compare=[str(tmp_path / "gone.json")], output=str(tmp_path / "o")))

@@ -155,7 +155,6 @@ def test_the_sentence_names_what_is_clear(tmp_path):
     [
         ({"model": "m"}, "--model: does not go with --scores"),
         ({"dataset": "d"}, "--dataset: does not go with --scores"),
-        ({"scores": None, "columns": ["a=b"], "model": "m", "dataset": "d"}, "--columns: has no effect without"),
         ({"scores": None}, "there is no model to audit"),
     ],
 )

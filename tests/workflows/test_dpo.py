@@ -74,6 +74,7 @@ def test_the_run_folder_and_what_it_learns(dpo: Dpo, capfd: pytest.CaptureFixtur
     assert re.fullmatch(rf"step \d+/\d+  {figures}  \d:\d\d in all\n", shown.out)
     assert shown.err == ""
     assert {p.name for p in run.iterdir()} == {
+        ".odin-rm.json",
         "checkpoints",
         "config.yaml",
         "data_report.json",

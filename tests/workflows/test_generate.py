@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on_and_ends_as_a_whole_one_would(generate, monkeypat
     with Path("out.json.partial.jsonl").open("ab") as file:
         file.write(cut)  # what a kill in the middle of a line leaves
     for changes in ({"seed": 1}, {"temperature": 0.0}, {"limit": 9}):
-        with pytest.raises(OutputError, match="was left by a run with another"):
+        with pytest.raises(OutputError, match="was left by a stopped run with another"):
             generate(**changes)
     with monkeypatch.context() as patch:
         seen = spy_on_engine(patch)

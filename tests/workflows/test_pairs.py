@@ -79,7 +79,8 @@ def test_a_margin(margin, pairs, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".parquet"])
 def test_the_pairs_are_preferences_in_every_format(suffix, tmp_path):
-    text_rows = [row for row in LONG if isinstance(row["prompt"], str)]
+    answers = {"yes": 1.0, "no": 0.5, "rice": 2.0}
+    text_rows = [{"prompt": "why", "response": text, "quality": value} for text, value in answers.items()]
     source, target = write(tmp_path / "scored.jsonl", text_rows), tmp_path / f"pairs{suffix}"
     run_pairs(PairsConfig(input=source, output=str(target)))
     data = load_preferences(str(target), build_tokenizer("llama"))

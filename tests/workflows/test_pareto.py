@@ -253,8 +253,11 @@ def test_folders_that_hold_something_else_are_left_alone(table, tmp_path):
     with pytest.raises(OutputError, match="already holds fronts"):
         fronts(tmp_path, table, overwrite_output_dir=False)
     training_run(tmp_path / "run", [1.0], [1.0])
-    with pytest.raises(OutputError, match="holds another run"):
+    with pytest.raises(OutputError, match="did not write there"):
         run_pareto(ParetoConfig(output=str(tmp_path / "run"), runs=[table]))
+    (tmp_path / "run" / ".odin-rm.json").write_text('{"command": "rl"}')
+    with pytest.raises(OutputError, match="holds another run"):
+        run_pareto(ParetoConfig(output=str(tmp_path / "run"), runs=[table], overwrite_output_dir=True))
 
 
 def test_on_annotations_of_our_own(tmp_path):

@@ -98,7 +98,7 @@ def test_torchrun_gives_one_run_with_the_weights_of_one_process(
     )
     logs = {(p.parent.name, p.stem): p.read_text() for p in (tmp_path / "logs").rglob("std*.log")}
     assert done.returncode == 0, done.stderr[-2000:] + str(logs)
-    assert logs["0", "stdout"].strip().splitlines()[-1].startswith("Reward model written to ")
+    assert logs["0", "stdout"].strip().splitlines()[-2].startswith("Reward model written to ")
     assert logs["1", "stdout"] == logs["1", "stderr"] == ""
 
     two = tmp_path / "two"

@@ -260,7 +260,7 @@ def broken_settings(place: Path) -> Path:
 BAD |= {
     "empty metrics": (empty_metrics, "metrics.jsonl: the file is empty"),
     "broken in the middle": (broken_middle, "row 2: is not valid JSON"),
-    "broken settings": (broken_settings, "config.yaml: is not readable YAML"),
+    "broken settings": (broken_settings, "config.yaml: is not valid YAML"),
 }
 
 

@@ -128,6 +128,11 @@ def test_other_field_names(model, tmp_path, capsys):
     assert "--prompt_field and --response_field" in line
     flags = ["--prompt_field", "instruction", "--response_field", "output"]
     assert score(model, source, tmp_path / "out.jsonl", *flags) == 0
+    columns = ["--columns", "prompt=instruction", "response=output"]
+    assert score(model, source, tmp_path / "c.jsonl", *columns) == 0
+    assert read(tmp_path / "c.jsonl") == read(tmp_path / "out.jsonl")  # the same rows, under their own names
+    line = refused(capsys, model, source, tmp_path / "d.jsonl", "--columns", "prompt=instruktion")
+    assert "has no column 'instruktion' (it has instruction, output)" in line
     write(tmp_path / "plain.jsonl", [{"prompt": "why", "response": "no"}])
     assert score(model, tmp_path / "plain.jsonl", tmp_path / "b.jsonl") == 0
     assert read(tmp_path / "out.jsonl")[0]["quality"] == read(tmp_path / "b.jsonl")[0]["quality"]
@@ -346,7 +351,7 @@ def test_a_score_that_is_not_finite_names_its_row(model, tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_nothing_half_written(number, model, tmp_path, monkeypatch):
+def test_the_same_command_goes_on_after_an_interrupt(number, model, tmp_path, monkeypatch):
     assert threading.current_thread() is threading.main_thread()
     source = write(tmp_path / "in.jsonl", make_rows(9))
     honest, calls = scoring.score_sequences, []
@@ -361,8 +366,34 @@ def test_an_interrupt_leaves_nothing_half_written(number, model, tmp_path, monke
     before = signal.getsignal(signal.SIGTERM)
     assert score(model, source, tmp_path / "out.jsonl", "--chunk_rows", "3") == 130
     assert len(calls) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial.jsonl"]
     assert signal.getsignal(signal.SIGTERM) is before
+    assert score(model, source, tmp_path / "out.jsonl", "--chunk_rows", "3") == 0
+    assert len(calls) == 4  # the first of three chunks is not scored again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    assert score(model, source, tmp_path / "whole.jsonl", "--chunk_rows", "3") == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_what_a_stopped_run_left_counts_for_the_same_work_only(model, tmp_path, monkeypatch, capsys):
+    source = write(tmp_path / "in.jsonl", make_rows(9))
+    honest, calls = scoring.score_sequences, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr(scoring, "score_sequences", interrupted)
+    assert score(model, source, tmp_path / "out.jsonl", "--chunk_rows", "3") == 130
+    write(source, make_rows(8))
+    capsys.readouterr()
+    said = refused(capsys, model, source, tmp_path / "out.jsonl", "--chunk_rows", "3")
+    assert "was left by a stopped run with another input_sha256. Delete it to start anew" in said
+    assert score(model, source, tmp_path / "out.jsonl", "--chunk_rows", "3", "--overwrite") == 0
+    assert len(calls) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 def test_rows_are_counted_where_that_is_cheap(tmp_path):

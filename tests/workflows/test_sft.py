@@ -84,6 +84,7 @@ def test_the_run_folder(sft: Sft, capfd: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"step 6/6  loss \d\.\d\d  acc \d\.\d\d  \S+ tokens/s  \d:\d\d in all\n", shown.out)
     assert shown.err == ""
     assert {p.name for p in run.iterdir()} == {
+        ".odin-rm.json",
         "checkpoints",
         "config.yaml",
         "data_report.json",
@@ -130,7 +131,9 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(sft: Sft, bed: dict[s
         sft(resume_from_checkpoint="true", dataset=str(fewer))
     (tmp_path / "run" / "checkpoints" / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"optimizer\.pt is damaged"):
-        sft(resume_from_checkpoint="true")
+        sft(resume_from_checkpoint=str(tmp_path / "run" / "checkpoints" / "checkpoint-6"))
+    sft(resume_from_checkpoint="true")  # from the one before
+    assert [row["step"] for row in read_metrics(tmp_path / "run") if "loss" in row] == list(range(1, 7))
 
 
 def test_held_out_loss_is_logged(sft: Sft, bed: dict[str, Path]) -> None:

@@ -19,8 +19,8 @@ class Command:
         run: the place of the function that takes such a config, does the work and prints what came out; it returns an
             exit code, or ``None`` for 0.
         described: the place of the dataclass that help is made of, where importing ``config`` would take long.
-        first: the field that a word before all flags is the value of (``odin-rm benchmark NAME``).
         swept: whether ``odin-rm sweep`` can run it many times.
+        kept: what a run that the machine has ended leaves, and how to go on from it.
     """
 
     summary: str
@@ -29,8 +29,8 @@ class Command:
     config: str
     run: str
     described: str = ""
-    first: str = ""
     swept: bool = True
+    kept: str = "Then run the same command again."
 
     @property
     def options(self) -> str:
@@ -44,6 +44,9 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_TRAINED = "Checkpoints that were saved are kept: go on with --resume_from_checkpoint auto."
+_DONE = "What was done so far is kept: run the same command again to go on."
+
 COMMANDS: dict[str, Command] = {
     "quickstart": Command(
         summary="The whole story on the embedded testbed: train, audit and compare, in minutes on a CPU.",
@@ -51,6 +54,7 @@ COMMANDS: dict[str, Command] = {
         example="odin-rm quickstart --output quickstart --seed 0",
         config="odin_rm.testbed.quickstart_config:QuickstartConfig",
         run="odin_rm.cli.quickstart:run",
+        kept=_DONE,
     ),
     "reward": Command(
         summary="Train a reward model that does not pay for length.",
@@ -63,6 +67,7 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.reward.config:RewardConfig",
         run="odin_rm.cli.training:run_reward",
         described="odin_rm.reward.options:RewardOptions",
+        kept=_TRAINED,
     ),
     "score": Command(
         summary="Score rows of prompt and response, or of rendered text; same rows, same order, scores added.",
@@ -70,6 +75,7 @@ COMMANDS: dict[str, Command] = {
         example="odin-rm score --model runs/odin/model --input responses.jsonl --output scored.jsonl",
         config="odin_rm.workflows.score.config:ScoreConfig",
         run="odin_rm.cli.score:run",
+        kept=_DONE,
     ),
     "pairs": Command(
         summary="Best and worst response to each prompt by their scores, as preferences for DPO.",
@@ -88,6 +94,7 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.audit.config:AuditConfig",
         run="odin_rm.cli.audit:run",
+        kept=_DONE,
     ),
     "probe": Command(
         summary="What can this reward be bought with? Edits that change one thing, and what the reward pays for each.",
@@ -119,7 +126,6 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.benchmark.config:BenchmarkConfig",
         run="odin_rm.cli.benchmark:run",
-        first="name",
     ),
     "export": Command(
         summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",
@@ -135,6 +141,7 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.policy.sft:SFTRunConfig",
         run="odin_rm.cli.training:run_sft",
         described="odin_rm.workflows.policy.options:SFTOptions",
+        kept=_TRAINED,
     ),
     "dpo": Command(
         summary="Train a policy on preferences without a reward model (direct preference optimisation).",
@@ -143,6 +150,7 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.policy.dpo:DPORunConfig",
         run="odin_rm.cli.training:run_dpo",
         described="odin_rm.workflows.policy.options:DPOOptions",
+        kept=_TRAINED,
     ),
     "rl": Command(
         summary="Train a policy on the quality reward by PPO, ReMax, RLOO or GRPO, watched for reward hacking.",
@@ -154,6 +162,7 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.rl.config:RLConfig",
         run="odin_rm.cli.training:run_rl",
+        kept=_TRAINED,
     ),
     "generate": Command(
         summary="Write a model's responses to a prompt file, in AlpacaEval's output format; resumable.",
@@ -164,6 +173,7 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.generate.config:GenerateConfig",
         run="odin_rm.cli.generate:run",
+        kept=_DONE,
     ),
     "judge": Command(
         summary="Judge a candidate's outputs against a baseline's in both orders; cached and resumable.",
@@ -174,6 +184,7 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.judge.config:JudgeConfig",
         run="odin_rm.cli.judge:run",
+        kept=_DONE,
     ),
     "win-rate": Command(
         summary="Win rate, win score and length-controlled win rates from annotation files.",
@@ -192,6 +203,7 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.evaluate.config:EvaluateConfig",
         run="odin_rm.cli.evaluate:run",
         swept=False,
+        kept=_DONE,
     ),
     "retention": Command(
         summary="What training has cost: MMLU, BBH, DROP, TruthfulQA or other benchmarks before and after, paired.",
@@ -202,6 +214,7 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.retention.config:RetentionConfig",
         run="odin_rm.cli.retention:run",
+        kept=_DONE,
     ),
     "sweep": Command(
         summary="Run a command over a grid or random draws of its settings; resumable, failed runs isolated.",
@@ -210,6 +223,7 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.sweep.config:SweepConfig",
         run="odin_rm.cli.sweep:run",
         swept=False,
+        kept=_DONE,
     ),
     "pareto": Command(
         summary="Fronts of score against length over many runs: intervals, matched lengths, the paper's figures.",
@@ -232,6 +246,7 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.testbed.reproduce_config:ReproduceConfig",
         run="odin_rm.cli.reproduce:run",
         swept=False,
+        kept=_DONE,
     ),
     "report": Command(
         summary="One HTML page on a run or several: tables, zoomable figures, texts side by side, settings.",

@@ -47,6 +47,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str], command: str) 
     if is_main_process():
         for old, new in parser.old_names(argv).items():
             say(f"odin-rm {command}: note: {old} is called {new} now", error=True)
+    _refuse_nul(config_class, values)
     _refuse_empty(config_class, values)
     try:
         return config_class(**values)
@@ -75,6 +76,14 @@ def print_help(config_class: type[Any], command: str, *, inherited: bool) -> Non
         inherited: list the settings of transformers' and TRL's training arguments too.
     """
     ConfigParser(config_class, command, inherited=inherited).print_help()
+
+
+def _refuse_nul(config_class: type[Any], values: dict[str, Any]) -> None:
+    """Refuse a NUL byte, which a YAML file can hold and no path or text may."""
+    for item in dataclasses.fields(config_class):
+        given = values.get(item.name)
+        if any(isinstance(text, str) and "\0" in text for text in (given if type(given) is list else [given])):
+            raise ConfigError("holds a NUL byte", where=f"--{flag_of(item)}", fix="Give it without.")
 
 
 def _refuse_empty(config_class: type[Any], values: dict[str, Any]) -> None:

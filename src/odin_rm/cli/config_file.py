@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import types
 import typing
-from pathlib import Path
 from typing import Any, Literal, Union
 
 import yaml
 
-from odin_rm.core.errors import ConfigError
+from odin_rm.core.errors import ConfigError, DataError
+from odin_rm.core.reading import parse_yaml, read_text
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
@@ -22,16 +22,17 @@ def read_config_file(path: str) -> dict[str, Any]:
         ConfigError: the file is missing, not YAML, not a mapping, or gives a key twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = "no such config file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        text = read_text(path)
+    except DataError as error:
+        what = "no such config file" if isinstance(error, FileNotFoundError) else error.what
         raise ConfigError(what, where=path, fix="Check the path after --config.") from error
     try:
-        values = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        values = parse_yaml(text, loader=_StrictLoader)
+    except DataError as error:
+        mark = getattr(error.__cause__, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else path
-        what = f"is not valid YAML ({getattr(error, 'problem', None) or error})"
+        problem = getattr(error.__cause__, "problem", None)
+        what = f"is not valid YAML ({problem})" if problem else error.what
         raise ConfigError(what, where=place, fix="Write one 'name: value' per line.") from error
     if values is None:
         return {}

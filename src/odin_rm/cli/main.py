@@ -1,6 +1,7 @@
 """The ``odin-rm`` command: finds the command in the table, runs it, and turns errors into exit codes.
 
-0 done; 2 the user's input or flags are wrong (one line, no traceback); 130 interrupted, state saved; 1 our fault.
+0 done; 2 the user's input or flags are wrong (one line, no traceback); 130 interrupted, state saved; 1 the machine
+cannot go on (one line: a full disk, a full memory), or it is our fault (a traceback).
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from odin_rm.cli.log_lines import shown_log
 from odin_rm.cli.next_steps import AFTER
 from odin_rm.core import console
 from odin_rm.core.console import say
-from odin_rm.core.errors import ConfigError, OdinError, RunInterrupted
+from odin_rm.core.errors import ConfigError, MachineError, OdinError, RunInterrupted
 from odin_rm.core.hub import quiet_hub
 from odin_rm.core.progress import duration
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
+from odin_rm.core.system import system_error
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as of programs that SIGPIPE ends
@@ -70,6 +72,9 @@ def _run(command: str, arguments: list[str]) -> int:
             sys.stdout.flush()
             return code
     except OdinError as error:
+        kept = COMMANDS[command].kept
+        if isinstance(error, MachineError) and kept not in error.fix and "--resume_from_checkpoint" not in error.fix:
+            error.fix = f"{error.fix} {kept}".strip()
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
             say(f"odin-rm {command}: {kind}: {error}", error=True)
@@ -84,6 +89,10 @@ def _run(command: str, arguments: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
             return PIPE_CLOSED
+        told = system_error(error, COMMANDS[command].kept)
+        if told is not None:
+            say(f"odin-rm {command}: error: {told}", error=True)
+            return told.exit_code
         say(traceback.format_exc().rstrip(), error=True)
         say(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", error=True)
         return 1
@@ -99,8 +108,6 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
         inherited = wants_all(arguments)
         print_help(load(about.config if inherited else about.options), command, inherited=inherited)
         raise SystemExit(0)
-    if about.first and arguments and not arguments[0].startswith("-"):
-        arguments = [f"--{about.first}", *arguments]
     began = time.monotonic()
     config = parse_config(load(about.config), arguments, command)
     with shown_log() if console.level() == console.VERBOSE else nullcontext():

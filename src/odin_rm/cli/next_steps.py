@@ -20,6 +20,10 @@ def _reward(c: Any) -> Words:
     return _line("audit", model=run / "model", dataset=c.eval_dataset or c.dataset, output=run / "audit")
 
 
+def _pairs(c: Any) -> Words:
+    return _line("dpo", model="POLICY", dataset=c.output, output="runs/dpo")
+
+
 def _audit(c: Any) -> Words:
     if c.scores:
         return _page(Path(c.output) / "report.html")
@@ -122,6 +126,7 @@ def _nothing(c: Any) -> Words:
 AFTER: dict[str, Callable[[Any], Words]] = {
     "quickstart": _quickstart,
     "reward": _reward,
+    "pairs": _pairs,
     "score": _score,
     "audit": _audit,
     "probe": _probe,
@@ -141,6 +146,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "reproduce": _reproduce,
     "report": _report,
     "study": _study,
+    "serve": _nothing,
     "doctor": _doctor,
     "cache": _nothing,
     "completion": _nothing,

@@ -67,7 +67,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
-            return action.dest
+            return str(action.metavar or action.dest)
         outdated = getattr(action, "outdated", ())
         names = [name for name in action.option_strings if "-" not in name.lstrip("-") and name not in outdated]
         if action.nargs == 0 or not names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from odin_rm.core.console import say
+from odin_rm.core.console import remark, say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run(config: QuickstartConfig) -> None:
     quiet_transformers()
     from odin_rm.testbed.experiment import run_quickstart
 
-    story = run_quickstart(config, say=lambda line: say(line))
+    story = run_quickstart(config, say=remark)
     print_audits(story.arms)
     if story.figures:
         print_policies(story.figures)

@@ -11,7 +11,7 @@ import yaml
 from odin_rm.cli.commands import COMMANDS, load
 from odin_rm.cli.config import parse_config
 from odin_rm.cli.parser import stock_base
-from odin_rm.core.console import say
+from odin_rm.core.console import remark, say
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_text
 from odin_rm.core.hub import quiet_transformers
@@ -32,7 +32,7 @@ def run(config: ReproduceConfig) -> None:
         seed=config.seed,
         workers=config.workers,
         overwrite=config.overwrite_output_dir,
-        say=lambda line: say(line),
+        say=remark,
     )
     print_conclusions(content)
     folder = Path(config.output)
@@ -79,7 +79,7 @@ def check_config(command: str, text: str, room: Path) -> int:
         OdinError: what the command itself would say.
     """
     file = room / f"{command}.yaml"
-    file.write_text(text, encoding="utf-8")
+    atomic_write_text(file, text)
     if command != "sweep":
         config_class = load(COMMANDS[command].config)
         # What a GPU alone can do is no fault of the config: transformers would refuse bf16 on a machine without one.

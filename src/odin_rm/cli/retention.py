@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from odin_rm.core.console import say
+from odin_rm.core.console import remark, say
 from odin_rm.core.hub import quiet_transformers
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def run(config: RetentionConfig) -> None:
     quiet_transformers()
     from odin_rm.workflows.retention.run import run_retention
 
-    print_table(run_retention(config, lambda text: say(text, error=True)))
+    print_table(run_retention(config, remark))
     say(f"Written to {config.output}")
 
 

@@ -28,5 +28,16 @@ def run(config: ScoreConfig) -> None:
         say(f"{report.completed:,} texts were completed to the template's ending")
     if report.cut:
         say(f"{report.cut:,} texts have no end token and were scored as cut")
+    if report.rewritten:
+        say(
+            f"{report.rewritten:,} responses are not read as written: the chat template leaves a part out or changes "
+            "it (response_tokens counts all of it)"
+        )
+    if report.unrendered:
+        say(f"The template does not write what rows hold in {', '.join(sorted(report.unrendered))}")
+    if report.template_date:
+        say(f"The chat template asks for today's date and gets {report.template_date}, on any day")
+    if report.layouts:
+        say(f"Read as: {', '.join(report.layouts)}")
     if report.bad_rows:
         say(f"{report.bad_rows:,} unusable rows have no quality; {skipped_file(config.output)} says why")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from odin_rm.cli.main import INTERRUPTED, main
-from odin_rm.core.files import atomic_write_json
+from odin_rm.core.files import atomic_write_json, written
 from odin_rm.core.lock import file_lock
 from odin_rm.workflows.sweep.run import read_end
 
@@ -29,7 +29,7 @@ def run_once(folder: Path, name: str, command: str) -> int:
         if end is not None:
             return int(end["code"])
         shutil.rmtree(folder / "runs" / name, ignore_errors=True)  # what a killed run has left
-        with (state / f"{name}.log").open("wb") as log:
+        with written(state / f"{name}.log") as log:
             for stream in (sys.stdout, sys.stderr):
                 os.dup2(log.fileno(), stream.fileno())
         start = time.monotonic()

@@ -1,7 +1,8 @@
 """One exception tree. Each error says what is wrong, where, and how to mend it, in one line.
 
-``exit_code`` is what the command line returns: 2 for the user's input or flags, 130 for an interrupted run whose state
-is saved. Anything that is not an ``OdinError`` is our fault and ends with 1 and a traceback.
+``exit_code`` is what the command line returns: 2 for the user's input or flags, 1 for a machine that cannot go on
+(a full disk), 130 for an interrupted run whose state is saved. Anything that is not an ``OdinError`` is our fault and
+ends with 1 and a traceback.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class DataError(OdinError, ValueError):
     """A file, row or field of the data is unusable."""
 
 
+class MissingFileError(DataError, FileNotFoundError):
+    """There is no such file."""
+
+
 class RowError(DataError):
     """One row is unusable; the reader may skip it when told to (``--on_bad_row skip``)."""
 
@@ -75,6 +80,12 @@ class ExportError(ModelError):
 
 class OutputError(OdinError):
     """The output place cannot be used (it holds another run, is not writable, ...)."""
+
+
+class MachineError(OutputError):
+    """The machine cannot go on: the disk or the memory is full, a device fails. No flag is wrong."""
+
+    exit_code = 1
 
 
 class CheckpointError(OdinError):

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from odin_rm.core.atomic import (
-    PathLike,
+    append_bytes,
     append_jsonl,
     atomic_file,
     atomic_folder,
@@ -21,13 +21,18 @@ from odin_rm.core.atomic import (
     atomic_write_text,
     dump_json,
     json_safe,
+    staged_folder,
+    swap_in,
+    written,
 )
 from odin_rm.core.rows import FORMATS, RowWriter, bad_row, json_name, read_rows, row_format
+from odin_rm.core.system import PathLike
 
 __all__ = [
     "FORMATS",
     "PathLike",
     "RowWriter",
+    "append_bytes",
     "append_jsonl",
     "atomic_file",
     "atomic_folder",
@@ -41,6 +46,9 @@ __all__ = [
     "json_safe",
     "read_rows",
     "row_format",
+    "staged_folder",
+    "swap_in",
+    "written",
 ]
 
 _PACKAGES = (

@@ -82,6 +82,8 @@ def option(
     old: Collection[str] = (),
     instead: str | None = None,
     positional: bool = False,
+    elsewhere: Any = None,
+    needs: str | None = None,
 ) -> Any:
     """A field of a config.
 
@@ -99,6 +101,8 @@ def option(
         old: further old spellings, which keep working with a line that names the new one.
         instead: the flag to use instead of this one, which keeps working too but is not listed.
         positional: it is the word after the command, not a flag.
+        elsewhere: its value in configs of objectives that do not have it (:mod:`odin_rm.objectives.flags`).
+        needs: what such an objective lacks, for the message.
     """
     metadata: dict[str, Any] = {"help": help}
     if choices is not None:
@@ -108,6 +112,7 @@ def option(
     extra = {"group": group, "required": required, "flag": flag, "stock": stock, "old": tuple(old), "instead": instead}
     extra["positional"] = positional
     metadata |= {name: value for name, value in extra.items() if value}
+    metadata |= {name: value for name, value in {"elsewhere": elsewhere, "needs": needs}.items() if value is not None}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=partial(_copy, default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

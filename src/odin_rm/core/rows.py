@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
+import re
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +22,15 @@ from typing import IO, Any
 
 from odin_rm.core.atomic import PathLike, atomic_file, dump_json
 from odin_rm.core.errors import DataError, OutputError, RowError
+from odin_rm.core.parquet import ROWS_AT_ONCE, ParquetRows
+from odin_rm.core.reading import LARGEST_TEXT, LONGEST_LINE, parse_json
+from odin_rm.core.system import cannot_read, shown_path, system_error
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 Row = dict[str, Any]
 OnBadRow = Callable[[RowError], None] | None
 
-_PARQUET_ROWS = 1024
+_MOST_BLANK = 1_000_000
 _MAGIC = {b"\x1f\x8b": "gzip (.gz)", b"PAR1": "Parquet (.parquet)", b"PK\x03\x04": "zip"}
 
 
@@ -66,9 +69,9 @@ def read_rows(path: PathLike, on_bad_row: OnBadRow = None) -> Iterator[tuple[int
         suffix, gzipped = row_format(file)
         empty = file.stat().st_size == 0
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        what = "no such file" if missing else f"cannot be read ({error.strerror})"
-        raise DataError(what, where=str(path), fix="Check the path.") from error
+        raise cannot_read(path, error) from error
+    except ValueError as error:  # a name with a NUL byte
+        raise error if isinstance(error, DataError) else cannot_read(path, error) from error
     if empty:
         raise DataError("the file is empty", where=str(path), fix="Give a file with at least one row.")
     return _stream(file, suffix, gzipped, on_bad_row)
@@ -101,9 +104,29 @@ def _reading(path: Path, gzipped: bool) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"broken gzip ({error})", where=str(path), fix="Fetch it again, or drop the .gz.") from error
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror or error})", where=str(path), fix="Check the file."
-        ) from error
+        raise cannot_read(path, error) from error
+    except MemoryError as error:
+        raise _too_long(path) from error
+
+
+def _too_long(path: Path, number: int | None = None) -> DataError:
+    place = shown_path(path) if number is None else f"{shown_path(path)}, line {number}"
+    what = f"holds a line or a cell of more than {LONGEST_LINE / 2**20:,.0f} MiB"
+    return DataError(what, where=place, fix="Check that it is the right file, with one row per line.")
+
+
+def _lines(path: Path, file: IO[Any]) -> Iterator[Any]:
+    """The lines of a file, each of bounded length; a file of nothing but ends of lines is refused as well."""
+    number = blank = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise _too_long(path, number)
+        blank = 0 if line.strip() else blank + 1
+        if blank > _MOST_BLANK:
+            what = f"holds more than {_MOST_BLANK:,} blank lines in a row"
+            raise DataError(what, where=shown_path(path), fix="Check that it is the right file.")
+        yield line
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:
@@ -116,6 +139,29 @@ def _refuse_binary(path: Path, head: bytes) -> None:
         raise DataError("is binary, not UTF-8 text", where=str(path), fix="Save it as UTF-8 text.")
 
 
+HALF_CHARACTER = "holds half a character (a lone surrogate)"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def has_half_character(value: Any) -> bool:
+    """Whether text, or text anywhere in lists and mappings, holds a lone surrogate, which no UTF-8 file can.
+
+    Two escapes that make one character together are that character once JSON is read, so they are none.
+    """
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if not one.isascii() and _SURROGATE.search(one):
+                return True
+        elif isinstance(one, Mapping):
+            waiting += one.keys()
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+    return False
+
+
 def bad_row(path: PathLike, number: int, what: str, fix: str) -> RowError:
     """The :class:`RowError` of one row, placed by file and row number."""
     return RowError(what, where=f"{path}, row {number}", fix=fix)
@@ -123,7 +169,7 @@ def bad_row(path: PathLike, number: int, what: str, fix: str) -> RowError:
 
 def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
     _refuse_binary(path, file.peek(4096)[:4096])  # type: ignore[attr-defined]
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(_lines(path, file), start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
@@ -132,22 +178,21 @@ def _read_jsonl(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowErr
 
 def _parse_line(path: Path, number: int, line: bytes) -> Row | RowError:
     try:
-        row = json.loads(line.decode("utf-8"))
-        if b"\\ud" in line or b"\\uD" in line:  # rare: only an escape can smuggle in half a character
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError:
         return bad_row(path, number, "is not UTF-8 text", "Save the file as UTF-8.")
-    except UnicodeEncodeError:
-        return bad_row(path, number, "holds half a character (a lone surrogate)", "Remove it.")
-    except (ValueError, RecursionError) as error:
+    except DataError as error:
         hint = (
             "Name the file .json." if number == 1 and line.lstrip().startswith(b"[") else "Write one object per line."
         )
-        return bad_row(path, number, f"is not valid JSON ({error})", hint)
-    return _as_row(path, number, row)
+        return bad_row(path, number, error.what, hint)
+    # Rare: only an escape can smuggle in half a character.
+    return _as_row(path, number, row, escapes=b"\\ud" in line or b"\\uD" in line)
 
 
-def _as_row(path: Path, number: int, row: Any) -> Row | RowError:
+def _as_row(path: Path, number: int, row: Any, *, escapes: bool) -> Row | RowError:
+    if escapes and has_half_character(row):
+        return bad_row(path, number, HALF_CHARACTER, "Remove it.")
     if isinstance(row, dict):
         return row
     return bad_row(path, number, f"is a JSON {json_name(row)}, not an object", 'Write {"field": value, ...}.')
@@ -160,29 +205,27 @@ def json_name(value: Any) -> str:
 
 
 def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
-    content = file.read()
+    content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        what = f"holds more than {LARGEST_TEXT / 2**20:,.0f} MiB, and a .json file is read at once"
+        raise DataError(what, where=shown_path(path), fix="Write it as .jsonl, one object per line.")
     _refuse_binary(path, content[:4096])
-    try:
-        data = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 text", where=str(path), fix="Save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        hint = "If it holds one object per line, name it .jsonl."
-        raise DataError(f"is not valid JSON ({error})", where=str(path), fix=hint) from error
+    data = parse_json(content, where=str(path), fix="If it holds one object per line, name it .jsonl.")
     rows = data.get("data") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise DataError(f"holds a JSON {json_name(data)}, not a list", where=str(path), fix="Write a list of objects.")
+    escapes = b"\\ud" in content or b"\\uD" in content
     for number, row in enumerate(rows, start=1):
-        yield number, _as_row(path, number, row)
+        yield number, _as_row(path, number, row, escapes=escapes)
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses cells above 128 KiB
+    csv.field_size_limit(LONGEST_LINE)  # the default refuses cells above 128 KiB
     head = file.read(4096)
     _refuse_binary(path, head)
     file.seek(0)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    records = csv.reader(text, strict=True)
+    records = csv.reader(_lines(path, text), strict=True)
     try:
         header = next(records, [])
         twice = sorted({name for name in header if header.count(name) > 1})
@@ -221,20 +264,36 @@ def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row | RowE
             if len(set(names)) != len(names):
                 raise DataError("duplicate columns", where=str(path), fix="Name each column once.")
             number = 0
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+                if batch.nbytes > LARGEST_TEXT:
+                    raise _too_long(path)
+                for row in _batch_rows(batch):
                     number += 1
-                    yield number, row
+                    yield number, row or bad_row(path, number, "is not UTF-8 text", "Write its text as UTF-8.")
         except (pa.ArrowException, OSError) as error:
+            if (machine := system_error(error)) is not None:
+                raise machine from error
             what = f"is not a readable Parquet file ({str(error).splitlines()[0]})"
             raise DataError(what, where=str(path), fix="Write it again.") from error
+
+
+def _batch_rows(batch: Any) -> Iterator[Row | None]:
+    """The rows of a record batch; ``None`` for one whose text is not UTF-8, which Arrow stores unchecked."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for position in range(batch.num_rows):
+            try:
+                yield batch.slice(position, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
 
 
 class RowWriter:
     """Writes rows one by one; the file appears, complete, when the ``with`` block ends well.
 
-    The columns of ``.csv`` and ``.parquet`` are those of the first row(s); in CSV, lists and objects are written as
-    JSON and ``None`` as an empty cell.
+    The columns of ``.csv`` are those of the first row; lists and objects are written as JSON there and ``None`` as an
+    empty cell. The columns of ``.parquet`` are those of all rows (:mod:`odin_rm.core.parquet`).
 
     Args:
         path: the file; its suffix chooses the format as in :func:`read_rows`.
@@ -248,9 +307,8 @@ class RowWriter:
         self.path = Path(path)
         self.rows = 0
         self._suffix, self._gzipped = row_format(self.path)
-        self._buffer: list[Row] = []
         self._columns: list[str] = []
-        self._parquet: Any = None
+        self._parquet: ParquetRows | None = None
 
     def __enter__(self) -> RowWriter:
         self._atomic: AbstractContextManager[IO[bytes]] = atomic_file(self.path)
@@ -259,6 +317,8 @@ class RowWriter:
         self._file: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if self._gzipped else raw
         if self._suffix == ".json":
             self._file.write(b"[")
+        if self._suffix == ".parquet":
+            self._parquet = ParquetRows(self.path)
         return self
 
     def write(self, row: Row) -> None:
@@ -267,21 +327,17 @@ class RowWriter:
             self._file.write((dump_json(row) + "\n").encode("utf-8"))
         elif self._suffix == ".json":
             self._file.write(((",\n" if self.rows else "\n") + dump_json(row)).encode("utf-8"))
+        elif self._parquet is not None:
+            self._parquet.add(row)
         else:
             self._check_columns(row)
-            if self._suffix == ".csv":
-                self._write_csv([row.get(name) for name in self._columns])
-            else:
-                self._buffer.append(row)
-                if len(self._buffer) >= _PARQUET_ROWS:
-                    self._flush_parquet()
+            self._write_csv([row.get(name) for name in self._columns])
         self.rows += 1
 
     def _check_columns(self, row: Row) -> None:
         if self.rows == 0:
             self._columns = list(row)
-            if self._suffix == ".csv":
-                self._write_csv(self._columns)
+            self._write_csv(self._columns)
         elif extra := [name for name in row if name not in self._columns]:
             what = f"row {self.rows + 1} has a column '{extra[0]}' that the first row has not"
             raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.")
@@ -293,21 +349,6 @@ class RowWriter:
             "" if cell is None else cell if isinstance(cell, plain) else dump_json(cell) for cell in cells
         )
         self._file.write(text.getvalue().encode("utf-8"))
-
-    def _flush_parquet(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            schema = self._parquet.schema if self._parquet else None
-            table = pa.Table.from_pylist(self._buffer, schema=schema)
-        except (pa.ArrowException, TypeError) as error:
-            what = f"the rows up to {self.rows + 1} do not fit the columns of the first rows ({error})"
-            raise OutputError(what, where=str(self.path), fix="Write .jsonl, which takes any row.") from error
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._file, table.schema)
-        self._parquet.write_table(table)
-        self._buffer.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -326,13 +367,11 @@ class RowWriter:
     def _finish(self) -> None:
         if self._suffix == ".json":
             self._file.write(b"\n]\n" if self.rows else b"]\n")
-        if self._suffix == ".parquet":
-            if self._buffer or self._parquet is None:
-                self._flush_parquet()
-            self._parquet.close()
+        if self._parquet is not None:
+            self._parquet.write(self._file)
         if self._gzipped:
             self._file.close()
 
     def _abandon(self) -> None:
         if self._parquet is not None:
-            self._parquet.close()  # while its file is still open, or the garbage collector complains
+            self._parquet.close()

@@ -22,7 +22,7 @@ NOT_TRAJECTORY = frozenset([
     "greater_is_better", "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy",
     "hub_token", "ignore_data_skip", "load_best_model_at_end", "local_rank", "log_level", "log_level_replica",
     "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy", "metric_for_best_model",
-    "num_proc", "num_train_epochs_total", "on_bad_row", "output_dir", "overwrite_output_dir",
+    "columns", "num_proc", "num_train_epochs_total", "on_bad_row", "output_dir", "overwrite_output_dir",
     "project", "push_to_hub", "report_to", "restore_callback_states_from_checkpoint", "resume_from_checkpoint",
     "run_name", "save_on_each_node", "save_only_model", "save_steps", "save_strategy", "save_total_limit",
     "skip_memory_metrics", "torch_empty_cache_steps", "trackio_bucket_id", "trackio_space_id",

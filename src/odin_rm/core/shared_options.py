@@ -8,6 +8,10 @@ from typing import Literal
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import option, options_of
 
+RESUME_HELP = (
+    "'auto' goes on from the newest sound checkpoint of the run, or begins where there is none: the same command line "
+    "works from every state. 'true': there must be one. Or a path."
+)
 _of_lora = options_of("LoRA")
 _of_length = options_of("length of the run")
 _of_evaluation = options_of("evaluation, logs and checkpoints")
@@ -15,6 +19,17 @@ _of_device = options_of("device and precision")
 _of_scorer = options_of("reward model")
 _of_speed = options_of("speed and memory")
 _of_endpoint = options_of("endpoint")
+
+
+@dataclass(kw_only=True)
+class RowOptions:
+    """How rows are read, of the commands that read any."""
+
+    columns: list[str] = option(
+        [],
+        "What the rows call a field otherwise: new=theirs each, as in prompt=question chosen=answer_a; new= leaves the "
+        "column new out.",
+    )
 
 
 @dataclass
@@ -45,7 +60,7 @@ class TrainerOptions:
     """
 
     output_dir: str = option(None, "The run folder.", flag="output", stock=True)
-    resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
+    resume_from_checkpoint: str | None = option(None, RESUME_HELP)
     seed: int = option(42, "Decides the order of rows and new weights.")
 
     num_train_epochs: float = _of_length(3.0, "Passes over the training rows.")

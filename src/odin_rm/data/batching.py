@@ -9,7 +9,7 @@ pairs of one prompt are not independent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,7 @@ class OptimiserBatch:
         chosen, rejected: ``(B,)`` positions in ``responses``.
         margin: ``(B,)`` float32 margins in reward units.
         rows: ``(B,)`` row numbers in the source, for messages.
+        variants: by kind, ``(n, 2)`` positions in ``responses`` of a response and of its variant.
     """
 
     responses: np.ndarray
@@ -38,6 +39,7 @@ class OptimiserBatch:
     rejected: np.ndarray
     margin: np.ndarray
     rows: np.ndarray
+    variants: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def plan_epoch(
@@ -95,18 +97,33 @@ def _counts_and_target(data: TokenisedPreferences, batch_pairs: int, cap: int) -
     return counts, batch_pairs if batches == by_size else -(-int(counts.sum()) // batches)
 
 
-def build_optimiser_batch(data: TokenisedPreferences, pair_numbers: np.ndarray) -> OptimiserBatch:
+def build_optimiser_batch(
+    data: TokenisedPreferences, pair_numbers: np.ndarray, variants: Sequence[str] = ()
+) -> OptimiserBatch:
     """The distinct responses of some pairs, and the pairs as positions among them.
 
     A pair that the data state twice stays there twice, so it counts twice in the losses.
+
+    Args:
+        data: the preference set.
+        pair_numbers: which pairs.
+        variants: kinds of variants of these responses to take along; those that a response has.
     """
     chosen, rejected = data.pair_chosen[pair_numbers], data.pair_rejected[pair_numbers]
-    responses, positions = np.unique(np.concatenate([chosen, rejected]), return_inverse=True)
+    slots = np.concatenate([chosen, rejected])
+    beside: dict[str, np.ndarray] = {}
+    for kind in variants:
+        originals = np.unique(slots)
+        theirs = np.asarray(data.variants[kind])[originals] if kind in data.variants else np.full(len(originals), -1)
+        beside[kind] = np.stack([originals, theirs], axis=1)[theirs >= 0].astype(np.int64)
+    everything = [slots, *(pairs.reshape(-1) for pairs in beside.values())]
+    responses, positions = np.unique(np.concatenate(everything), return_inverse=True)
     positions = positions.reshape(-1).astype(np.int64)
     return OptimiserBatch(
         responses=responses.astype(np.int64),
         chosen=positions[: len(chosen)],
-        rejected=positions[len(chosen) :],
+        rejected=positions[len(chosen) : len(slots)],
+        variants={kind: np.searchsorted(responses, pairs) for kind, pairs in beside.items()},
         margin=np.asarray(data.pair_margin[pair_numbers], dtype=np.float32),
         rows=np.asarray(data.pair_row[pair_numbers], dtype=np.int64),
     )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.files import PathLike, atomic_write_json
+from odin_rm.core.reading import opened, parse_json, read_bytes, read_json
 from odin_rm.data.schema import TokenisedPreferences
 
 FLAT = "input_ids_flat"
@@ -35,11 +36,17 @@ COLUMNS = (
 )
 ENVIRONMENT_VARIABLE = "ODIN_RM_CACHE"
 _RECORD = "record.json"
-_EXTRA = "extra-"
+_EXTRA, _VARIANTS = "extra-", "variants-"
 # Files up to this size are checked whole, larger ones by size and both ends.
 _CHECKED_WHOLE = 64 * 2**20
 _CODE = (
+    "attributes",
     "rows",
+    "messages",
+    "cells",
+    "columns",
+    "layouts",
+    "template_check",
     "render",
     "rendered",
     "template_form",
@@ -91,7 +98,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A digest of a tokenizer's vocabulary, rules, special tokens and chat template (not of where it lies)."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        rules = json.loads(backend.to_str())
+        rules = parse_json(backend.to_str())
         # Left behind by earlier calls; no property of the tokenizer.
         rules.pop("truncation", None)
         rules.pop("padding", None)
@@ -110,7 +117,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def _code_fingerprint() -> str:
     digest = hashlib.sha256()
     for name in _CODE:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+        digest.update(read_bytes(Path(__file__).parent / f"{name}.py"))
     return digest.hexdigest()
 
 
@@ -118,6 +125,7 @@ def write_columns(folder: Path, data: TokenisedPreferences) -> None:
     """Write all columns and the record of a data set into a folder. :data:`FLAT` stays if it is there already."""
     arrays = {name: getattr(data, name) for name in COLUMNS}
     arrays |= {_EXTRA + name: column for name, column in data.extra.items()}
+    arrays |= {_VARIANTS + kind: column for kind, column in data.variants.items()}
     for name, array in arrays.items():
         path = folder / f"{name}.npy"
         if not path.exists():
@@ -129,7 +137,7 @@ def write_columns(folder: Path, data: TokenisedPreferences) -> None:
 def read_columns(folder: Path) -> TokenisedPreferences | None:
     """The data set in a folder, memory-mapped; ``None`` where there is none or it is damaged."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / _RECORD)
         arrays: dict[str, np.ndarray] = {}
         for name, expected in record["files"].items():
             path = folder / f"{name}.npy"
@@ -137,9 +145,13 @@ def read_columns(folder: Path) -> TokenisedPreferences | None:
                 raise ValueError(f"{path.name} has changed")
             # Plain views of the mapped memory: numpy's memmap class is slow to index.
             arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        extra = {name.removeprefix(_EXTRA): arrays[name] for name in arrays if name.startswith(_EXTRA)}
-        columns = {name: arrays[name] for name in COLUMNS}
-        return TokenisedPreferences(**columns, source=record["source"], report=record["report"], extra=extra)
+        extra, variants = (
+            {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+            for prefix in (_EXTRA, _VARIANTS)
+        )
+        columns: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
+        described = {"source": record["source"], "report": record["report"]}
+        return TokenisedPreferences(**columns, **described, extra=extra, variants=variants)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -150,7 +162,7 @@ def read_columns(folder: Path) -> TokenisedPreferences | None:
 def _file_record(path: Path) -> list[int]:
     """Size and checksum of a file."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with opened(path) as file:
         checksum = zlib.crc32(file.read(min(size, _CHECKED_WHOLE)))
         if size > _CHECKED_WHOLE:
             file.seek(-min(2**20, size - _CHECKED_WHOLE), os.SEEK_END)

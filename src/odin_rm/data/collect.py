@@ -20,6 +20,8 @@ import numpy as np
 from odin_rm.core.errors import RowError
 from odin_rm.core.files import RowWriter
 from odin_rm.core.progress import Progress
+from odin_rm.data.attributes import measure_attributes, text_attributes
+from odin_rm.data.messages import ChatPrompt, template_variables
 from odin_rm.data.render import Prompt, Reply
 from odin_rm.data.rows import PreferenceRow, parse_preference_row
 from odin_rm.data.sources import Source
@@ -40,9 +42,10 @@ class Collected:
         chosen, rejected: slots of each pair.
         margin: of each pair.
         row: row number of each pair in the source.
-        extra: per column, one number per slot.
+        extra: per column, one number per slot; the attributes of texts are among them.
         rows, skipped, ties: counts.
-        reasons: why rows were skipped, with counts.
+        first_reason: why the first of the skipped rows was.
+        layouts: rows that were read from each public layout.
     """
 
     texts: Path
@@ -58,6 +61,7 @@ class Collected:
     skipped: int = 0
     ties: int = 0
     first_reason: str = ""
+    layouts: dict[str, int] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -65,17 +69,10 @@ class Collected:
         return len(self.slot_digests) // _DIGEST
 
     def add(self, row: PreferenceRow, number: int) -> tuple[str, list[str]]:
-        """Take in a row; returns its texts as they are to be stored.
-
-        Raises:
-            RowError: a text holds half a character and cannot be stored.
-        """
+        """Take in a row; returns its texts as they are to be stored."""
         prompt, responses = pack(row.prompt), [pack(response) for response in row.responses]
-        try:
-            prompt_digest = _digest(prompt.encode("utf-8"))
-            digests = [_digest(prompt_digest + response.encode("utf-8")) for response in responses]
-        except UnicodeEncodeError:
-            raise RowError("holds half a character (a lone surrogate)", fix="Remove it.") from None
+        prompt_digest = _digest(prompt.encode("utf-8"))
+        digests = [_digest(prompt_digest + response.encode("utf-8")) for response in responses]
         first = self.slots
         self.prompt_digests += prompt_digest
         self.slot_digests += b"".join(digests)
@@ -87,6 +84,9 @@ class Collected:
             self.row.append(number)
         for name, values in row.extra.items():
             self.extra[name].extend(values)
+        for response in row.responses:
+            for name, value in measure_attributes(response).items():
+                self.extra[name].append(value)
         self.ties += row.ties
         return prompt, responses
 
@@ -112,7 +112,8 @@ def collect(
         RowError: an unusable row, with file, row number, field and cure.
         DataError: the source cannot be read.
     """
-    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in extra_columns})
+    columns = dict.fromkeys([*extra_columns, *text_attributes()])
+    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in columns})
     with (
         _TextFile(found.texts) as texts,
         _SkippedRows(folder / "skipped.jsonl") as skipped,
@@ -128,9 +129,11 @@ def collect(
                 prompt, responses = found.add(row, placed.number)
             except RowError as error:
                 if not skip_bad_rows:
-                    _refuse(RowError(error.what, where=placed.place, fix=error.fix))
-                skipped.write(placed.number, RowError(error.what, where=placed.place, fix=error.fix), placed.row)
+                    _refuse(placed.placed(error))
+                skipped.write(placed.number, placed.placed(error), placed.row)
                 continue
+            if placed.layout is not None:
+                found.layouts[placed.layout] = found.layouts.get(placed.layout, 0) + 1
             texts.write(placed.place, prompt, responses)
     # A malformed row never came out of the reader, but the source holds it.
     found.rows += skipped.unread
@@ -215,12 +218,23 @@ class _SkippedRows:
 
 def pack(text: Prompt | Reply) -> str:
     """A string or chat messages as one string; :func:`unpack` is the way back."""
-    return "s" + text if isinstance(text, str) else "j" + json.dumps(text, ensure_ascii=False)
+    if isinstance(text, str):
+        return "s" + text
+    variables = template_variables(text)
+    return "v" + _json([list(text), variables]) if variables else "j" + _json(text)
+
+
+def _json(value: Any) -> str:
+    # Arrow's rows may hold dates and the like in arguments of tools; a template would write them as text, too.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def unpack(packed: str) -> Any:
     """What :func:`pack` was given."""
-    return packed[1:] if packed[0] == "s" else json.loads(packed[1:])
+    if packed[0] == "s":
+        return packed[1:]
+    value = json.loads(packed[1:])
+    return ChatPrompt(*value) if packed[0] == "v" else value
 
 
 def _digest(content: bytes) -> bytes:

@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
+from odin_rm.data.collect import pack
 from odin_rm.data.left_out import overlong_by_side
 from odin_rm.data.prompts import encode_prompts
 from odin_rm.data.render import Prompt, Reply, plain_response, uses_chat_template
 from odin_rm.data.rendered import render_any_prompt, render_conversation, without_end
 from odin_rm.data.rows import parse_preference_row, parse_prompt_response
-from odin_rm.data.sources import RowSource, open_source
+from odin_rm.data.sources import RowSource, Source, open_source
+from odin_rm.data.template_check import TemplateCheck
 from odin_rm.data.template_form import template_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 1000
+OnBad = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class PolicyRows:
         skipped: rows left out, each as ``{"row", "reason", "data"}``.
         source: name of the file, folder or hub id.
         ties: pairs of equal rank, which make no row.
+        layouts: rows that were read from each public layout.
+        unrendered: names of what rows hold beside texts and the template does not write.
     """
 
     prompts: list[Prompt] = field(default_factory=list)
@@ -50,6 +55,8 @@ class PolicyRows:
     skipped: list[dict[str, Any]] = field(default_factory=list)
     source: str = "in-memory rows"
     ties: int = 0
+    layouts: dict[str, int] = field(default_factory=dict)
+    unrendered: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,22 @@ class EncodedRows:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def read_demonstrations(source: RowSource, *, on_bad_row: Literal["error", "skip"] = "error") -> PolicyRows:
+def read_demonstrations(
+    source: RowSource,
+    *,
+    on_bad_row: OnBad = "error",
+    columns: Sequence[str] = (),
+    check: TemplateCheck | None = None,
+) -> PolicyRows:
     """Rows with ``prompt`` and ``response``, or preference rows, of which the best response is taken.
 
     A best response that wins several comparisons is one demonstration.
+
+    Args:
+        source: as :func:`odin_rm.data.sources.open_source` takes it.
+        on_bad_row: raise at an unusable row, or leave it out.
+        columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
+        check: of each row, that the template takes it.
 
     Raises:
         RowError: an unusable row, where ``on_bad_row`` is ``"error"``.
@@ -94,17 +113,23 @@ def read_demonstrations(source: RowSource, *, on_bad_row: Literal["error", "skip
         found: list[tuple[Prompt, tuple[Reply, ...]]] = []
         for best in dict.fromkeys(chosen for chosen, _ in preference.pairs if chosen not in beaten):
             response = preference.responses[best]
-            key = repr((preference.prompt, response))
+            key = pack(preference.prompt) + "\0" + pack(response)
             if key not in seen:
                 seen.add(key)
                 found.append((preference.prompt, (response,)))
         return found
 
-    return _read(source, parse, on_bad_row)
+    return _read(open_source(source, columns=columns, want="demonstrations"), parse, on_bad_row, check)
 
 
-def read_comparisons(source: RowSource, *, on_bad_row: Literal["error", "skip"] = "error") -> PolicyRows:
-    """Preference rows of either form; a ranked list gives each of its pairs.
+def read_comparisons(
+    source: RowSource,
+    *,
+    on_bad_row: OnBad = "error",
+    columns: Sequence[str] = (),
+    check: TemplateCheck | None = None,
+) -> PolicyRows:
+    """Preference rows of either form; a ranked list gives each of its pairs. Arguments: :func:`read_demonstrations`.
 
     Raises:
         RowError: an unusable row, where ``on_bad_row`` is ``"error"``.
@@ -119,16 +144,17 @@ def read_comparisons(source: RowSource, *, on_bad_row: Literal["error", "skip"] 
         ties += found.ties
         return [(found.prompt, (found.responses[c], found.responses[r])) for c, r in found.pairs]
 
-    rows = _read(source, parse, on_bad_row)
+    rows = _read(open_source(source, columns=columns, want="preferences"), parse, on_bad_row, check)
     return replace(rows, ties=ties)
 
 
 def _read(
-    source: RowSource,
+    opened: Source,
     parse: Callable[[Mapping[str, Any]], list[tuple[Prompt, tuple[Reply, ...]]]],
-    on_bad_row: Literal["error", "skip"],
+    on_bad_row: OnBad,
+    check: TemplateCheck | None,
 ) -> PolicyRows:
-    opened = open_source(source)
+    layouts: dict[str, int] = {}
     skipped: list[dict[str, Any]] = []
     unread: list[RowError] = []
     prompts: list[Prompt] = []
@@ -144,13 +170,18 @@ def _read(
         count += 1
         try:
             found = [(prompt, tuple(_one_message(reply) for reply in replies)) for prompt, replies in parse(placed.row)]
+            if check is not None:
+                for prompt, replies in found:
+                    check.check(prompt, replies)
         except RowError as error:
-            placed_error = RowError(error.what, where=placed.place, fix=error.fix)
+            placed_error = placed.placed(error)
             if on_bad_row == "error":
                 placed_error.fix = f"{error.fix} To leave such rows out: --on_bad_row skip"
                 raise placed_error from error
             skipped.append({"row": placed.number, "reason": str(placed_error), "data": dict(placed.row)})
             continue
+        if placed.layout is not None:
+            layouts[placed.layout] = layouts.get(placed.layout, 0) + 1
         for prompt, replies in found:
             prompts.append(prompt)
             responses.append(replies)
@@ -159,12 +190,26 @@ def _read(
         first = skipped[0]["reason"] if skipped else "no rows"
         what = f"no usable row in {count + len(unread):,} rows (first problem: {first})"
         raise DataError(what, where=opened.name, fix="Mend the rows, or give another file.")
-    return PolicyRows(prompts, responses, places, count + len(unread), skipped, opened.name)
+    return PolicyRows(
+        prompts,
+        responses,
+        places,
+        count + len(unread),
+        skipped,
+        opened.name,
+        layouts=layouts,
+        unrendered=set() if check is None else set(check.unrendered),
+    )
 
 
 def _one_message(reply: Reply) -> str:
     if isinstance(reply, str):
         return reply
+    if len(reply) == 1:
+        what = "the response holds more than its text (tool calls, a thought), and a policy is trained on text"
+        raise RowError(
+            what, fix="Write it into the response's text as the policy is to write it, or leave the row out."
+        )
     raise RowError(
         f"the response has {len(reply)} messages, and a policy writes one",
         fix="Put all but the assistant's last message into 'prompt'.",
@@ -238,6 +283,8 @@ def _report(rows: PolicyRows, too_long: np.ndarray, identical_B: np.ndarray) -> 
     return {
         "rows": rows.rows,
         "skipped_rows": len(rows.skipped),
+        "layouts": rows.layouts,
+        "unrendered": sorted(rows.unrendered),
         f"{noun}_stated": stated,
         noun: stated - overlong - identical,
         f"dropped_overlong_{noun}": overlong,

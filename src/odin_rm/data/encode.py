@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odin_rm.core.errors import OdinError
+from odin_rm.core.files import written
 from odin_rm.core.progress import Progress
 from odin_rm.data.collect import Collected, unpack
 from odin_rm.data.tokenise import CHUNK, EncodingSettings, encode_named
@@ -32,7 +33,7 @@ _MOST_PROCESSES = 8
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 # Columns of the numbers kept per sequence.
-STORED, RESPONSE_TOKENS, SEQUENCE_TOKENS, PROMPT_CUT, RESPONSE_CUT, DROPPED, PROMPT_TOKENS = range(7)
+STORED, RESPONSE_TOKENS, SEQUENCE_TOKENS, PROMPT_CUT, RESPONSE_CUT, DROPPED, PROMPT_TOKENS, REWRITTEN = range(8)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class EncodedTexts:
 
     Attributes:
         ids: ``(tokens,)`` int32, sequences end to end; memory-mapped.
-        numbers: ``(n, 7)`` int32, see the column names of this module.
+        numbers: ``(n, 8)`` int32, see the column names of this module.
     """
 
     ids: np.ndarray
@@ -69,11 +70,11 @@ def encode_texts(
     Raises:
         RowError: a sequence is too long and the policy is ``"error"``.
     """
-    numbers = np.zeros((len(first_slots), 7), dtype=np.int32)
+    numbers = np.zeros((len(first_slots), 8), dtype=np.int32)
     done = 0
     chunks = _chunks(collected, first_slots)
     path = folder / "ids.bin"
-    with path.open("wb") as file, Progress("tokenise", len(first_slots), unit="texts") as bar:
+    with written(path) as file, Progress("tokenise", len(first_slots), unit="texts") as bar:
         for ids, part in _encoded(chunks, tokenizer, settings, processes_for(len(first_slots), num_proc)):
             file.write(ids.tobytes())
             numbers[done : done + len(part)] = part
@@ -197,6 +198,7 @@ def _encode_chunk(tokenizer: Any, settings: EncodingSettings, texts: _Texts) -> 
             e.response_cut,
             e.dropped,
             e.prompt_tokens,
+            e.rewritten,
         )
         for e in encoded
     ]

@@ -86,6 +86,17 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
     ]
     if cut:
         remarks.append(f"Cut to fit: {' and '.join(cut)}.")
+    if rewritten := report.get("rewritten_responses", 0):
+        remarks.append(
+            f"{rewritten:,} {_plural('response', rewritten)} not read as written: the chat template leaves a part out "
+            "or changes it, and the length counts all of it."
+        )
+    if unrendered := report.get("unrendered"):
+        remarks.append(f"The template does not write what rows hold in {', '.join(unrendered)}.")
+    if date := report.get("template_date"):
+        remarks.append(f"The chat template asks for today's date and gets {date}, on any day.")
+    if layouts := report.get("layouts"):
+        remarks.append(f"Read as: {', '.join(layouts)}.")
     return remarks
 
 

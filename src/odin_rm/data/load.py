@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from odin_rm.core.errors import ConfigError, DataError, OutputError, RowError
+from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.core.files import PathLike, atomic_file, atomic_folder
+from odin_rm.core.reading import opened
 from odin_rm.data import cache
 from odin_rm.data.cache_size import cache_limit, keep_within, mark_used
 from odin_rm.data.collect import Collected, collect, first_appearances
@@ -28,15 +29,16 @@ from odin_rm.data.encode import (
     PROMPT_TOKENS,
     RESPONSE_CUT,
     RESPONSE_TOKENS,
+    REWRITTEN,
     STORED,
     EncodedTexts,
     encode_texts,
 )
 from odin_rm.data.left_out import overlong_by_side
-from odin_rm.data.render import prompt_messages, render_chat, response_messages, uses_chat_template
-from odin_rm.data.rows import PreferenceRow
+from odin_rm.data.render import fixed_date
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.sources import RowSource, Source, open_source
+from odin_rm.data.template_check import TemplateCheck
 from odin_rm.data.tokenise import EncodingSettings
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def load_preferences(
     cache_dir: PathLike | None = None,
     num_proc: int | None = None,
     extra_columns: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> TokenisedPreferences:
     """Load, check and tokenise preference data.
 
@@ -73,6 +76,7 @@ def load_preferences(
         num_proc: processes that tokenise; by default this one, and for many texts one per core (at most 8).
         extra_columns: per-response numbers to take along, from ``chosen_<name>`` and ``rejected_<name>`` of a pair or
             the list ``<name>`` of a ranked list. A response that appears several times keeps its first number.
+        columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
 
     Returns:
         The data. ``report`` counts: ``rows`` read, ``skipped_rows``, ``ties``; ``pairs_stated`` by the usable rows;
@@ -81,7 +85,10 @@ def load_preferences(
         ``overlong_rejected`` and ``overlong_both``, and ``identical_pairs``, whose two sides have the same token ids
         and so state no preference to the model; ``truncated_prompts`` and ``truncated_responses`` (sequences that lost
         prompt or response tokens), ``longer_chosen_share`` (of pairs of different length). Always
-        ``pairs_stated = pairs + dropped_overlong_pairs + identical_pairs``.
+        ``pairs_stated = pairs + dropped_overlong_pairs + identical_pairs``. ``rewritten_responses`` are those whose
+        text does not stand in the sequence as it is, because the chat template leaves a part out or changes it; their
+        length still counts all of it. ``unrendered`` names what rows hold beside texts (``tools``, ``tool_calls``) and
+        the template does not write, ``layouts`` the rows that were read from each public layout.
 
     Raises:
         RowError: an unusable row, placed by file and row number, where ``on_bad_row`` is ``"error"``.
@@ -90,22 +97,26 @@ def load_preferences(
     settings = settings or EncodingSettings()
     if on_bad_row not in ("error", "skip"):
         raise ConfigError(f"on_bad_row is '{on_bad_row}'", where="--on_bad_row", fix="Use error or skip.")
-    opened = open_source(source)
+    opened = open_source(source, columns=columns, want="preferences")
     root = None if opened.in_memory and cache_dir is None else cache.usable_cache_dir(cache_dir)
 
     def build(scratch: Path, out: Path | None) -> TokenisedPreferences:
-        check = _template_check(tokenizer, settings)
+        check = TemplateCheck(tokenizer, settings.chat_template, every_row=on_bad_row == "skip")
         collected = collect(
             opened, scratch, skip_bad_rows=on_bad_row == "skip", extra_columns=extra_columns, check=check
         )
-        return _build(opened, collected, tokenizer, settings, scratch, out, num_proc)
+        return _build(opened, collected, tokenizer, settings, scratch, out, num_proc, check.unrendered)
 
     if root is None:
         with tempfile.TemporaryDirectory(prefix="odin_rm_") as scratch:
             data = build(Path(scratch), None)
             _hand_out_skipped(Path(scratch) / _SKIPPED, skipped_rows_file)
             return data
-    chosen = asdict(settings) | {"on_bad_row": on_bad_row, "extra_columns": list(extra_columns)}
+    chosen = asdict(settings) | {
+        "on_bad_row": on_bad_row,
+        "extra_columns": list(extra_columns),
+        "columns": list(columns),
+    }
     folder = root / cache.cache_key(f"{opened.name}:{opened.fingerprint()}", tokenizer, chosen)
     cached = cache.read_columns(folder)
     if cached is not None:
@@ -150,30 +161,14 @@ def _build_in_cache(
 
 def _hand_out_skipped(found: Path, wanted: PathLike | None) -> None:
     if wanted is not None and found.exists():
-        with atomic_file(wanted) as file, found.open("rb") as content:
+        with atomic_file(wanted) as file, opened(found) as content:
             shutil.copyfileobj(content, file)
 
 
-def _template_check(
-    tokenizer: PreTrainedTokenizerBase, settings: EncodingSettings
-) -> Callable[[PreferenceRow], None] | None:
-    """A check that the chat template takes a row; done once for each order of roles, which is what templates refuse."""
-    if not uses_chat_template(tokenizer, settings.chat_template):
-        return None
-    accepted: set[tuple[str, ...]] = set()
-
-    def check(row: PreferenceRow) -> None:
-        for response in row.responses:
-            messages = prompt_messages(row.prompt) + response_messages(response)
-            roles = tuple(message["role"] for message in messages)
-            if roles not in accepted:
-                try:
-                    render_chat(tokenizer, row.prompt, response, settings.chat_template)
-                except DataError as error:
-                    raise RowError(error.what, fix=error.fix) from error
-                accepted.add(roles)
-
-    return check
+def _why_none(collected: Collected) -> str:
+    if not collected.first_reason:
+        return f"they state {collected.ties:,} ties"
+    return f"first problem: {collected.first_reason}"
 
 
 def _build(
@@ -184,10 +179,11 @@ def _build(
     scratch: Path,
     out: Path | None,
     num_proc: int | None,
+    unrendered: set[str],
 ) -> TokenisedPreferences:
     if not len(collected.chosen):
         raise DataError(
-            f"no usable pair in {collected.rows:,} rows (first problem: {collected.first_reason})",
+            f"no usable pair in {collected.rows:,} rows ({_why_none(collected)})",
             where=source.name,
             fix="Mend the rows, or give another file.",
         )
@@ -226,6 +222,9 @@ def _build(
         "dropped_overlong_responses": int(dropped.sum()),
         "max_length": settings.max_length,
         "overlong": settings.overlong,
+        "unrendered": sorted(unrendered),
+        "template_date": fixed_date(tokenizer, settings.chat_template),
+        "layouts": dict(collected.layouts),
     }
     prompt_numbers = np.unique(prompt_D[responses], return_inverse=True)[1].reshape(-1)
     report["prompts"] = int(prompt_numbers[-1]) + 1
@@ -285,6 +284,7 @@ def _report(collected: Collected, numbers: np.ndarray, chosen: np.ndarray, rejec
         "duplicate_pairs": len(chosen) - distinct,
         "truncated_prompts": int((numbers[:, PROMPT_CUT] > 0).sum()),
         "truncated_responses": int((numbers[:, RESPONSE_CUT] > 0).sum()),
+        "rewritten_responses": int((numbers[:, REWRITTEN] > 0).sum()),
         "longer_chosen_share": float((difference > 0).sum() / unequal) if unequal else None,
         "mean_response_tokens": float(tokens.mean()),
         "mean_sequence_tokens": float(numbers[:, STORED].mean()),

@@ -29,6 +29,7 @@ class PromptSet:
         source: name of the file, folder or hub id.
         places: of each prompt, for messages ("prompts.jsonl, row 3").
         skipped: unusable rows that were left out.
+        layouts: rows that were read from each public layout.
     """
 
     prompts: list[Prompt]
@@ -36,15 +37,19 @@ class PromptSet:
     source: str
     places: list[str] = field(default_factory=list)
     skipped: int = 0
+    layouts: dict[str, int] = field(default_factory=dict)
 
 
-def load_prompts(source: RowSource, *, on_bad_row: Literal["error", "skip"] = "error") -> PromptSet:
+def load_prompts(
+    source: RowSource, *, on_bad_row: Literal["error", "skip"] = "error", columns: Sequence[str] = ()
+) -> PromptSet:
     """Read prompts.
 
     Args:
         source: rows with ``prompt``, with AlpacaEval's ``instruction``, or preference rows in any of their forms
             (:mod:`odin_rm.data.rows`), from anything that :func:`odin_rm.data.sources.open_source` takes.
         on_bad_row: raise at an unusable row, or leave it out and count it.
+        columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
 
     Raises:
         RowError: an unusable row, placed by file and row number, where ``on_bad_row`` is ``"error"``.
@@ -52,20 +57,23 @@ def load_prompts(source: RowSource, *, on_bad_row: Literal["error", "skip"] = "e
     """
     if on_bad_row not in ("error", "skip"):
         raise ConfigError(f"on_bad_row is '{on_bad_row}'", where="--on_bad_row", fix="Use error or skip.")
-    opened = open_source(source)
+    opened = open_source(source, columns=columns, want="prompts")
     refused: list[RowError] = []
     prompts: list[Prompt] = []
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
+    layouts: dict[str, int] = {}
     for placed in opened.rows(refused.append if on_bad_row == "skip" else None):
         try:
             prompt = parse_prompt_row(placed.row)
         except RowError as error:
-            error = RowError(error.what, where=placed.place, fix=error.fix)
+            error = placed.placed(error)
             if on_bad_row == "error":
                 raise error from None
             refused.append(error)
             continue
+        if placed.layout is not None:
+            layouts[placed.layout] = layouts.get(placed.layout, 0) + 1
         prompts.append(prompt)
         rows.append(placed.row)
         places.append(placed.place)
@@ -73,8 +81,8 @@ def load_prompts(source: RowSource, *, on_bad_row: Literal["error", "skip"] = "e
         why = f"no usable prompt (first problem: {refused[0]})" if refused else "holds no prompts"
         raise DataError(why, where=opened.name, fix="Give a file with at least one row that has a 'prompt'.")
     names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "instruction"))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    return PromptSet(prompts, columns, opened.name, places, len(refused))
+    others = {name: [row.get(name) for row in rows] for name in names}
+    return PromptSet(prompts, others, opened.name, places, len(refused), layouts)
 
 
 def encode_prompts(

@@ -141,7 +141,7 @@ def without_end(form: TemplateForm, response: Reply) -> Reply:
     Padding without an end token before it was written by somebody (a text about tokens), and an ending follows it. It
     goes only where nothing is written behind a response: no text may end with the pad token.
     """
-    text = response if isinstance(response, str) else response[-1]["content"]
+    text = response if isinstance(response, str) else (response[-1]["content"] or "")
     if not _has_end(form, text):
         return response
     before, found = _split_tokens(form, text)

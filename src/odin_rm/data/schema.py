@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from odin_rm.core.types import RESPONSE_TOKENS
+from odin_rm.data.attributes import text_attributes
+
 
 @dataclass(frozen=True)
 class Response:
@@ -65,7 +68,10 @@ class TokenisedPreferences:
             Empty where the data were not read from texts.
         source: name of the file, folder or hub id.
         report: counts of what was read, skipped, dropped and truncated.
-        extra: further per-response numeric columns of length ``R`` (the testbed's ``true_quality``).
+        extra: further per-response numeric columns of length ``R`` (attributes of the texts, the testbed's
+            ``true_quality``).
+        variants: by kind (an edit, a twin), ``(R,)`` int32 response number of each response's variant, -1 without one.
+            A variant is a response of the same prompt that stands in no pair.
     """
 
     input_ids_flat: np.ndarray
@@ -80,6 +86,13 @@ class TokenisedPreferences:
     source: str = "in-memory rows"
     report: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    variants: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def attributes(self) -> dict[str, np.ndarray]:
+        """``(R,)`` columns by name (:mod:`odin_rm.data.attributes`): ``response_tokens``, and those of the texts."""
+        others = {name: self.extra[name] for name in text_attributes() if name in self.extra}
+        return {RESPONSE_TOKENS: self.response_tokens, **others}
 
     @property
     def num_responses(self) -> int:

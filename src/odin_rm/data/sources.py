@@ -1,4 +1,8 @@
-"""Where rows come from: a file, a folder, a hub id or a list in memory. All of them stream."""
+"""Where rows come from: a file, a folder, a hub id or a list in memory. All of them stream.
+
+On their way the rows become those that :mod:`odin_rm.data.rows` takes: the cells of a CSV file that hold chat messages,
+names given by the user, public layouts.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, read_rows, row_format
+from odin_rm.core.reading import opened
+from odin_rm.data.cells import values_of_cells, without_fillers
+from odin_rm.data.columns import NO_NAMES, Columns
+from odin_rm.data.layouts import HELPSTEER, Want, helpsteer, in_our_form, is_rated_response
 from odin_rm.data.splits import DEFAULT, choose_files, missing_split
 
 Row = Mapping[str, Any]
@@ -29,6 +38,15 @@ class PlacedRow:
     number: int
     place: str
     row: Row
+    layout: str | None = None
+    """The public layout that it was read from; ``None`` for our own form."""
+    names: Columns = NO_NAMES
+    """What the user calls its fields."""
+
+    def placed(self, error: DataError) -> RowError:
+        """An error of this row with its place, and with its fields' names."""
+        named = self.names.renamed(error)
+        return RowError(named.what, where=self.place, fix=named.fix)
 
 
 @dataclass(frozen=True)
@@ -48,12 +66,14 @@ class Source:
     in_memory: bool = False
 
 
-def iter_preference_rows(source: RowSource, on_bad_row: OnBadRow = None) -> Iterator[PlacedRow]:
-    """Stream the rows of any source (see :func:`open_source`)."""
-    return open_source(source).rows(on_bad_row)
+def iter_preference_rows(
+    source: RowSource, on_bad_row: OnBadRow = None, columns: Sequence[str] = ()
+) -> Iterator[PlacedRow]:
+    """Stream the preference rows of any source (see :func:`open_source`)."""
+    return open_source(source, columns=columns, want="preferences").rows(on_bad_row)
 
 
-def open_source(source: RowSource) -> Source:
+def open_source(source: RowSource, *, columns: Sequence[str] = (), want: Want | None = None) -> Source:
     """Find out what ``source`` is.
 
     Args:
@@ -61,10 +81,66 @@ def open_source(source: RowSource) -> Source:
             folder written by ``save_to_disk``, or one with data files (:mod:`odin_rm.data.splits` says which split a
             file belongs to); a hub id. Folders and ids may name a split: ``"id:test"``; otherwise it is ``train``, or
             the only one.
+        columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
+        want: what the rows are read for; public layouts are brought into our form for it
+            (:mod:`odin_rm.data.layouts`). ``None`` leaves the rows as they are, but for the names.
 
     Raises:
         DataError: nothing of that name is there, or it has several splits of which none is named.
+        ConfigError: ``columns`` are not of that form.
     """
+    names = Columns(columns)
+    found = _find_source(source)
+    return found if want is None and not names else replace(found, rows=partial(_shaped, found, names, want))
+
+
+def _shaped(source: Source, names: Columns, want: Want | None, on_bad_row: OnBadRow) -> Iterator[PlacedRow]:
+    """The rows of a source under our names and in our form; one that cannot be brought there goes to the callback."""
+    rated: list[PlacedRow] = []
+    first = True
+    for placed in source.rows(on_bad_row):
+        if first:
+            names.check(placed.row, source.name)
+            first = False
+        row: Row = names.apply(placed.row) if names else placed.row
+        placed = replace(placed, row=row, names=names)
+        if rated and not (is_rated_response(row) and row["prompt"] == rated[0].row["prompt"]):
+            yield from _reported(_rated, rated, on_bad_row)
+            rated = []
+        if want == "preferences" and is_rated_response(row):
+            rated.append(placed)
+        elif want is None:
+            yield placed
+        else:
+            yield from _reported(partial(_in_our_form, want), [placed], on_bad_row)
+    if rated:
+        yield from _reported(_rated, rated, on_bad_row)
+
+
+def _in_our_form(want: Want, rows: list[PlacedRow]) -> PlacedRow:
+    row, layout = in_our_form(rows[0].row, want)
+    return replace(rows[0], row=row, layout=layout)
+
+
+def _rated(rows: list[PlacedRow]) -> PlacedRow:
+    return replace(rows[0], row=helpsteer([one.row for one in rows]), layout=HELPSTEER)
+
+
+def _reported(
+    read: Callable[[list[PlacedRow]], PlacedRow], rows: list[PlacedRow], on_bad_row: OnBadRow
+) -> Iterator[PlacedRow]:
+    try:
+        shaped = read(rows)
+    except RowError as error:
+        placed = rows[0].placed(error)
+        if on_bad_row is None:
+            raise placed from None
+        on_bad_row(placed)
+    else:
+        yield shaped
+
+
+def _find_source(source: RowSource) -> Source:
     if hasattr(source, "_fingerprint") and hasattr(source, "iter"):
         return _dataset_source("data set", source)
     if not isinstance(source, (str, Path)) and not hasattr(source, "__fspath__"):
@@ -122,16 +198,24 @@ def _files_source(name: str, files: list[Path]) -> Source:
     def stream(on_bad_row: OnBadRow) -> Iterator[PlacedRow]:
         before = number = 0
         for file in files:
+            suffix = row_format(file)[0]
             for in_file, row in read_rows(file, on_bad_row):
                 number = before + in_file
-                yield PlacedRow(number, f"{file}, row {in_file}", row)
+                place = f"{file}, row {in_file}"
+                try:
+                    yield PlacedRow(number, place, values_of_cells(row, suffix))
+                except RowError as error:
+                    placed = RowError(error.what, where=place, fix=error.fix)
+                    if on_bad_row is None:
+                        raise placed from None
+                    on_bad_row(placed)
             before = number
 
     def fingerprint() -> str:
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.name.encode("utf-8", "surrogatepass") + b"\0")
-            with file.open("rb") as content:
+            with opened(file) as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()
 
@@ -210,7 +294,8 @@ def _dataset_source(name: str, dataset: Any) -> Source:
             keys = list(columns)
             for cells in zip(*columns.values(), strict=True):
                 number += 1
-                yield PlacedRow(number, f"{name}, row {number}", dict(zip(keys, cells, strict=True)))
+                row = {key: without_fillers(cell) for key, cell in zip(keys, cells, strict=True)}
+                yield PlacedRow(number, f"{name}, row {number}", row)
 
     def fingerprint() -> str:
         return f"{name}:{dataset._fingerprint}:{len(dataset)}"

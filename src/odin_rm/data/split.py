@@ -49,6 +49,9 @@ def select_pairs(data: TokenisedPreferences, keep_B: np.ndarray) -> TokenisedPre
         return data
     keep_R = np.zeros(data.num_responses, dtype=bool)
     keep_R[np.asarray(data.pair_chosen)[keep_B]] = keep_R[np.asarray(data.pair_rejected)[keep_B]] = True
+    for column in data.variants.values():
+        theirs = np.asarray(column)[keep_R]
+        keep_R[theirs[theirs >= 0]] = True
     return _select(data, keep_R, keep_B)
 
 
@@ -70,4 +73,10 @@ def _select(data: TokenisedPreferences, keep_R: np.ndarray, keep_B: np.ndarray) 
         source=data.source,
         report=data.report,
         extra={name: np.asarray(column)[rows] for name, column in data.extra.items()},
+        variants={kind: _renumbered(np.asarray(column)[rows], keep_R, new_R) for kind, column in data.variants.items()},
     )
+
+
+def _renumbered(variant_R: np.ndarray, keep_R: np.ndarray, new_R: np.ndarray) -> np.ndarray:
+    kept = (variant_R >= 0) & keep_R[variant_R]
+    return np.where(kept, new_R[variant_R], -1).astype(np.int32)

@@ -100,6 +100,8 @@ class EncodedResponse:
         prompt_tokens: tokens of the prompt part; known (not -1) only where the sequence is longer than ``max_length``.
         ended: the response has its end; one that was cut before its end token has none, and none is written.
         completed: the rendered text that it comes from ended otherwise than the template ends it.
+        rewritten: the response does not stand in the rendered text as it is: the template left a part of it out (a
+            thought) or changed it. ``response_tokens`` counts all of it.
     """
 
     input_ids: list[int]
@@ -111,6 +113,7 @@ class EncodedResponse:
     prompt_tokens: int = -1
     ended: bool = True
     completed: bool = False
+    rewritten: bool = False
 
     @property
     def truncated(self) -> bool:
@@ -224,6 +227,8 @@ def encode_named(
         sequences = [_plain_end(tokenizer, form, *one) for one in zip(sequences, ended, strict=True)]
     if settings.read_at == "before_pad":
         sequences = [_before_pad(ids, tokenizer.pad_token_id) for ids in sequences]
+    if empty := next((name for ids, name in zip(sequences, names, strict=True) if not ids), None):
+        raise RowError("the template makes no token of the row", where=empty, fix="Give another chat_template.")
     lengths = _response_lengths(tokenizer, responses)
     overlong = [i for i, ids in enumerate(sequences) if len(ids) > settings.max_length]
     starts = [_prompt_text(tokenizer, form, prompts[i], texts[i], settings) for i in overlong]
@@ -235,8 +240,19 @@ def encode_named(
             one = _fit(tokenizer, ids, border, lengths[i], settings, names[i])
         else:
             one = EncodedResponse(ids, lengths[i], len(ids))
-        encoded.append(one if ended[i] else replace(one, ended=False))
+        rewritten = not _stands_in(responses[i], texts[i])
+        if rewritten or not ended[i]:
+            one = replace(one, ended=ended[i], rewritten=rewritten)
+        encoded.append(one)
     return encoded
+
+
+def _stands_in(response: Reply, text: str) -> bool:
+    """Whether a rendered text holds what the assistant says, as it is but for white space at its ends."""
+    if isinstance(response, str):
+        return response.strip() in text
+    said = [message[key] for message in response for key in ("reasoning_content", "content") if message.get(key)]
+    return all(not isinstance(one, str) or one.strip() in text for one in said)
 
 
 def _prompt_text(tokenizer: Any, form: TemplateForm, prompt: Prompt, text: str, settings: EncodingSettings) -> str:

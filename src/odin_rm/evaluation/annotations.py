@@ -11,7 +11,6 @@ different judges are never mixed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, bad_row, read_rows
+from odin_rm.core.reading import read_json
 from odin_rm.evaluation.annotation_rows import Annotation, check_preferences, parse_annotation, parse_orders
 from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes
 
@@ -190,7 +190,7 @@ def _check_judges(files: Sequence[Path]) -> None:
     first: tuple[Path, dict[str, Any]] | None = None
     for path in files:
         try:
-            judge = json.loads((path.parent / "judge.json").read_text(encoding="utf-8"))["judge"]
+            judge = read_json(path.parent / "judge.json")["judge"]
             settings = {name: value for name, value in judge.items() if name not in _JUDGES_PLACE}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

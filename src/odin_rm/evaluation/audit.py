@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import DataError, NumericalError, ShapeError
+from odin_rm.data.attributes import describe
 from odin_rm.evaluation import association as assoc
 from odin_rm.evaluation import bootstrap as boot
 from odin_rm.evaluation.attribute_audit import AttributedScores, audit_attributes
@@ -157,7 +158,8 @@ def audit_preferences(
         scored: the preference set with the rewards of every distinct response.
         bootstrap_samples: resamples of the intervals; below 2 there are no intervals.
         seed: of the resamples and of the cross-validation folds.
-        attributes: name to ``(R,)`` numbers of the responses, to be held against the reward.
+        attributes: name to ``(R,)`` numbers of the responses, to be held against the reward beside those that the set
+            carries.
         described: by name, words and unit of an attribute, to be reported with it.
         labelled: refuse a set without pairs; if false, accuracies are undefined there.
 
@@ -174,7 +176,8 @@ def audit_preferences(
         _add(values, statistics, {f"bin.{k}": share(half_ties(view.quality), held, view, "no pairs")})
         _add(values, statistics, {f"longer.{k}": share(half_ties(view.length), held, view, "no pairs")})
     figures = sampler.intervals(values, statistics)
-    found = _attributes(scored, attributes or {}, described or {}, sampler, figures)
+    carried = dict(scored.attributes) | dict(attributes or {})
+    found = _attributes(scored, carried, described or {}, sampler, figures)
 
     trends = {"quality": reward_trend(scored.quality, length, sampler)}
     moments = {"length_mean": float(length.mean()), "length_deviation": float(length.std())}
@@ -244,6 +247,10 @@ def _measure(
     if scored.length_reward is not None:
         parts = _correlations(scored.length_reward, length, sampler)
         _add(values, statistics, {f"length_head.{name}": part for name, part in parts.items()})
+    for attribute, column in scored.attributes.items():
+        if not np.array_equal(column, length):
+            parts = _correlations(scored.quality, np.asarray(column, dtype=np.float64), sampler)
+            _add(values, statistics, {f"{attribute}.{name}": part for name, part in parts.items()})
     return values, statistics
 
 
@@ -308,7 +315,7 @@ def _attributes(
     columns = AttributedScores(scored.quality, sampler.prompt, attributes, scored.chosen, scored.rejected)
     found = audit_attributes(columns, sampler)
     figures["between_prompt_share"], figures["style_share"] = found.between_prompt_share, found.style_share
-    return {name: {**described.get(name, {}), **content} for name, content in found.attributes.items()}
+    return {name: {**(described.get(name) or describe(name)), **content} for name, content in found.attributes.items()}
 
 
 def _bin_table(figures: dict[str, Figure], view: PairView) -> list[dict[str, Any]]:
@@ -342,6 +349,7 @@ def _checked(scored: ScoredPreferences, *, labelled: bool = True) -> ScoredPrefe
     size = len(scored.quality)
     columns: dict[str, np.ndarray | None] = {"response_tokens": scored.response_tokens, "prompt": scored.prompt}
     columns |= {"length_reward": scored.length_reward, "true_quality": scored.true_quality}
+    columns |= {f"the attribute {name}": column for name, column in scored.attributes.items()}
     for name, column in columns.items():
         if column is not None and np.shape(column) != (size,):
             raise ShapeError(f"{name} has shape {np.shape(column)}, expected ({size},)", where=scored.dataset)

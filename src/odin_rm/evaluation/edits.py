@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from odin_rm.evaluation.attributes import TOKENS
+from odin_rm.data.attributes import TOKENS
 
 _CODE = re.compile(r"(```.*?(?:```|\Z))", re.DOTALL)
 _BULLET = re.compile(r"^([ \t]*)[-*+][ \t]+(?=\S)", re.MULTILINE)
@@ -40,7 +40,7 @@ class Edit:
     Attributes:
         name: in files.
         words: what it does, as the end of "when ..." ("a compliment is put behind it").
-        attribute: what it changes, by its name in :mod:`odin_rm.evaluation.attributes`; empty for none that is counted.
+        attribute: what it changes, by its name in :mod:`odin_rm.data.attributes`; empty for none that is counted.
         group: length, form or tone.
         apply: the text to the edited text, or ``None``.
         control: whether a good reward should mind.

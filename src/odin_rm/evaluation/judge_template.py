@@ -20,9 +20,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from odin_rm.core.errors import ConfigError
+from odin_rm.core.errors import ConfigError, DataError
+from odin_rm.core.reading import parse_yaml, read_text
 from odin_rm.evaluation.judgements import Question, preference_of
 
 PLACEHOLDERS = ("instruction", "output_1", "output_2")
@@ -164,22 +163,21 @@ def load_template(name: str) -> JudgeTemplate:
     """
     if name in TEMPLATES:
         text = (resources.files("odin_rm.evaluation") / "judge_templates" / f"{name}.yaml").read_text(encoding="utf-8")
-        return JudgeTemplate(name, **yaml.safe_load(text))
+        return JudgeTemplate(name, **parse_yaml(text))
     try:
-        text = Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = "no such template" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        text = read_text(name)
+    except DataError as error:
+        what = "no such template" if isinstance(error, FileNotFoundError) else error.what
         raise ConfigError(what, where=name, fix=f"Give {' or '.join(TEMPLATES)}, or the path of a file.") from error
     return JudgeTemplate(Path(name).stem, **_check(name, text))
 
 
 def _check(name: str, text: str) -> dict[str, str]:
     try:
-        values: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        what = f"is not valid YAML ({getattr(error, 'problem', None) or error})"
+        values: Any = parse_yaml(text)
+    except DataError as error:
         raise ConfigError(
-            what, where=name, fix="Write prompt: |, reply: scores or choice, and system: if wanted."
+            error.what, where=name, fix="Write prompt: |, reply: scores or choice, and system: if wanted."
         ) from error
     prompt = values.get("prompt") if isinstance(values, dict) else text
     missing = [f"{{{field}}}" for field in PLACEHOLDERS if f"{{{field}}}" not in str(prompt)]

@@ -44,6 +44,7 @@ class ScoredPreferences:
         name: what to call the model in tables and figures.
         dataset: what to call the data.
         report: counts that the data reader reported.
+        attributes: by name, ``(R,)`` of the responses (:mod:`odin_rm.data.attributes`).
     """
 
     quality: np.ndarray
@@ -57,6 +58,7 @@ class ScoredPreferences:
     name: str = "model"
     dataset: str = "dataset"
     report: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of_pairs(self, keep_B: np.ndarray) -> ScoredPreferences:
         """Some of the pairs and the responses in them, renumbered; the report stays that of the whole set.
@@ -68,12 +70,14 @@ class ScoredPreferences:
             return self
         chosen, rejected = np.asarray(self.chosen)[keep_B], np.asarray(self.rejected)[keep_B]
         kept, numbers = np.unique(np.concatenate([chosen, rejected]), return_inverse=True)
-        columns = {
+        columns: dict[str, Any] = {
             name: np.asarray(column)[kept]
             for name in ("quality", "response_tokens", "prompt", "length_reward", "true_quality")
             if (column := getattr(self, name)) is not None
         }
-        return replace(self, chosen=numbers[: len(chosen)], rejected=numbers[len(chosen) :], **columns)
+        attributes = {name: np.asarray(column)[kept] for name, column in self.attributes.items()}
+        pairs: dict[str, Any] = {"chosen": numbers[: len(chosen)], "rejected": numbers[len(chosen) :]}
+        return replace(self, **pairs, **columns, attributes=attributes)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ What a folder or file is follows from what it holds; :func:`read_run_records` sa
 from __future__ import annotations
 
 import glob
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import FORMATS, read_rows
+from odin_rm.core.reading import read_bytes, read_json, read_yaml
 from odin_rm.evaluation.annotations import (
     SystemAnnotations,
     annotation_files,
@@ -133,7 +132,7 @@ def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
 
 
 def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
-    if path.suffix == ".json" and path.is_file() and path.read_bytes().lstrip()[:1] == b"{":
+    if path.suffix == ".json" and path.is_file() and read_bytes(path).lstrip()[:1] == b"{":
         content = _json(path)
         read = _experiment if isinstance(content.get("runs"), list) else None
         if isinstance(content.get("systems"), list) or "win_rate" in content:
@@ -154,9 +153,9 @@ def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"is not readable JSON ({error})", where=str(path), fix="Make it again.") from error
+        content = read_json(path)
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix="Make it again.") from error
     if not isinstance(content, dict):
         raise DataError("holds no JSON object", where=str(path), fix=_HOLDS_NO_RUN)
     return content
@@ -295,11 +294,11 @@ def _last_mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"cannot be read ({' '.join(str(error).split())})", where=str(path), fix="Mend it.") from error
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix="Mend it.") from error
     return content if isinstance(content, dict) else {}
 
 

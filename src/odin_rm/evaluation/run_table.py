@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from scipy import stats
 
 from odin_rm.core.files import bad_row
+from odin_rm.core.reading import parse_json
 from odin_rm.evaluation.bootstrap import LEVEL
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.run_records import LENGTHS, SCORES, RunRecord
@@ -124,7 +124,7 @@ def _whole(path: Path, number: int, row: dict[str, Any], columns: Iterable[str])
 
 def _settings(path: Path, number: int, text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise bad_row(path, number, "'settings' is not valid JSON", 'Write {"kl_coef": 0.1, ...}.') from error
 

@@ -24,11 +24,12 @@ from typing import Any, Literal
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
+from odin_rm.core.reading import parse_json
+from odin_rm.data.attributes import COLUMN, DEFAULT, TOKENS, Attribute, find_attribute, given, measure_texts
 from odin_rm.data.columns import NO_NAMES, Columns
 from odin_rm.data.render import Prompt, response_texts
 from odin_rm.data.rows import parse_preference_row, parse_prompt_response
 from odin_rm.data.sources import PlacedRow, iter_preference_rows
-from odin_rm.evaluation.attributes import COLUMN, DEFAULT, TOKENS, Attribute, find_attribute, given, measure_texts
 
 OnBadRow = Literal["error", "skip"]
 Numbers = Mapping[str, float]
@@ -273,7 +274,7 @@ def _text(value: Any, name: str) -> str | None:
 def _list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = json.loads(value)
+            value = parse_json(value)
     if not isinstance(value, (list, tuple)):
         raise RowError(f"'{name}' is no list", fix="Write one entry for each response.")
     return list(value)
@@ -282,7 +283,7 @@ def _list(value: Any, name: str) -> list[Any]:
 def _numbers(value: Any, name: str) -> dict[str, float]:
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = json.loads(value)
+            value = parse_json(value)
     if value is None:
         return {}
     if not isinstance(value, Mapping):

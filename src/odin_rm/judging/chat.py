@@ -318,7 +318,7 @@ def endpoint_address(base_url: str | None) -> str:
 
 def estimate_tokens(messages: Messages) -> int:
     """Roughly how many tokens a conversation has."""
-    return -(-sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN)
+    return -(-sum(len(message["content"] or "") for message in messages) // CHARACTERS_PER_TOKEN)
 
 
 async def _whole(client: AsyncOpenAI, request: dict[str, Any]) -> Reply:

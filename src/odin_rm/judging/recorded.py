@@ -9,6 +9,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import bad_row, read_rows
+from odin_rm.core.reading import read_bytes
 from odin_rm.evaluation.annotation_rows import ORDERS, check_preferences, parse_annotation, parse_orders
 from odin_rm.evaluation.judgements import Judgement, Question
 from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes
@@ -68,7 +69,7 @@ class RecordedJudge(Judge):
 
     def identity(self) -> dict[str, Any]:
         codes = {"preference_codes": list(self.codes.words)} if self.codes.words else {}
-        return {"kind": "recorded", "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(), **codes}
+        return {"kind": "recorded", "sha256": hashlib.sha256(read_bytes(self.path)).hexdigest(), **codes}
 
     def prepare(self, questions: Sequence[Question]) -> None:
         missing = {q.instruction for q in questions if (q.instruction, q.first, q.second) not in self._preferences}

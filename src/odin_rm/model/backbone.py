@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.hub import check_hub
+from odin_rm.model.honest import check_config_file, check_index, loading
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -42,12 +42,17 @@ def check_model_folder(path: str | Path, *, extra_weight_files: tuple[str, ...] 
         return
     if any((folder / name).is_file() for name in extra_weight_files):
         return
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        fix = "Merge it into its base model with peft (merge_and_unload), save that, and give that folder."
+        raise ModelError("is a LoRA adapter without its base model", where=str(path), fix=fix)
     if not (folder / "config.json").is_file():
         raise ModelError(
             "the folder has no config.json, so it is not a transformers model",
             where=str(path),
             fix="Give the folder that save_pretrained wrote (for a run folder that is its model/ folder).",
         )
+    check_config_file(folder)
+    check_index(folder)
     if any((folder / name).is_file() for name in WEIGHT_FILES):
         return
     if any((folder / name).is_file() for name in PICKLE_FILES):
@@ -75,10 +80,6 @@ def quiet_loading() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AssertionError, SafetensorError)
-"""What transformers raises for a folder that it cannot load; torch asserts that a pad id has a row of the embedding."""
-
-
 def load_config(path: str | Path, *, trust_remote_code: bool = False, **overrides: Any) -> Any:
     """``AutoConfig`` of a folder or hub id with load errors turned into one line.
 
@@ -86,10 +87,8 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False, **override
         ModelError: the config cannot be read.
     """
     check_hub(path, ModelError, "model folder")
-    try:
+    with loading(path):
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **overrides)
-    except LOAD_ERRORS as error:
-        raise load_error(path, error) from error
 
 
 def load_classifier(
@@ -118,11 +117,8 @@ def load_classifier(
         kwargs["config"] = config
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
-    try:
-        with quiet_loading():
-            model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
-    except LOAD_ERRORS as error:
-        raise load_error(path, error) from error
+    with loading(path), quiet_loading():
+        model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
         other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))
@@ -290,13 +286,3 @@ def ensure_pad_token(tokenizer: Any, model_config: Any) -> int:
         tokenizer.pad_token = substitute
     model_config.pad_token_id = tokenizer.pad_token_id
     return int(tokenizer.pad_token_id)
-
-
-def load_error(path: str | Path, error: Exception) -> ModelError:
-    """The one line for a model that transformers cannot load."""
-    reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
-    if "Padding_idx" in reason:
-        reason, fix = "its pad_token_id is beyond the embedding", "Correct pad_token_id in config.json."
-    else:
-        fix = "Give a model folder or a hub id."
-    return ModelError(f"cannot load the model ({reason})", where=str(path), fix=fix)

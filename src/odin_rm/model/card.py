@@ -12,6 +12,7 @@ import yaml
 from odin_rm.core.files import atomic_write_text
 from odin_rm.core.untrusted import markdown_text
 from odin_rm.model.info import RewardModelInfo
+from odin_rm.objectives.registry import card_of
 
 # The figures of audit.json that a reader of the card wants first.
 CARD_FIGURES = (
@@ -61,7 +62,9 @@ def write_card(folder: Path, info: RewardModelInfo, templates: Sequence[str], **
         loader=jinja2.PackageLoader("odin_rm.model"), keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plain"] = lambda value: markdown_text(str(value))
-    shared = {"front_matter": header, "info": info, "figures": CARD_FIGURES, "row": _row}
+    told = {"trained": card_of(info.objective, info.heads)}
+    told["exported"] = card_of(info.objective, info.heads, exported=True)
+    shared = {"front_matter": header, "info": info, "figures": CARD_FIGURES, "row": _row, **told}
     text = "".join(environment.get_template(name).render(**shared, **values) for name in templates)
     atomic_write_text(folder / "README.md", text)
 

@@ -20,7 +20,6 @@ from odin_rm.core.errors import ModelError
 from odin_rm.core.types import QUALITY
 from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
-    LOAD_ERRORS,
     find_output_layer,
     load_classifier,
     load_config,
@@ -28,6 +27,7 @@ from odin_rm.model.backbone import (
     recompute_activations,
     switch_dropout_off,
 )
+from odin_rm.model.honest import loading
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.policy import load_policy
 from odin_rm.model.reward_model import RewardModel
@@ -151,15 +151,11 @@ class Critic(nn.Module):
         """
         from transformers import AutoModel
 
-        try:
+        with loading(folder, "critic", "Copy it again."), quiet_loading():
             config = load_config(folder)
             dropout = switch_dropout_off(config)
-            with quiet_loading():
-                backbone = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, **kwargs)
+            backbone = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, **kwargs)
             head = load_file(Path(folder) / HEAD_FILE)
-        except LOAD_ERRORS as error:
-            reason = str(error).strip().split("\n")[0][:300]
-            raise ModelError(f"cannot load the critic ({reason})", where=str(folder), fix="Copy it again.") from error
         return cls(backbone, head["weight"][0], float(head["bias"]), dropout)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> None:

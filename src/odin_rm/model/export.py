@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from odin_rm.core.errors import ExportError
-from odin_rm.core.files import atomic_folder
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import load_classifier, model_window, quiet_loading
@@ -27,6 +26,7 @@ from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.stock_config import complete_config, complete_tokenizer, write_neutral_bias
 from odin_rm.model.stock_template import Pairs
 from odin_rm.model.stock_tokenizer import StockTokenizer, same_conversations, same_pairs, stock_tokenizer
+from odin_rm.runs.output_folder import check_output_folder, replaced_folder
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def export_quality_head(
     if tolerance is None:
         relative = 1e-5 if target == torch.float32 else 2e-2
         tolerance = relative * max(1.0, float(expected.abs().max()))
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    check_output_folder(folder, "export", overwrite=overwrite)
+    with replaced_folder(folder, "export") as temporary:
         tensors = {k: v.to(target) if v.is_floating_point() else v for k, v in merged.quality_state_dict().items()}
         made = None if tokenizer is None else stock_tokenizer(tokenizer, settings)
         _save_stock(merged, temporary, tensors, target, made)

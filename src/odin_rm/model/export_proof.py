@@ -10,7 +10,6 @@ The truth is the original model on one sequence at a time. Against it stand, on 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from odin_rm.core.errors import ExportError, OdinError
+from odin_rm.core.reading import read_json
 from odin_rm.fast import neighbour_reason, reads_left_to_right
 from odin_rm.model.backbone import find_output_layer, position_table
 from odin_rm.model.reading import forget_earlier
@@ -88,7 +88,7 @@ def prove(
     """
     stock.eval()
     decoder = reads_left_to_right(stock.base_model)
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "config.json")
     if decoder and pad_token_id is not None:
         _check_token_read(content, sequences, int(pad_token_id))
     one_by_one, last = _one_by_one(stock, sequences, decoder)

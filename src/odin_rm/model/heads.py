@@ -49,12 +49,17 @@ class RewardHeads(nn.Module):
         normalise: use ``scale * normalise_head(w)`` in the forward pass instead of ``w``.
         scale: the constant ``s``; only with ``normalise``.
 
+    Attributes:
+        with_feature: whether the feature follows the rewards in what :meth:`forward` gives. A classifier picks the
+            token that is read from its last layer's output, so the feature has to come out of that layer too.
+
     Raises:
         ModelError: there is no quality head, or a name stands twice.
     """
 
     def __init__(self, in_features: int, names: Sequence[str], *, normalise: bool, scale: float = 1.0) -> None:
         super().__init__()
+        self.with_feature = False
         if QUALITY not in names or len(set(names)) != len(names):
             raise ModelError(f"heads must be distinct and include '{QUALITY}', got {list(names)}")
         self.names, self.normalise, self.scale, self.in_features = tuple(names), normalise, scale, in_features
@@ -72,10 +77,11 @@ class RewardHeads(nn.Module):
         return normalise_head(self.vectors[first].float()) @ normalise_head(self.vectors[second].float())
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Rewards of shape ``(..., H)`` from features ``(..., D)``, in float32.
+        """Rewards of shape ``(..., H)`` from features ``(..., D)``, in float32; ``(..., H + D)`` with the feature.
 
         Autocast is off here: a reward rounded to 8 bits would tie most of a prompt's responses.
         """
         weight_HD = torch.stack([self.effective(name) for name in self.names])
         with torch.autocast(feature.device.type, enabled=False):
-            return feature.float() @ weight_HD.T
+            found = feature.float() @ weight_HD.T
+        return torch.cat([found, feature.float()], dim=-1) if self.with_feature else found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.core.types import LENGTH, QUALITY
 
 INFO_FILE = "odin_rm.json"
@@ -24,7 +24,7 @@ class RewardModelInfo:
         normalise_heads: whether the forward pass normalises the head vectors.
         head_scale: constant that multiplies a normalised head.
         pooling: ``backbone`` (the architecture's own read-out) or ``mean`` (mean of the last hidden states).
-        objective: ``odin`` or ``bradley_terry``, what the model was trained with.
+        objective: what the model was trained with, a name of :data:`odin_rm.objectives.registry.OBJECTIVES`.
         length_unit: the unit of length that training and audit used.
         encoding: fields of :class:`odin_rm.data.tokenise.EncodingSettings` used in training.
         reward_mean, reward_std: mean and deviation of the quality reward on the reference set, reward units.
@@ -67,11 +67,12 @@ class RewardModelInfo:
         """
         path = Path(folder) / INFO_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content.pop("format_version")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            content = read_json(path)
+            version = int(content.pop("format_version"))
+            content["heads"] = tuple(str(name) for name in content.get("heads", ()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(
-                f"cannot read the reward model's description ({error})",
+                f"cannot read the reward model's description ({getattr(error, 'what', error)})",
                 where=str(path),
                 fix="Copy the whole model folder again.",
             ) from error
@@ -82,7 +83,6 @@ class RewardModelInfo:
                 fix="Update odin-rm.",
             )
         known = {name: value for name, value in content.items() if name in cls.__dataclass_fields__}
-        known["heads"] = tuple(known.get("heads", ()))
         return cls(**known)
 
 

@@ -22,15 +22,14 @@ from transformers import AutoModelForCausalLM
 from odin_rm.core.errors import ModelError, ShapeError
 from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import (
-    LOAD_ERRORS,
     check_model_folder,
     ensure_pad_token,
     load_config,
-    load_error,
     quiet_loading,
     recompute_activations,
     switch_dropout_off,
 )
+from odin_rm.model.honest import check_adapter_loaded, loading
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.scoring import load_tokenizer
@@ -114,13 +113,10 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
     kwargs: dict[str, Any] = {"config": config, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
-    try:
-        with quiet_loading():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path, use_safetensors=True, output_loading_info=True, **kwargs
-            )
-    except LOAD_ERRORS as error:
-        raise load_error(path, error) from error
+    with loading(path), quiet_loading():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, use_safetensors=True, output_loading_info=True, **kwargs
+        )
     if missing := sorted(report["missing_keys"]):
         what = f"the model has no weights for {', '.join(missing[:3])}, so it cannot write"
         raise ModelError(what, where=str(path), fix=fix)
@@ -130,19 +126,13 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
-
-
 def _merged_adapter(path: str | Path, kwargs: dict[str, Any]) -> Any:
     peft = import_peft()
     if not (Path(path) / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"the adapter has no weights ({ADAPTER_WEIGHTS})", where=str(path), fix="Copy them there.")
     fix = "Copy the adapter's folder again."
-    try:
+    with loading(path, f"adapter's {ADAPTER_CONFIG}", fix):
         base = peft.PeftConfig.from_pretrained(str(path)).base_model_name_or_path
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot read {ADAPTER_CONFIG} ({_first_line(error)})", where=str(path), fix=fix) from error
     try:
         model, _ = load_policy(str(base), **kwargs)
     except ModelError as error:
@@ -152,10 +142,10 @@ def _merged_adapter(path: str | Path, kwargs: dict[str, Any]) -> Any:
             fix=f"Put the base model back, or correct 'base_model_name_or_path' in {ADAPTER_CONFIG}.",
         ) from error
     dropout = model.original_dropout
-    try:
-        model = peft.PeftModel.from_pretrained(model, str(path)).merge_and_unload()
-    except LOAD_ERRORS as error:
-        raise ModelError(f"cannot load the adapter ({_first_line(error)})", where=str(path), fix=fix) from error
+    with loading(path, "adapter", fix):
+        adapted = peft.PeftModel.from_pretrained(model, str(path))
+        check_adapter_loaded(adapted, peft, Path(path) / ADAPTER_WEIGHTS)
+        model = adapted.merge_and_unload()
     model.original_dropout = dropout
     return model
 

@@ -34,6 +34,7 @@ from odin_rm.model.backbone import (
     switch_dropout_off,
 )
 from odin_rm.model.heads import RewardHeads, effective_head
+from odin_rm.model.honest import check_adapter_loaded, loading
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.reading import forget_earlier, padded_logits
@@ -146,7 +147,8 @@ class RewardModel(nn.Module):
             "pooling": info.pooling,
         }
         try:
-            model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
+            with loading(source):
+                model = cls.from_backbone(source, heads=info.heads, **heads, **kwargs)
         except ModelError as error:
             if info.base_model is None:
                 raise
@@ -160,7 +162,9 @@ class RewardModel(nn.Module):
         model.info = info
         if info.base_model is not None:
             peft = import_peft()
-            model.backbone = peft.PeftModel.from_pretrained(model.backbone, folder, is_trainable=trainable)
+            with loading(folder, "adapter", "Copy the whole model folder again."):
+                model.backbone = peft.PeftModel.from_pretrained(model.backbone, folder, is_trainable=trainable)
+            check_adapter_loaded(model.backbone, peft, folder / ADAPTER_WEIGHTS)
             # peft freezes all that is not an adapter, the heads too.
             model.heads.requires_grad_(trainable)
         model.load_heads(folder)
@@ -190,6 +194,15 @@ class RewardModel(nn.Module):
     def has_length_head(self) -> bool:
         """Whether there is a length head beside the quality head."""
         return LENGTH in self.heads.names
+
+    @property
+    def reads_feature(self) -> bool:
+        """Whether scores come with the feature that the heads read; can be switched."""
+        return self.heads.with_feature
+
+    @reads_feature.setter
+    def reads_feature(self, wanted: bool) -> None:
+        self.heads.with_feature = wanted
 
     @property
     def is_lora(self) -> bool:
@@ -346,6 +359,10 @@ class RewardModel(nn.Module):
         tensors = read_heads(folder, self.heads.names)
         with torch.no_grad():
             for name, parameter in self.heads.vectors.items():
+                if tensors[name].shape != parameter.shape:
+                    shapes = f"{list(tensors[name].shape)}, the model reads {list(parameter.shape)}"
+                    what = f"the {name} head has the shape {shapes}"
+                    raise ModelError(what, where=str(Path(folder) / HEADS_FILE), fix="Copy the whole model folder.")
                 parameter.copy_(tensors[name])
 
     def load_weights(self, folder: str | Path) -> None:
@@ -385,8 +402,9 @@ class RewardModel(nn.Module):
         return score_row(self.classifier, self.heads, row, kernel=self.tree_kernel, mean=mean)
 
     def _scores(self, rewards_RH: Tensor) -> RewardScores:
-        columns = dict(zip(self.heads.names, rewards_RH.float().unbind(-1), strict=True))
-        return RewardScores(columns[QUALITY], columns.get(LENGTH))
+        names = self.heads.names
+        columns = dict(zip(names, rewards_RH[:, : len(names)].float().unbind(-1), strict=True))
+        return RewardScores(heads=columns, feature=rewards_RH[:, len(names) :].float() if self.reads_feature else None)
 
     def _effective(self, vector_D: Tensor) -> Tensor:
         return effective_head(vector_D, normalise=self.info.normalise_heads, scale=self.info.head_scale)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from odin_rm.core.errors import ConfigError, DataError, ModelError, NumericalError
 from odin_rm.core.hub import check_hub
-from odin_rm.core.types import RewardScores
+from odin_rm.core.types import LENGTH, QUALITY, RewardScores
 from odin_rm.data.planning import plan_batch, row_inputs, to_device
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.fast import TreeSupport, known_layout, neighbour_reason, reads_left_to_right, score_row, use_fast_products
@@ -34,11 +34,14 @@ from odin_rm.model.backbone import (
     position_table,
 )
 from odin_rm.model.device import is_out_of_memory, pick_device
+from odin_rm.model.honest import check_template, labels_of_weights, loading
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
 from odin_rm.model.reading import padded_logits, stock_skip_id, up_to_reading
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.saved_reading import saved_settings, say_where_stock_reads
 
+FEATURE = "feature"
+"""The name of the feature among the columns of :func:`score_columns`; no head is called so."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -150,12 +153,10 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         ModelError: there is none.
     """
     check_hub(path, ModelError, "folder with a tokenizer", file="tokenizer_config.json")
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raise a bare Exception for a broken file
-        reason = str(error).strip().split("\n")[0][:200]
-        fix = "Save the tokenizer into the model folder, or check the id."
-        raise ModelError(f"cannot load the tokenizer ({reason})", where=str(path), fix=fix) from error
+    with loading(path, "tokenizer", "Save the tokenizer into the model folder, or check the id."):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    check_template(tokenizer, path)
+    return tokenizer
 
 
 def load_scorer(
@@ -206,10 +207,12 @@ def load_scorer(
             what = "is for reward models of odin-rm; somebody's classifier is read where its config says"
             raise ConfigError(what, where="--read_at", fix="Leave it out.")
         check_model_folder(path)
-        config = load_config(path, trust_remote_code=trust_remote_code)
+        rows = labels_of_weights(path)
+        named = {} if rows is None else {"num_labels": rows}
+        config = load_config(path, trust_remote_code=trust_remote_code, **named)
         if _is_classifier(config):
             _column_index(config, column, str(path))  # a missing --column is told before minutes of loading
-        classifier = load_classifier(path, **kwargs)
+        classifier = load_classifier(path, **(kwargs if rows is None else kwargs | {"config": config}))
         index = _column_index(config, column, str(path))
         model, info, has_length = ColumnClassifier(classifier, index), None, False
         config = classifier.config
@@ -256,8 +259,16 @@ def text_settings(scorer: Scorer, *, max_length: int | None = None, overlong: st
     return settings
 
 
-@torch.no_grad()
 def score_sequences(
+    model: Callable[..., RewardScores], sequences: Sequence[np.ndarray], **options: Any
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """``(R,)`` float64 quality rewards, and length rewards or ``None``; arguments as of :func:`score_columns`."""
+    columns = score_columns(model, sequences, **options)
+    return columns.get(QUALITY, np.zeros(len(sequences))), columns.get(LENGTH)
+
+
+@torch.no_grad()
+def score_columns(
     model: Callable[..., RewardScores],
     sequences: Sequence[np.ndarray],
     *,
@@ -268,7 +279,7 @@ def score_sequences(
     world_size: int = 1,
     progress: Callable[[int], None] | None = None,
     layout: TreeSupport | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> dict[str, np.ndarray]:
     """Scores of token sequences in their order; what they begin with alike is computed once where the model allows it.
 
     A forward pass that does not fit into memory is taken again in halves.
@@ -284,12 +295,14 @@ def score_sequences(
         layout: how sequences share a forward pass; default what the model was verified for (``odin_rm.fast.layout``).
 
     Returns:
-        ``(R,)`` float64 quality rewards, and length rewards or ``None``.
+        ``(R,)`` float64 rewards by head; under :data:`FEATURE` the ``(R, D)`` float32 features, where the model gives
+        them. Nothing where there are no sequences.
     """
-    quality_R, length_R = np.zeros(len(sequences)), np.zeros(len(sequences))
-    has_length = False
+    found: dict[str, np.ndarray] = {}
     if not len(sequences):
-        return quality_R, None
+        return found
+    if (classifier := getattr(model, "classifier", None)) is not None:
+        check_token_ids(classifier, sequences, where="scoring")
     # Verified on whole sequences, which end as the data's do.
     layout = layout or known_layout(model, sequences, pad_token_id, device=device)
     read_part = getattr(model, "read_part", None)
@@ -309,18 +322,24 @@ def score_sequences(
             if world_size > 1 or len(rows) < 2 or not is_out_of_memory(error):
                 raise
             scores = None
-        if positions is None:
-            continue
-        if scores is None:  # outside of the handler, so that the frames of the attempt are gone
+        if scores is None and positions is not None:
+            # Outside of the handler, so that the frames of the attempt are gone.
             waiting += np.array_split(positions, 2)[::-1]
             continue
-        quality_R[positions] = scores.quality.double().cpu().numpy()
-        if scores.length is not None:
-            has_length = True
-            length_R[positions] = scores.length.double().cpu().numpy()
-        if progress is not None:
+        assert scores is not None
+        for name, column in _columns(scores).items():
+            if name not in found:
+                found[name] = np.zeros((len(sequences), *column.shape[1:]), dtype=column.dtype)
+            if positions is not None:
+                found[name][positions] = column
+        if progress is not None and positions is not None:
             progress(len(positions))
-    return quality_R, (length_R if has_length else None)
+    return found
+
+
+def _columns(scores: RewardScores) -> dict[str, np.ndarray]:
+    columns = {name: column.double().cpu().numpy() for name, column in scores.heads.items()}
+    return columns if scores.feature is None else columns | {FEATURE: scores.feature.float().cpu().numpy()}
 
 
 def score_texts(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.core.types import QUALITY
 from odin_rm.model.info import RewardModelInfo
 from odin_rm.model.reading import set_pad_id, stock_skip_id
@@ -65,7 +65,7 @@ def complete_config(folder: Path, info: RewardModelInfo) -> None:
         info: the reward model's description, for mean and deviation of the reward.
     """
     path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     add_rotary_fields(content)
     if "dtype" in content:
         content["torch_dtype"] = content["dtype"]
@@ -136,7 +136,7 @@ def complete_tokenizer(folder: Path, classifier: Any) -> None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     if content.get("tokenizer_class") in _ONLY_IN_FIVE and (folder / "tokenizer.json").is_file():
         content["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(content.get("extra_special_tokens"), list):  # transformers 4 has a dictionary by that name

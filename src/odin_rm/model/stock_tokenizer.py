@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from odin_rm.core.errors import DataError, ExportError
+from odin_rm.data.messages import is_transcript
 from odin_rm.data.render import (
     beyond_turn,
     prompt_messages,
     response_messages,
     template_ending,
     uses_chat_template,
+    with_fixed_date,
 )
 from odin_rm.data.tokenise import EncodingSettings, encode_response
 from odin_rm.model.stock_template import Pairs, around
@@ -111,7 +113,8 @@ def same_conversations(stock: Any, tokenizer: Any, settings: EncodingSettings) -
 def same_pairs(stock: Any, tokenizer: Any, settings: EncodingSettings, pairs: Pairs) -> bool:
     """Whether it gives them to a query and a document in each of the ways that ``pairs`` promises."""
     ways = {"both": (True, False), "rendered": (False,), "none": ()}[pairs]
-    samples = [(p, r) for p, r in _SAMPLES if isinstance(p, str)]
+    # A transcript is a conversation of several turns to us, and one question to a tool that scores pairs.
+    samples = [(p, r) for p, r in _SAMPLES if isinstance(p, str) and not is_transcript(p)]
     seen = [_same_ids(stock, tokenizer, settings, *sample, pair=way) for sample in samples for way in ways]
     return False not in seen and (True in seen or not ways)
 
@@ -121,8 +124,8 @@ def _own_template(tokenizer: Any, settings: EncodingSettings) -> Any:
     if not uses_chat_template(tokenizer, settings.chat_template):
         return _plain_chat_template(tokenizer)
     if settings.chat_template is not None:
-        return tokenizer.get_chat_template(settings.chat_template)
-    return tokenizer.chat_template
+        return with_fixed_date(tokenizer.get_chat_template(settings.chat_template))
+    return with_fixed_date(tokenizer.chat_template)
 
 
 def _candidates(own: Any, cut: str, adds: tuple[str, str]) -> Iterator[tuple[Any, Pairs]]:

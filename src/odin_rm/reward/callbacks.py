@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 from transformers import TrainerCallback
 
-from odin_rm.objectives.disentangle import DisentangledLoss
 from odin_rm.reward.loader import BatchSizes, PlannedBatches, RankBatch
 
 
@@ -39,10 +38,11 @@ class BeforeTraining(TrainerCallback):
 
 
 class StepMeter:
-    """Collects the parts of the objective between two logs; the log gets their means and the rates."""
+    """Collects the metrics of the objective between two logs; the log gets their means (sums of counts) and rates."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
+        self._counts: set[str] = set()
         self._seconds = 0.0
         self._scoring = 0.0
         self._pairs = 0
@@ -50,45 +50,31 @@ class StepMeter:
 
     def add(
         self,
-        parts: DisentangledLoss,
-        loss: Tensor,
+        metrics: Mapping[str, Tensor | float],
         batch: RankBatch,
-        cosine: float | None,
         *,
         seconds: float,
         scoring_seconds: float = 0.0,
     ) -> None:
         """Record one step and how long it took, the pass that only scores (0 where there is none) included."""
-        row = {
-            "ranking_loss": float(parts.ranking),
-            "length_loss": float(parts.length),
-            "orthogonality_loss": 0.0 if cosine is None else abs(cosine),
-            "accuracy": float(parts.accuracy),
-            "total_accuracy": float(parts.total_accuracy),
-            "quality_length_correlation": float(parts.quality_length_correlation),
-            "length_length_correlation": float(parts.length_length_correlation),
-            "degenerate_correlations": float(parts.degenerate),
-            "responses": float(len(batch.tokens_R)),
-        }
-        if cosine is not None:
-            row["head_cosine"] = cosine
-        self._rows.append(row)
+        self._counts |= {name for name, value in metrics.items() if _is_count(value)}
+        row = {name: float(value) for name, value in metrics.items()}
+        self._rows.append(row | {"responses": float(len(batch.tokens_R))})
         self._seconds += seconds
         self._scoring += scoring_seconds
         self._pairs += len(batch.chosen_B)
         self._sizes.append(batch.sizes)
 
     def drain(self) -> dict[str, Any]:
-        """Means since the last call; a count of degenerate correlations; rates, and what sharing and padding did."""
+        """Means and counts since the last call; rates, and what sharing and padding did."""
         if not self._rows:
             return {}
         out: dict[str, Any] = {}
-        for name in self._rows[0]:
-            values = [row[name] for row in self._rows]
+        for name in dict.fromkeys(name for row in self._rows for name in row):
+            values = [row[name] for row in self._rows if name in row]
             mean = sum(values) / len(values)
             # A model without a length head has no such correlation: null in the file, not NaN.
-            out[name] = None if mean != mean else mean
-        out["degenerate_correlations"] = int(sum(row["degenerate_correlations"] for row in self._rows))
+            out[name] = int(sum(values)) if name in self._counts else None if mean != mean else mean
         out["pairs"] = self._pairs
         out["pairs_per_second"] = self._pairs / self._seconds
         slots, whole, distinct, computed = (
@@ -104,3 +90,7 @@ class StepMeter:
         out["scoring_pass_share"] = self._scoring / self._seconds
         self.__init__()  # type: ignore[misc]
         return out
+
+
+def _is_count(value: Tensor | float) -> bool:
+    return not value.is_floating_point() if isinstance(value, Tensor) else isinstance(value, int)

@@ -12,7 +12,8 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.settings import refuse_idle, trajectory
 from odin_rm.core.trackers import BY_TRANSFORMERS, check_trackers
 from odin_rm.core.training_bounds import check_training_numbers
-from odin_rm.core.types import LENGTH, QUALITY
+from odin_rm.objectives.flags import foreign_options, objective_settings, settle_objective
+from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.options import MEMORY_FIELDS, REFUSED, RewardOptions, token_budget
 
 
@@ -30,24 +31,25 @@ class RewardConfig(RewardOptions, TrainingArguments):
             # A bar is for a person who looks at it; a log file gets the lines of figures.
             self.disable_tqdm = not sys.stderr.isatty()
         super().__post_init__()
-        is_odin = self.objective == "odin"
-        if self.length_weight is None:
-            self.length_weight = 1.0 if is_odin else 0.0
-        if self.orthogonality_weight is None:
-            self.orthogonality_weight = 1.0 if is_odin else 0.0
+        spec = settle_objective(self)
         if self.normalise_heads is None:
-            self.normalise_heads = is_odin
+            self.normalise_heads = spec.normalise_heads
         self.microbatch_tokens = token_budget("microbatch_tokens", self.microbatch_tokens)  # type: ignore[assignment]
         self.check_own()
 
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads that the objective trains."""
-        return (QUALITY, LENGTH) if self.objective == "odin" else (QUALITY,)
+        return OBJECTIVES[self.objective].heads
+
+    @property
+    def objective_settings(self) -> Any:
+        """The settings record of the objective."""
+        return objective_settings(self)
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
-        return trajectory(self, MEMORY_FIELDS)
+        return trajectory(self, (*MEMORY_FIELDS, *foreign_options(self.objective)))
 
     @property
     def recomputes_activations(self) -> bool:

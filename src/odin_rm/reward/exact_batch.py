@@ -15,6 +15,9 @@ Where there is one micro-batch its graph serves both passes, and of several as m
 only the others are computed again in step 3. The result does not depend on the split: not on micro-batches, order,
 padding, layout or the number of ranks.
 
+An objective may read more of a response than one scalar per head: the feature that the heads read. Its numbers travel
+as further rows of the same matrix, and the derivative with respect to each of them comes back in step 3.
+
 A micro-batch that does not fit into memory raises :class:`OutOfMemory` on every rank (but for the last backward pass of
 a step, in which gradients travel already). Nothing but gradients has then been touched; the caller drops them and takes
 the step again in smaller parts.
@@ -123,6 +126,7 @@ def exact_backward(
 
     # 1. Score. Where the graph is kept, this is also the pass that is differentiated.
     kept: dict[int, Tensor] = {}
+    names: tuple[str, ...] = ()
     scores_HR: Tensor | None = None
     with _memory_guard() as lacking:
         for index in (*range(keep, len(micro_batches)), *range(keep)):
@@ -130,14 +134,17 @@ def exact_backward(
             # A pass that is to exchange gradients must go through the wrapped model.
             synced = index < keep and engine.exchange is None and index == last
             with torch.set_grad_enabled(index < keep):
-                local_Hr = _stack((engine.synced_score or score if synced else score)(micro_batch.inputs))
+                found = (engine.synced_score or score if synced else score)(micro_batch.inputs)
+                local_Hr = _stack(found)
             if scores_HR is None:
+                names = tuple(found.heads)
                 scores_HR = torch.zeros(len(local_Hr), responses, dtype=torch.float64, device=engine.device)
             real = len(micro_batch.positions)
             found_Hr = local_Hr.detach()[:, :real].to(engine.device).double()
             scores_HR[:, micro_batch.positions.to(engine.device)] = found_Hr
             if index < keep:
                 kept[index] = local_Hr
+            del found  # with a graph that is not its own to keep
     if engine.any_rank(bool(lacking)):
         raise OutOfMemory
     assert scores_HR is not None, "an optimiser batch has at least one micro-batch on each rank"
@@ -145,7 +152,7 @@ def exact_backward(
 
     # 2. The objective and its derivative with respect to each scalar. Identical on each rank.
     with torch.enable_grad():
-        total, parts = objective(_unstack(scores_HR))
+        total, parts = objective(_unstack(scores_HR, names))
         (derivative_HR,) = torch.autograd.grad(total, scores_HR)
 
     # 3. Back-propagate sum(score * derivative). The last micro-batch exchanges gradients, unless that comes afterwards.
@@ -213,9 +220,11 @@ def _memory_guard() -> Iterator[list[str]]:
 
 
 def _stack(scores: RewardScores) -> Tensor:
-    """``(H, r)`` in the scores' own dtype (float32)."""
-    return torch.stack([scores.quality] if scores.length is None else [scores.quality, scores.length])
+    """``(H, r)`` in the scores' own dtype (float32); where a feature came with them, its ``D`` columns are rows too."""
+    heads_Hr = torch.stack(list(scores.heads.values()))
+    return heads_Hr if scores.feature is None else torch.cat([heads_Hr, scores.feature.T.to(heads_Hr)])
 
 
-def _unstack(scores_HR: Tensor) -> RewardScores:
-    return RewardScores(scores_HR[0], scores_HR[1] if len(scores_HR) > 1 else None)
+def _unstack(scores_HR: Tensor, names: Sequence[str]) -> RewardScores:
+    heads = dict(zip(names, scores_HR[: len(names)], strict=True))
+    return RewardScores(heads=heads, feature=scores_HR[len(names) :].T if len(scores_HR) > len(names) else None)

@@ -9,6 +9,7 @@ A batch is ready when its step begins: a thread (or, if asked for, worker proces
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -21,6 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 from odin_rm.data.batching import OptimiserBatch, build_optimiser_batch, plan_epoch
 from odin_rm.data.planning import Cost, plan_batch, row_inputs, to_device
 from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.objectives.objective import PairColumns
 from odin_rm.reward.exact_batch import MicroBatch
 
 
@@ -51,33 +53,19 @@ class BatchSizes:
     budget: int
 
 
-@dataclass(frozen=True)
-class PairColumns:
-    """What the objective reads of a batch besides its scores, in training and in evaluation alike.
-
-    Attributes:
-        tokens_R: ``(R,)`` float64 true response lengths.
-        prompt_R: ``(R,)`` int64 prompt of each response, numbered from 0 within the batch.
-        chosen_B, rejected_B: ``(B,)`` int64 positions in the batch's responses.
-        margin_B: ``(B,)`` float64.
-    """
-
-    tokens_R: Tensor
-    prompt_R: Tensor
-    chosen_B: Tensor
-    rejected_B: Tensor
-    margin_B: Tensor
-
-
 def pair_columns(data: TokenisedPreferences, batch: OptimiserBatch) -> PairColumns:
     """The columns of a batch of these data."""
     _, prompt_R = np.unique(np.asarray(data.response_prompt)[batch.responses], return_inverse=True)
     return PairColumns(
-        tokens_R=torch.as_tensor(np.asarray(data.response_tokens)[batch.responses], dtype=torch.float64),
+        attributes={
+            name: torch.as_tensor(np.asarray(column)[batch.responses], dtype=torch.float64)
+            for name, column in data.attributes.items()
+        },
         prompt_R=torch.as_tensor(prompt_R, dtype=torch.int64),
         chosen_B=torch.as_tensor(batch.chosen, dtype=torch.int64),
         rejected_B=torch.as_tensor(batch.rejected, dtype=torch.int64),
         margin_B=torch.as_tensor(batch.margin, dtype=torch.float64),
+        variants={kind: torch.as_tensor(pairs, dtype=torch.int64) for kind, pairs in batch.variants.items()},
     )
 
 
@@ -111,7 +99,7 @@ class RankBatch(PairColumns):
             MicroBatch({k: torch.from_numpy(v) for k, v in inputs.items()}, torch.from_numpy(positions))
             for inputs, positions in state["micro_batches"]
         ]
-        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+        tensors = {name: _as_tensor(value) for name, value in state.items()}
         self.__dict__.update(tensors, micro_batches=parts)
 
 
@@ -131,6 +119,7 @@ class PlannedBatches(Dataset):
         padding_side: ``right`` or ``left``.
         layout: ``tree``, ``packed`` or ``padded`` (:mod:`odin_rm.data.planning`).
         cost: by which work is shared out between ranks.
+        variants: kinds of variants of responses that a batch holds beside those in pairs.
     """
 
     def __init__(
@@ -147,8 +136,10 @@ class PlannedBatches(Dataset):
         padding_side: str = "right",
         layout: str = "padded",
         cost: Cost | None = None,
+        variants: Sequence[str] = (),
     ) -> None:
         self.data = data
+        self.variants = tuple(variants)
         self.batch_pairs, self.max_pairs_per_prompt, self.seed = batch_pairs, max_pairs_per_prompt, seed
         self.microbatch_tokens, self.pad_token_id, self.padding_side = microbatch_tokens, pad_token_id, padding_side
         self.rank, self.world_size = rank, world_size
@@ -173,7 +164,7 @@ class PlannedBatches(Dataset):
 
     def build(self, pair_numbers: np.ndarray) -> RankBatch:
         """The rank's batch for given pairs."""
-        return self.plan_again(build_optimiser_batch(self.data, pair_numbers))
+        return self.plan_again(build_optimiser_batch(self.data, pair_numbers, self.variants))
 
     def plan_again(self, batch: OptimiserBatch) -> RankBatch:
         """The rank's part of an optimiser batch in the layout and under the budget that hold now."""
@@ -211,7 +202,15 @@ class PlannedBatches(Dataset):
 
 
 def _as_array(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_array(one) for name, one in value.items()}
     return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _as_tensor(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_tensor(one) for name, one in value.items()}
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def make_loader(batches: PlannedBatches, *, num_workers: int = 0, **kwargs: Any) -> DataLoader:

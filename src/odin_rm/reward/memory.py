@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from odin_rm.core.reading import read_text
 
 DEFAULT_TOKENS = 16384
 """The budget where none is given and nothing can be measured."""
@@ -180,7 +181,7 @@ def all_parameters(model: nn.Module) -> list[Tensor]:
 
 def _machine_bytes() -> int:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+        for line in read_text("/proc/meminfo").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
@@ -194,8 +195,8 @@ def _machine_bytes() -> int:
 def _group_bytes() -> int:
     """What the container that this process runs in may still take."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8")
+        limit = read_text("/sys/fs/cgroup/memory.max").strip()
+        used = read_text("/sys/fs/cgroup/memory.current")
         return sys.maxsize if limit == "max" else max(0, int(limit) - int(used))
     except (OSError, ValueError):
         return sys.maxsize

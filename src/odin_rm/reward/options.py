@@ -19,10 +19,10 @@ from odin_rm.core.options import (
     options_of,
 )
 from odin_rm.core.settings import at_least
-from odin_rm.core.shared_options import LoraOptions, TrainerOptions
+from odin_rm.core.shared_options import LoraOptions, RowOptions, TrainerOptions
+from odin_rm.objectives.flags import GROUP, ObjectiveOptions
+from odin_rm.objectives.registry import OBJECTIVES
 
-OBJECTIVES = ("odin", "bradley_terry")
-LENGTH_SCOPES = ("batch", "prompt")
 POOLINGS = ("backbone", "mean")
 READ_AT = ("end_of_turn", "end")
 OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
@@ -71,7 +71,7 @@ MEMORY_FIELDS = (
 )
 
 
-_of_objective = options_of("objective")
+_of_objective = options_of(GROUP)
 _of_batch = options_of("exact batch, speed and memory")
 _of_text = options_of("text")
 _of_backbone = options_of("backbone")
@@ -79,7 +79,7 @@ _of_optimiser = options_of("optimiser")
 
 
 @dataclass
-class RewardOptions(LoraOptions, TrainerOptions):
+class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
     """Our own settings of a reward training run, and those of ``TrainingArguments`` that have other defaults here."""
 
     refused: ClassVar[Mapping[str, str]] = REFUSED
@@ -96,24 +96,14 @@ class RewardOptions(LoraOptions, TrainerOptions):
     dry_run: bool = option(False, "Print the plan of the run (steps, tokens, memory) and end; write nothing.")
 
     objective: str = _of_objective(
-        "odin", "odin (two heads, disentangled) or bradley_terry (the vanilla arm).", choices=OBJECTIVES
-    )
-    length_weight: float | None = _of_objective(
-        None, "lambda_L of the length-correlation loss. Default 1 for odin, 0 otherwise.", at_least=0
-    )
-    orthogonality_weight: float | None = _of_objective(
-        None, "lambda_O of the orthogonality loss. Default 1 for odin, 0 otherwise.", at_least=0
-    )
-    length_warmup: float = _of_objective(
-        0.0, "Share of the steps over which both weights rise linearly from 0.", at_least=0, below=1
-    )
-    length_scope: str = _of_objective(
-        "batch",
-        "Correlation over the whole batch (the paper) or of responses centred within each prompt.",
-        choices=LENGTH_SCOPES,
+        "odin",
+        f"What is trained: {', '.join(f'{name} ({spec.summary})' for name, spec in OBJECTIVES.items())}.",
+        choices=tuple(OBJECTIVES),
     )
     normalise_heads: bool | None = _of_objective(
-        None, "Normalise head vectors in the forward pass. Default true for odin, else false."
+        None,
+        "Normalise head vectors in the forward pass. Default true for "
+        f"{', '.join(name for name, spec in OBJECTIVES.items() if spec.normalise_heads)}, else false.",
     )
     head_scale: float = _of_objective(
         1.0, "Constant that multiplies normalised heads (the paper: 1); raise it for encoders.", above=0
@@ -216,8 +206,6 @@ class RewardOptions(LoraOptions, TrainerOptions):
             raise ConfigError("has no effect on padded batches", where="--tree_attention", fix=fix)
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
             raise ConfigError(f"must be positive, it is {self.num_train_epochs}", where="--num_train_epochs")
-        if self.objective == "bradley_terry" and self.orthogonality_weight:
-            raise ConfigError("needs a length head", where="--orthogonality_weight", fix="Use --objective odin.")
         if self.head_scale != 1.0 and not self.normalise_heads:
             raise ConfigError(
                 "scales normalised heads only", where="--head_scale", fix="Add --normalise_heads true or leave it out."

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from odin_rm.core.types import LENGTH, QUALITY
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.records import ScoredPreferences
-from odin_rm.model.scoring import Scorer, check_finite, score_sequences
+from odin_rm.model.scoring import Scorer, check_finite, score_columns
 
 
 def score_preferences(
@@ -26,7 +27,7 @@ def score_preferences(
         NumericalError: a score is not finite.
     """
     sequences = [data.input_ids(r) for r in range(data.num_responses)]
-    quality_R, length_R = score_sequences(
+    columns = score_columns(
         scorer.model,
         sequences,
         pad_token_id=scorer.pad_token_id,
@@ -35,23 +36,34 @@ def score_preferences(
         progress=progress,
         layout=scorer.layout(sequences),
     )
-    check_finite(quality_R, scorer.name)
-    return as_scored(data, quality_R, length_R, name or scorer.name)
+    check_finite(columns[QUALITY], scorer.name)
+    return as_scored(data, columns, name or scorer.name)
 
 
-def as_scored(
-    data: TokenisedPreferences, quality_R: np.ndarray, length_R: np.ndarray | None, name: str
-) -> ScoredPreferences:
-    """Scores beside the columns of the data that an audit needs."""
+def as_scored(data: TokenisedPreferences, columns: Mapping[str, np.ndarray], name: str) -> ScoredPreferences:
+    """Scores beside the columns of the data that an audit needs; of responses that stand in a pair.
+
+    Args:
+        data: what was scored.
+        columns: ``(R,)`` rewards by head.
+        name: what to call the model.
+    """
+    chosen, rejected = np.asarray(data.pair_chosen), np.asarray(data.pair_rejected)
+    rows = np.arange(data.num_responses)
+    if data.variants:
+        rows, numbers = np.unique(np.concatenate([chosen, rejected]), return_inverse=True)
+        chosen, rejected = np.split(numbers, 2)
+    length_R, true_quality_R = columns.get(LENGTH), data.extra.get("true_quality")
     return ScoredPreferences(
-        quality=quality_R,
-        response_tokens=np.asarray(data.response_tokens),
-        prompt=np.asarray(data.response_prompt),
-        chosen=np.asarray(data.pair_chosen),
-        rejected=np.asarray(data.pair_rejected),
-        length_reward=length_R,
-        true_quality=data.extra.get("true_quality"),
+        quality=columns[QUALITY][rows],
+        response_tokens=np.asarray(data.response_tokens)[rows],
+        prompt=np.asarray(data.response_prompt)[rows],
+        chosen=chosen,
+        rejected=rejected,
+        length_reward=None if length_R is None else length_R[rows],
+        true_quality=None if true_quality_R is None else np.asarray(true_quality_R)[rows],
         name=name,
         dataset=Path(data.source).name,
         report=data.report,
+        attributes={name: np.asarray(column)[rows] for name, column in data.attributes.items()},
     )

@@ -4,46 +4,52 @@ Data parallelism, mixed precision, LoRA, schedules, trackers and checkpoints are
 
 1. The loader yields a whole optimiser batch (``odin_rm.reward.loader``) and accumulation stays at 1, so a training step
    is the function :meth:`RewardTrainer.training_step`, top to bottom.
-2. The loss is the ODIN objective over that whole batch and all ranks (``odin_rm.reward.exact_batch``).
+2. The loss is an objective (``odin_rm.objectives``) over that whole batch and all ranks
+   (``odin_rm.reward.exact_batch``).
 3. Checkpoints hold our model folder, and a note of the settings that decide the weights: a run goes on from its own
    checkpoints only.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from odin_rm.core.errors import ConfigError, NumericalError
+from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError
 from odin_rm.core.files import atomic_write_json
-from odin_rm.core.types import RewardScores
+from odin_rm.core.reading import read_json
+from odin_rm.core.types import QUALITY, RewardScores
 from odin_rm.data.batching import build_optimiser_batch
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.audit import point_figures
 from odin_rm.fast import forward_cost
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.model.scoring import check_finite, score_sequences
-from odin_rm.objectives.disentangle import DisentangledLoss, disentangled_loss
+from odin_rm.model.scoring import FEATURE, check_finite, score_columns
+from odin_rm.objectives.objective import COMPLETE, Objective, ObjectiveValue, Progress
+from odin_rm.objectives.registry import make_objective
 from odin_rm.reward.callbacks import BeforeTraining, PlanEpochs, StepMeter
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import OutOfMemory, exact_backward
-from odin_rm.reward.loader import PairColumns, PlannedBatches, RankBatch, make_loader, pair_columns
+from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader, pair_columns
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
 from odin_rm.reward.step import ScoringClock, StepMemory, bare
+from odin_rm.runs.checkpoints import SoundCheckpoints
 
 SETTINGS_FILE = "odin_rm_run.json"
+STATE_FILE = "objective_state.safetensors"
 
 
-class RewardTrainer(StepMemory, Trainer):
+class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
     """Trains a :class:`RewardModel` on tokenised preferences.
 
     Args:
@@ -54,6 +60,7 @@ class RewardTrainer(StepMemory, Trainer):
         tokenizer: saved with each checkpoint; gives the pad token.
         callbacks: further ``TrainerCallback`` objects.
         padding_side: side of padding in training batches (the gradient does not depend on it).
+        objective: what to train; default the one that ``args`` name.
     """
 
     def __init__(
@@ -66,8 +73,11 @@ class RewardTrainer(StepMemory, Trainer):
         tokenizer: Any,
         callbacks: list[Any] | None = None,
         padding_side: str = "right",
+        objective: Objective | None = None,
     ) -> None:
         self.config: RewardConfig = args
+        self.objective = objective or make_objective(args.objective, args.objective_settings)
+        model.reads_feature = self.objective.reads_feature
         self.train_data, self.eval_data = train_data, eval_data
         self.batches = PlannedBatches(
             train_data,
@@ -80,6 +90,7 @@ class RewardTrainer(StepMemory, Trainer):
             world_size=args.world_size,
             padding_side=padding_side,
             cost=forward_cost(model),
+            variants=self.objective.variants,
         )
         self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
         self.saved_budget: dict[str, Any] | None = None
@@ -117,79 +128,54 @@ class RewardTrainer(StepMemory, Trainer):
         while True:
             try:
                 clock = ScoringClock(self.args.device)
-                parts = self._attempt(model, batch.to(self.args.device), clock)
+                value, scores = self._attempt(model, batch.to(self.args.device), clock)
                 break
             except OutOfMemory as error:
                 alone = error.alone
             # Outside of the handler, so that no frame holds on to tensors.
             batch = self.smaller(model, batch, alone)
         self.budget.proven = max(self.budget.proven, batch.sizes.largest)
-        loss = parts.total.detach() + self._head_loss(self._length_warmth())
+        loss = value.total.detach() + self._head_loss(self._progress())
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()  # the backward pass is still running, and its time belongs to the step
         seconds = time.perf_counter() - started
-        self.meter.add(parts, loss, batch, self._cosine(), seconds=seconds, scoring_seconds=clock.seconds())
+        metrics = {**value.metrics, **self._head_metrics()}
+        self.objective.after_step(scores, batch, self._progress())
+        self.meter.add(metrics, batch, seconds=seconds, scoring_seconds=clock.seconds())
         return loss.to(device=self.args.device, dtype=torch.float32)
 
-    def _attempt(self, model: nn.Module, batch: RankBatch, clock: ScoringClock) -> DisentangledLoss:
-        """Gradients of one step; the clock runs in passes that only score."""
-        warmth = self._length_warmth()
+    def _attempt(self, model: nn.Module, batch: RankBatch, clock: ScoringClock) -> tuple[ObjectiveValue, RewardScores]:
+        """Gradients of one step, its value and its scores, detached; the clock runs in passes that only score."""
+        progress = self._progress()
 
-        def objective(scores: RewardScores) -> tuple[Tensor, DisentangledLoss]:
-            parts = self.objective(scores, batch, warmth)
-            self._check_loss(parts, scores, batch)
-            return parts.total, parts
+        def objective(scores: RewardScores) -> tuple[Tensor, tuple[ObjectiveValue, RewardScores]]:
+            value = self.objective.value(scores, batch, progress)
+            self._check_loss(value.total, scores, batch)
+            return value.total, (value, scores.detach())
 
         return exact_backward(
             clock.score_function(bare(model)),
             batch.micro_batches,
             len(batch.tokens_R),
             objective,
-            head_term=lambda: self._head_term(warmth),
+            head_term=lambda: self.objective.head_term(self._reward_model().heads, progress),
             engine=self.engine(model, batch),
         )
 
-    def objective(self, scores: RewardScores, batch: PairColumns, warmth: float = 1.0) -> DisentangledLoss:
-        """The objective of a whole batch (or of all held-out pairs) as a function of its scores.
+    def _progress(self) -> Progress:
+        return Progress(self.state.global_step + 1, self.state.max_steps)
 
-        The orthogonality term, which no score decides, is added apart.
-        """
-        config = self.config
-        assert config.length_weight is not None
-        return disentangled_loss(
-            scores.quality,
-            scores.length,
-            batch.tokens_R.to(scores.quality),
-            batch.chosen_B.to(scores.quality.device),
-            batch.rejected_B.to(scores.quality.device),
-            margin_B=batch.margin_B.to(scores.quality),
-            prompt_R=batch.prompt_R.to(scores.quality.device) if config.length_scope == "prompt" else None,
-            length_weight=warmth * config.length_weight,
-        )
-
-    def _head_term(self, warmth: float) -> Tensor | None:
-        cosine = self._reward_model().head_cosine()
-        weight = warmth * (self.config.orthogonality_weight or 0.0)
-        return None if cosine is None or not weight else weight * cosine.abs()
-
-    def _head_loss(self, warmth: float) -> Tensor:
+    def _head_loss(self, progress: Progress) -> Tensor:
         with torch.no_grad():
-            term = self._head_term(warmth)
+            term = self.objective.head_term(self._reward_model().heads, progress)
         return torch.zeros((), dtype=torch.float64) if term is None else term.double()
 
-    def _cosine(self) -> float | None:
+    def _head_metrics(self) -> dict[str, float]:
         with torch.no_grad():
-            cosine = self._reward_model().head_cosine()
-        return None if cosine is None else float(cosine)
+            return self.objective.head_metrics(self._reward_model().heads)
 
-    def _length_warmth(self) -> float:
-        if not self.config.length_warmup:
-            return 1.0
-        steps = self.config.length_warmup * max(1, self.state.max_steps)
-        return min(1.0, (self.state.global_step + 1) / steps)
-
-    def _check_loss(self, parts: DisentangledLoss, scores: RewardScores, batch: RankBatch) -> None:
-        if bool(torch.isfinite(parts.total)):
+    def _check_loss(self, total: Tensor, scores: RewardScores, batch: RankBatch) -> None:
+        if bool(torch.isfinite(total)):
             return
         step = self.state.global_step + 1
         bad_R = ~torch.isfinite(scores.total().detach())
@@ -209,7 +195,7 @@ class RewardTrainer(StepMemory, Trainer):
         )
 
     def _describe(self, batch: RankBatch, scores: RewardScores, step: int) -> dict[str, Any]:
-        length = None if scores.length is None else scores.length.tolist()
+        others = {f"{name}_reward": column.tolist() for name, column in scores.heads.items() if name != QUALITY}
         return {
             "step": step,
             "source": self.train_data.source,
@@ -218,7 +204,8 @@ class RewardTrainer(StepMemory, Trainer):
             "rejected": batch.rejected_B.tolist(),
             "response_tokens": batch.tokens_R.tolist(),
             "quality": scores.quality.tolist(),
-            "length_reward": length,
+            "length_reward": None,
+            **others,
             "input_ids": [self.train_data.input_ids(int(r)).tolist() for r in batch.batch.responses],
         }
 
@@ -237,11 +224,16 @@ class RewardTrainer(StepMemory, Trainer):
         """
         data: Any = self.eval_data if eval_dataset is None else eval_dataset
         started = time.perf_counter()
-        scored = self.score(data)
+        columns = self._columns(data)
+        scored = as_scored(data, columns, "model")
         metrics: dict[str, float] = {
             f"{metric_key_prefix}_{name}": value for name, value in point_figures(scored).items() if value is not None
         }
-        metrics[f"{metric_key_prefix}_loss"] = self._eval_loss(data, scored.quality, scored.length_reward)
+        value = self._held_out_value(data, columns)
+        for name, figure in {**value.metrics, **self._head_metrics()}.items():
+            if float(figure) == float(figure):  # NaN: the objective has no such metric on these data
+                metrics.setdefault(f"{metric_key_prefix}_{name}", float(figure))
+        metrics[f"{metric_key_prefix}_loss"] = float(value.total) + float(self._head_loss(COMPLETE))
         seconds = time.perf_counter() - started
         metrics[f"{metric_key_prefix}_runtime"] = round(seconds, 3)
         metrics[f"{metric_key_prefix}_pairs_per_second"] = round(data.num_pairs / seconds, 3)
@@ -262,11 +254,15 @@ class RewardTrainer(StepMemory, Trainer):
 
     def score(self, data: TokenisedPreferences) -> Any:
         """:class:`ScoredPreferences` of a data set with the model as it stands, split over ranks."""
+        return as_scored(data, self._columns(data), "model")
+
+    def _columns(self, data: TokenisedPreferences) -> dict[str, np.ndarray]:
+        """Every response's rewards by head, and features where the objective reads them."""
         model = self.model_wrapped if self.model_wrapped is not None else self.model
         was_training = model.training
         model.eval()
         with self.accelerator.autocast():
-            quality_R, length_R = score_sequences(
+            columns = score_columns(
                 bare(model),
                 [data.input_ids(r) for r in range(data.num_responses)],
                 pad_token_id=self.batches.pad_token_id,
@@ -277,23 +273,23 @@ class RewardTrainer(StepMemory, Trainer):
                 world_size=self.args.world_size,
             )
         model.train(was_training)
-        quality_R, length_R = self._sum(quality_R), self._sum(length_R)
-        check_finite(quality_R, "evaluation")
-        return as_scored(data, quality_R, length_R if self._reward_model().has_length_head else None, "model")
+        columns = {name: self._sum(column) for name, column in columns.items()}
+        check_finite(columns[QUALITY], "evaluation")
+        return columns
 
-    def _sum(self, values: np.ndarray | None) -> Any:
-        if self.args.world_size == 1 or values is None:
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        if self.args.world_size == 1:
             return values
         tensor = torch.as_tensor(values, device=self.args.device)
         torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy()
 
-    def _eval_loss(self, data: TokenisedPreferences, quality_R: np.ndarray, length_R: np.ndarray | None) -> float:
+    def _held_out_value(self, data: TokenisedPreferences, columns: dict[str, np.ndarray]) -> ObjectiveValue:
         """The training objective on all held-out pairs as one batch, at full weights also during the warm-up."""
-        batch = build_optimiser_batch(data, np.arange(data.num_pairs))
-        length = None if length_R is None else torch.as_tensor(length_R[batch.responses])
-        scores = RewardScores(torch.as_tensor(quality_R[batch.responses]), length)
-        return float(self.objective(scores, pair_columns(data, batch)).total) + float(self._head_loss(1.0))
+        batch = build_optimiser_batch(data, np.arange(data.num_pairs), self.objective.variants)
+        rows = {name: torch.as_tensor(column[batch.responses], dtype=torch.float64) for name, column in columns.items()}
+        feature = rows.pop(FEATURE, None)
+        return self.objective.value(RewardScores(heads=rows, feature=feature), pair_columns(data, batch), COMPLETE)
 
     # ---- pieces of the Trainer that assume per-device tensors --------------------------------------------------------
 
@@ -357,6 +353,9 @@ class RewardTrainer(StepMemory, Trainer):
         budget = {"tokens": self.budget.tokens, "kept": self.budget.kept, "products": self.products}
         note = {"settings": self.config.trajectory(), "data": self.data_note(), "budget": budget}
         atomic_write_json(folder / SETTINGS_FILE, note)
+        state = self.objective.state_dict()
+        if state:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / STATE_FILE)
 
     def data_note(self) -> dict[str, Any]:
         """What identifies the training data in a checkpoint: counts and a checksum of lengths and pairs."""
@@ -364,11 +363,31 @@ class RewardTrainer(StepMemory, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         note = Path(resume_from_checkpoint) / SETTINGS_FILE
-        self.saved_budget = json.loads(note.read_text(encoding="utf-8")).get("budget") if note.is_file() else None
+        self.saved_budget = read_json(note).get("budget") if note.is_file() else None
+        self._load_objective_state(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._reward_model().load_weights(resume_from_checkpoint)
+
+    def _load_objective_state(self, checkpoint: Path) -> None:
+        """Take over the objective's state.
+
+        Raises:
+            CheckpointError: the objective has a state and the checkpoint has none, or not this one.
+        """
+        wanted = self.objective.state_dict()
+        if not wanted:
+            return
+        try:
+            state = load_file(checkpoint / STATE_FILE)
+            if set(state) != set(wanted):
+                raise ValueError(f"it holds {', '.join(sorted(state))}")
+        except (OSError, ValueError, SafetensorError) as error:
+            what = f"{STATE_FILE} is missing or is not the state of this objective ({' '.join(str(error).split())})"
+            fix = "Give an earlier checkpoint, or start anew."
+            raise CheckpointError(what, where=str(checkpoint), fix=fix) from error
+        self.objective.load_state_dict(state)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

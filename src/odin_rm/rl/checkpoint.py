@@ -6,12 +6,9 @@ replay buffer, and ``state.json``. Engines that shard the model write their own 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from odin_rm.core.errors import CheckpointError, OutputError
-from odin_rm.core.files import atomic_write_json, json_safe
+from odin_rm.core.files import atomic_write_json, dump_json
 from odin_rm.core.ranks import together
+from odin_rm.core.reading import parse_json, read_json
+from odin_rm.core.system import writing
 from odin_rm.rl.experience import Experience, load_experiences, save_experiences
 from odin_rm.rl.learn import Learner
 from odin_rm.rl.ranks import Ranks
+from odin_rm.runs.checkpoints import GO_ON, numbered_checkpoints, write_digests
 
 STATE_FILE = "state.json"
-BEST = "checkpoint-best"
 
 
 @dataclass
@@ -94,44 +93,26 @@ def save_checkpoint(
     """
     draft = folder.with_name(f".{folder.name}.tmp")
     try:
-        with together(), full_disks("the checkpoint", folder):
+        with together(), writing(folder, kept=GO_ON):
             if ranks.rank == 0:
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir(parents=True)
-        with together(), full_disks("the checkpoint", folder):
+        with together(), writing(folder, kept=GO_ON):
             _save_weights(draft, learner, ranks)
             if buffer:
                 save_experiences(buffer, draft / f"buffer_{ranks.rank}")
             torch.save(random_state, draft / f"random_{ranks.rank}.pt")
             atomic_write_json(draft / f"plan_{ranks.rank}.json", state.plan)
-        with together(), full_disks("the checkpoint", folder):
+        with together(), writing(folder, kept=GO_ON):
             if ranks.rank == 0:
                 whole = asdict(state) | {"plan": None, "settings": settings, "ranks": ranks.size}
                 atomic_write_json(draft / STATE_FILE, whole)
+                write_digests(draft)
                 _move_into_place(draft, folder)
     except OutputError:
         if ranks.rank == 0:
             shutil.rmtree(draft, ignore_errors=True)
         raise
-
-
-@contextmanager
-def full_disks(what: str, place: Path) -> Iterator[None]:
-    """A block that writes: whatever a library says of a full disk becomes one line.
-
-    Raises:
-        OutputError: the disk is full or the place cannot be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch has no class of its own for it
-        # torch and safetensors do not say that the disk is full.
-        free = f"{shutil.disk_usage(place.parent).free / 2**20:,.1f} MiB are free there"
-        raise OutputError(
-            f"{what} cannot be written ({' '.join(str(error).split())[:200]}; {free})",
-            where=str(place),
-            fix="Make room on the disk and go on from the last checkpoint with --resume_from_checkpoint true.",
-        ) from error
 
 
 def _move_into_place(draft: Path, folder: Path) -> None:
@@ -160,7 +141,7 @@ def load_checkpoint(
         random_state = torch.load(folder / f"random_{ranks.rank}.pt", weights_only=True)
         has_buffer = (folder / f"buffer_{ranks.rank}.json").is_file()
         buffer = load_experiences(folder / f"buffer_{ranks.rank}") if has_buffer else []
-        plan = json.loads((folder / f"plan_{ranks.rank}.json").read_text(encoding="utf-8"))
+        plan = read_json(folder / f"plan_{ranks.rank}.json")
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         what = f"the checkpoint is damaged ({' '.join(str(error).split())[:200]})"
         raise CheckpointError(
@@ -178,8 +159,11 @@ def read_state(folder: Path) -> dict[str, Any]:
         CheckpointError: there is none.
     """
     try:
-        return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        whole = read_json(folder / STATE_FILE)
+        if not {"settings", "ranks", *RunState.__dataclass_fields__} <= set(whole):
+            raise ValueError("not all is there")
+        return dict(whole)
+    except (ValueError, TypeError) as error:
         fix = "Give checkpoints/checkpoint-N of a run folder, or 'true' for the newest."
         raise CheckpointError("is not a checkpoint of odin-rm rl", where=str(folder), fix=fix) from error
 
@@ -187,7 +171,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 def check_settings(folder: Path, whole: dict[str, Any], settings: dict[str, Any], ranks: int) -> None:
     """Refuse a checkpoint of a run that would not have gone the same way."""
     theirs = whole["settings"]
-    ours = json.loads(json.dumps(json_safe(settings)))
+    ours = parse_json(dump_json(settings))
     names = sorted(set(ours) | set(theirs))
     differing = [n for n in names if ours.get(n) != theirs.get(n)]
     if differing:
@@ -200,37 +184,11 @@ def check_settings(folder: Path, whole: dict[str, Any], settings: dict[str, Any]
         raise CheckpointError(what, where=str(folder), fix="Start as many processes as before.")
 
 
-def find_checkpoint(wanted: str | None, run: Path) -> Path | None:
-    """The checkpoint that ``--resume_from_checkpoint`` means, or ``None`` for a new run.
-
-    Args:
-        wanted: ``"true"`` for the newest complete one of the run, a path, or ``None``.
-        run: the run folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if wanted is None or wanted.lower() in ("false", "no"):
-        return None
-    if wanted.lower() not in ("true", "yes", "last"):
-        return Path(wanted)
-    folder = run / "checkpoints"
-    for old in folder.glob(".checkpoint-*.old"):  # a kill between the two moves of a replaced checkpoint
-        if not (place := folder / old.name[1:].removesuffix(".old")).exists():
-            os.replace(old, place)
-    whole = [p for p in folder.glob("checkpoint-*") if p.name != BEST and (p / STATE_FILE).is_file()]
-    if not whole:
-        fix = "Start anew without --resume_from_checkpoint, or check --output."
-        raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
-    return max(whole, key=lambda p: int(p.name.split("-")[1]))
-
-
 def delete_old_checkpoints(folder: Path, keep: int) -> None:
     """Keep the newest ``keep`` checkpoints, and the watch's best one; drafts that a kill left behind go too."""
     for draft in folder.glob(".checkpoint-*.tmp"):
         shutil.rmtree(draft, ignore_errors=True)
-    whole = sorted((p for p in folder.glob("checkpoint-*") if p.name != BEST), key=lambda p: int(p.name.split("-")[1]))
-    for path in whole[:-keep]:
+    for path in numbered_checkpoints(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -255,7 +213,7 @@ def load_weights(folder: Path, learner: Learner) -> None:
             parameter.data.copy_(tensors[name])
         state = torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True)
         learner.optimiser.load_state_dict(state)
-    learner.scheduler.load_state_dict(json.loads((folder / "scheduler.json").read_text(encoding="utf-8")))
+    learner.scheduler.load_state_dict(read_json(folder / "scheduler.json"))
 
 
 def _trained(learner: Learner) -> list[tuple[str, torch.nn.Parameter]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
-from odin_rm.core.shared_options import LoraOptions
+from odin_rm.core.shared_options import RESUME_HELP, LoraOptions, RowOptions
 from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
@@ -33,7 +33,7 @@ _of_logs = options_of("logs and checkpoints")
 
 
 @dataclass
-class RLConfig(LoraOptions):
+class RLConfig(RowOptions, LoraOptions):
     """Everything that ``odin-rm rl`` takes."""
 
     algorithm: str = option("ppo", "ppo and remax are ours; rloo and grpo run TRL's trainers.", choices=ALGORITHMS)
@@ -46,7 +46,7 @@ class RLConfig(LoraOptions):
     prompts: str | None = option(None, "Rows with a prompt: file, dataset folder or hub id; preference data serve too.")
     output_dir: str | None = option(None, "The run folder.", flag="output", stock=True)
     overwrite_output_dir: bool = option(False, "Replace another run in --output instead of refusing.", flag="overwrite")
-    resume_from_checkpoint: str | None = option(None, "'true' for the newest checkpoint of the run, or a path.")
+    resume_from_checkpoint: str | None = option(None, RESUME_HELP)
 
     max_steps: int = _of_size(200, "Optimiser steps (minibatches) of the policy.", at_least=1)
     experience_size: int | None = _of_size(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.model.policy import ResponseBatch, collate_responses
 from odin_rm.rl.records import Rollout
 
@@ -124,7 +124,7 @@ def save_experiences(experiences: Sequence[Experience], path: Path) -> None:
 def load_experiences(path: Path) -> list[Experience]:
     """Read what :func:`save_experiences` wrote."""
     tensors = load_file(path.with_suffix(".safetensors"))
-    texts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    texts = read_json(path.with_suffix(".json"))
     prompts = _split(tensors["prompt_ids"], tensors["prompt_ids_count"])
     counts = tensors["response_ids_count"]
     responses = _split(tensors["response_ids"], counts)

@@ -18,7 +18,6 @@ from odin_rm.core.ranks import together
 from odin_rm.core.signals import StopFlag
 from odin_rm.objectives.kl import adapt_kl_coef
 from odin_rm.rl.checkpoint import (
-    BEST,
     RunState,
     delete_old_checkpoints,
     load_checkpoint,
@@ -35,6 +34,7 @@ from odin_rm.rl.ranks import Ranks
 from odin_rm.rl.request import SAMPLES, training_row
 from odin_rm.rl.shaping import reference_statistics
 from odin_rm.rl.watch import WATCH_FILE, Alarm, HackingWatch, WatchRecord, look_row, metrics_row
+from odin_rm.runs.checkpoints import BEST
 from odin_rm.runs.talk import RunTalk
 
 Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.files import PathLike, append_jsonl, atomic_write_text, dump_json
+from odin_rm.core.reading import read_lines
 from odin_rm.data.prompts import PromptSet
 from odin_rm.data.render import Prompt
 from odin_rm.model.policy import ResponseBatch, adapter_disabled, end_token_ids, response_log_probs
@@ -214,8 +214,7 @@ def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
     """The rows of a JSON lines file up to a step; a line that a killed run left half is no row."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [row for row in map(json.loads, lines) if row["step"] <= step]
+    return [row for row in read_lines(path) if row.get("step", 0) <= step]
 
 
 def _frozen_copy(model: Any) -> Any:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, RunInterrupted
-from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.errors import CheckpointError, ConfigError, DataError, OdinError, RunInterrupted
+from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json, environment_record
 from odin_rm.core.options import flag_of
+from odin_rm.core.ranks import is_main_process
+from odin_rm.core.reading import read_json, read_lines, read_text
+from odin_rm.core.system import writing
+from odin_rm.runs.checkpoints import TRAINER_STATE, find_checkpoint, is_auto, step_of
+from odin_rm.runs.output_folder import OutputFolder, has_result
 
+log = logging.getLogger(__name__)
+_SAID_AT_THE_END = ("finished", "train_runtime")
 _NEVER_WRITTEN = ("hub_token", "local_rank", "disable_tqdm")
 
 
@@ -25,41 +32,6 @@ def check_required(config: Any, names: Sequence[str], command: str) -> None:
         if not getattr(config, name):
             flag = next(flag_of(item) for item in fields(config) if item.name == name)
             raise ConfigError("is required", where=f"--{flag}", fix=f"See odin-rm {command} --help.")
-
-
-def resolve_checkpoint(wanted: str | None, run: Path) -> Path | None:
-    """The checkpoint that ``--resume_from_checkpoint`` means, or ``None`` for a new run.
-
-    Args:
-        wanted: ``"true"`` for the newest one of the run, a path, or ``None``.
-        run: the run folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if wanted is None or str(wanted).lower() in ("false", "no"):
-        return None
-    if str(wanted).lower() in ("true", "yes", "last"):
-        folder = run / "checkpoints"
-        found = last_complete_checkpoint(folder)
-        if found is None:
-            fix = "Start anew without --resume_from_checkpoint, or check --output."
-            raise CheckpointError("there is no checkpoint to go on from", where=str(folder), fix=fix)
-        return found
-    path = Path(str(wanted))
-    if not (path / "trainer_state.json").is_file():
-        raise CheckpointError(
-            "is not a checkpoint", where=str(path), fix="Give checkpoints/checkpoint-N of a run folder, or 'true'."
-        )
-    return path
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose last file is there: a run killed while saving leaves a half-written one."""
-    if not folder.is_dir():
-        return None
-    complete = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(complete, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
 def check_same_settings(checkpoint: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -81,9 +53,9 @@ def read_note(checkpoint: Path, file: str, command: str) -> tuple[dict[str, Any]
         CheckpointError: it has no such note.
     """
     try:
-        saved = json.loads((checkpoint / file).read_text(encoding="utf-8"))
-        return saved["settings"], saved["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = read_json(checkpoint / file)
+        return dict(saved["settings"]), saved["data"]
+    except (ValueError, KeyError, TypeError) as error:
         fix = "Give checkpoints/checkpoint-N of a run folder."
         raise CheckpointError(f"is not a checkpoint of odin-rm {command}", where=str(checkpoint), fix=fix) from error
 
@@ -109,7 +81,7 @@ def write_settings(run: Path, config: Any, left_out: Collection[str], checkpoint
     atomic_write_text(run / "config.yaml", resolved_yaml(config, left_out))
     atomic_write_json(run / "environment.json", environment_record())
     if checkpoint is not None:
-        drop_later_lines(run / "metrics.jsonl", int(checkpoint.name.split("-")[1]))
+        drop_later_lines(run / "metrics.jsonl", step_of(checkpoint))
 
 
 def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
@@ -129,11 +101,14 @@ def resolved_yaml(config: Any, left_out: Collection[str]) -> str:
 
 
 def drop_later_lines(path: Path, step: int) -> None:
-    """Forget what an earlier attempt logged after the checkpoint, so that each step stands once."""
+    """Forget what an earlier attempt logged after the checkpoint, so that each step stands once.
+
+    A line that a kill has cut is no line; what is said at the end of a run is said again when it ends again.
+    """
     if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
-        atomic_write_text(path, "".join(line + "\n" for line in kept))
+        rows = [row for row in read_lines(path) if row.get("step", 0) <= step]
+        kept = [row for row in rows if not any(name in row for name in _SAID_AT_THE_END)]
+        atomic_write_text(path, "".join(dump_json(row) + "\n" for row in kept))
 
 
 def interrupted(signal_name: str, step: int, run: Path) -> RunInterrupted:
@@ -159,3 +134,77 @@ def as_config_errors(command: str) -> Iterator[None]:
             raise
         what = " ".join(str(error).split())[:300]
         raise ConfigError(what, fix=f"See odin-rm {command} --help.") from error
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        output: its folder.
+        checkpoint: what it goes on from, or ``None``.
+        auto: whether ``--resume_from_checkpoint auto`` was asked for, which begins where nothing is to be gone on from.
+    """
+
+    output: OutputFolder
+    checkpoint: Path | None
+    auto: bool
+
+    @classmethod
+    def find(cls, output: OutputFolder, wanted: str | None, state_file: str = TRAINER_STATE) -> Start:
+        """Find the checkpoint, and refuse a folder that cannot be used.
+
+        Raises:
+            CheckpointError: there is no checkpoint although there must be.
+            OutputError: as of :func:`odin_rm.runs.output_folder.check_output_folder`.
+        """
+        checkpoint, auto = find_checkpoint(wanted, output.path, state_file), is_auto(wanted)
+        output.check(resume=checkpoint is not None or auto)
+        return cls(output, checkpoint, auto)
+
+    def verified(self, check: Callable[[Path], None]) -> Start:
+        """The same if the checkpoint belongs to this run; with ``auto`` and ``--overwrite`` a new beginning if not.
+
+        Args:
+            check: raises :class:`CheckpointError` where it does not.
+        """
+        if self.checkpoint is None:
+            return self
+        try:
+            check(self.checkpoint)
+        except CheckpointError as error:
+            if not (self.auto and self.output.overwrite):
+                raise
+            if is_main_process():
+                log.warning("beginning anew, as --overwrite asks: %s", error.what)
+            return replace(self, checkpoint=None, auto=False)
+        return self
+
+    def nothing_left(self, config: Any, left_out: Collection[str]) -> bool:
+        """Whether ``auto`` finds the run done by the same settings, so that nothing is left to do."""
+        run = self.output.path
+        if not (self.auto and has_result(run) and _is_finished(run)):
+            return False
+        try:
+            there = read_text(run / "config.yaml")
+        except DataError:
+            return False
+        done = there == resolved_yaml(config, left_out)
+        if done and is_main_process():
+            self.output.tidy()
+            log.info("the run in %s is done already, by the same settings", run)
+        return done
+
+    def claim(self) -> None:
+        """Make the folder ready to be written; the main process only."""
+        self.output.claim(resume=self.checkpoint is not None, again=self.auto and self.checkpoint is None)
+        with writing(self.output.path):
+            (self.output.path / "checkpoints").mkdir(exist_ok=True)
+
+
+def _is_finished(run: Path) -> bool:
+    try:
+        rows = read_lines(run / "metrics.jsonl")
+    except DataError:
+        return False
+    return bool(rows) and bool(rows[-1].get("finished"))

@@ -39,12 +39,11 @@ HELD_OUT = "eval_"
 
 def figures(log: Mapping[str, Any]) -> str:
     """The figures of a log that the line has, in words; one that is undefined is left out."""
-    parts = [
-        f"{word} {_number(float(value))}"
-        for name, word in WORDS.items()
-        if isinstance(value := log.get(name), int | float) and math.isfinite(value)
-    ]
-    return "  ".join(dict.fromkeys(parts))
+    found: dict[str, str] = {}
+    for name, word in WORDS.items():  # DPO has two accuracies: the first one is meant
+        if isinstance(value := log.get(name), int | float) and math.isfinite(value):
+            found.setdefault(word, _number(float(value)))
+    return "  ".join(f"{word} {value}" for word, value in found.items())
 
 
 def _number(value: float) -> str:

@@ -16,11 +16,11 @@ import resource
 import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from odin_rm.core.errors import ConfigError
+from odin_rm.core.errors import ConfigError, DataError
+from odin_rm.core.reading import read_text
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -347,11 +347,9 @@ def read_key(file: str | None, variable: str, environment: MutableMapping[str, s
     """
     if file is not None:
         try:
-            key = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            what = f"cannot be read ({reason})"
-            raise ConfigError(what, where=file, fix="Write the key into it as one line.") from error
+            key = read_text(file).strip()
+        except DataError as error:
+            raise ConfigError(error.what, where=file, fix="Write the key into it as one line.") from error
         where = file
     else:
         key, where = str(environment.get(variable, "")).strip(), variable

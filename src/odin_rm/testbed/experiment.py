@@ -24,7 +24,7 @@ from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import load_scorer
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.scoring import score_preferences
-from odin_rm.runs.output_folder import claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder
 from odin_rm.testbed.annotator import (
     Row,
     describe_preferences,
@@ -80,8 +80,15 @@ def run_quickstart(config: QuickstartConfig, say: Say = print) -> Story:
         OutputError: the folder holds another run and ``overwrite_output_dir`` is not set.
         RunInterrupted: a signal came while a model was trained.
     """
+    with OutputFolder(config.output, "quickstart", overwrite=config.overwrite_output_dir) as output:
+        output.claim()
+        story = _run_quickstart(config, output.path, say)
+        output.complete()
+    return story
+
+
+def _run_quickstart(config: QuickstartConfig, folder: Path, say: Say) -> Story:
     started = time.perf_counter()
-    folder = claim_run_folder(config.output, overwrite=config.overwrite_output_dir, resume=False)
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     atomic_write_json(folder / "environment.json", environment_record())
 

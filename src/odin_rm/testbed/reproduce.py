@@ -19,15 +19,16 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import NumericalError, OutputError, RunInterrupted
+from odin_rm.core.errors import DataError, NumericalError, OutputError, RunInterrupted
 from odin_rm.core.files import RowWriter, atomic_write_json, atomic_write_text, environment_record, json_safe
 from odin_rm.core.lock import file_lock
+from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.settings import at_least
-from odin_rm.runs.output_folder import claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder
 from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
 from odin_rm.testbed.experiment import QuickstartConfig, audit_arm, reward_config, write_data
 from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
-from odin_rm.testbed.reproduce_points import Point, make_point, read_answers, read_json
+from odin_rm.testbed.reproduce_points import Point, make_point, read_answers
 from odin_rm.testbed.reproduce_story import Study, write_study
 from odin_rm.testbed.rl_experiment import (
     FOLDER,
@@ -156,7 +157,9 @@ def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[Po
     if _begun(folder) is not None and not overwrite:
         fix = "Give its settings again to go on, choose another folder, or pass --overwrite true."
         raise OutputError("holds a study with other settings", where=str(folder), fix=fix)
-    claim_run_folder(folder, overwrite=overwrite, resume=False)
+    with OutputFolder(folder, "reproduce", overwrite=overwrite) as output:
+        output.claim()
+        output.complete()
     forget_results(folder)
     for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS)]:
         stale.unlink(missing_ok=True)
@@ -167,8 +170,8 @@ def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[Po
 def _begun(folder: Path) -> dict[str, Any] | None:
     """The settings of the study in a folder, if there is one."""
     try:
-        asked = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        asked = read_yaml(folder / "config.yaml")
+    except DataError:
         return None
     return asked if isinstance(asked, dict) and "policies" in asked else None
 

@@ -7,7 +7,6 @@ what an evaluation that only looks at win scores takes for progress.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,8 +173,3 @@ def run_points(points: Sequence[Point], score: str) -> RunPoints:
     return RunPoints(
         np.array([point.value("mean_tokens") for point in points]), np.array([point.value(score) for point in points])
     )
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file that this package wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ finished run leaves ``result.json``; a sweep that is started again goes on with 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -27,6 +26,7 @@ import torch
 from odin_rm.core import console
 from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import RowWriter, atomic_write_json, json_safe
+from odin_rm.core.reading import read_json
 from odin_rm.data.prompts import encode_prompts, load_prompts
 from odin_rm.model.policy import end_token_ids, load_policy
 from odin_rm.rl.config import RLConfig
@@ -216,7 +216,7 @@ def run_task(task: PolicyTask) -> PolicyResult:
         train_dpo(preference_config(task))
     else:
         train_policy(policy_config(task))
-    start = json.loads((task.folder / FOLDER / START / RESULT).read_text(encoding="utf-8"))
+    start = read_json(task.folder / FOLDER / START / RESULT)
     measured, _ = measure_policy(
         task.place / "policy", task.folder, task.settings, World(task.world), task.run.seed, np.array(start["quality"])
     )
@@ -287,7 +287,7 @@ def forget_results(folder: Path) -> None:
 def _read_result(place: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier call left, if it was asked for the same."""
     try:
-        saved = json.loads((place / RESULT).read_text(encoding="utf-8"))
+        saved = read_json(place / RESULT)
     except (OSError, ValueError):
         return None
     return saved if saved["asked"] == asked else None

@@ -7,7 +7,7 @@ better than the starting policy's earns nothing. Intervals are 95 % and resample
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,7 @@ def arm_figures(policies: Policies, *, samples: int, seed: int) -> dict[str, Arm
 
     figures = {}
     for arm, results in policies.by_arm().items():
+        area = bootstrap.area(arm, policies.bounds, policies.start.true_quality)
         tokens = [r.measured.mean_tokens for r in results]
         figures[arm] = ArmFigures(
             runs=len(results),
@@ -147,7 +148,7 @@ def arm_figures(policies: Policies, *, samples: int, seed: int) -> dict[str, Arm
             length_ratio=mean([t / policies.optimum_tokens for t in tokens]),
             true_quality=mean([r.measured.true_quality for r in results]),
             win_score=mean([r.measured.win_score for r in results]),
-            area=bootstrap.area(arm, policies.bounds, policies.start.true_quality),
+            area=replace(area, why="no interval: one run") if area.why and len(results) == 1 else area,
         )
     return figures
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from odin_rm.core.types import correlation_metric
+from odin_rm.data.attributes import ATTRIBUTES, text_attributes
+from odin_rm.objectives.registry import Metric, all_metrics
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.comparison.records import TrainingRun
 from odin_rm.reports.page import format_number
@@ -43,24 +46,38 @@ class Curve:
     marks: tuple[Mark, ...] = ()
 
 
-_ZERO, _CHANCE = (Mark(0.0, ""),), (Mark(0.5, "chance"),)
+_CHANCE = (Mark(0.5, "chance"),)
+
+
+def _metric_curve(metric: Metric) -> Curve:
+    """The figure of what an objective logs."""
+    return Curve(
+        metric.file or f"reward_{metric.name}",
+        metric.title,
+        metric.label,
+        (metric.name,),
+        metric.held_out,
+        caption=metric.caption,
+        percent=metric.percent,
+        marks=() if metric.mark is None else (Mark(metric.mark, "chance" if metric.mark == 0.5 else ""),),
+    )
+
+
+def _attribute_metrics() -> Iterable[Metric]:
+    """The quality head's correlation with the attributes beside length."""
+    for name in text_attributes():
+        unit = ATTRIBUTES[name].words
+        caption = f"Correlation of the quality head with {unit}: the nearer to 0, the less it pays for them."
+        held_out = f"eval_{name}_pearson"
+        yield Metric(
+            correlation_metric(name), f"Quality head and {unit}", f"Pearson with {unit}", caption, held_out, mark=0.0
+        )
+
 
 REWARD_CURVES = (
     Curve("reward_loss", "Loss of the reward model", "loss", ("loss",), "eval_loss",
           caption="The whole objective on the batches, and on held-out pairs where there are any."),
-    Curve("reward_ranking_loss", "Ranking loss", "loss of the preference, nats", ("ranking_loss",),
-          caption="The part of the objective that learns from the preferences."),
-    Curve("reward_accuracy", "Accuracy", "share of pairs in order", ("accuracy",), "eval_accuracy", percent=True,
-          marks=_CHANCE, caption="How many pairs the quality head orders as the annotators do."),
-    Curve("reward_quality_correlation", "Quality head and length", "Pearson with length",
-          ("quality_length_correlation",), "eval_pearson", marks=_ZERO,
-          caption="Correlation of the quality head with length: the nearer to 0, the less it pays for length."),
-    Curve("reward_length_correlation", "Length head and length", "Pearson with length",
-          ("length_length_correlation",), "eval_length_head_pearson",
-          caption="Correlation of the length head with length. It is to be high: what this head takes up, the quality "
-          "head need not."),
-    Curve("reward_orthogonality", "Overlap of the heads", "absolute cosine", ("orthogonality_loss",),
-          caption="How far the two heads are from orthogonal; 0 is a right angle."),
+    *(_metric_curve(metric) for metric in [*all_metrics().values(), *_attribute_metrics()]),
 )  # fmt: skip
 RL_CURVES = (
     Curve("rl_quality", "Quality reward", "quality reward", ("mean_quality_reward",), "watch_quality",

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from odin_rm.core.reading import read_text
 from odin_rm.reports.chart import Chart, Series, numbers_table, palette, thinned
 from odin_rm.reports.chart_live import describe_live
 from odin_rm.reports.chart_still import draw_still, still_files
@@ -202,7 +203,7 @@ def _plotly_script() -> str:
 
 
 def _own_script() -> str:
-    return (Path(__file__).parent.parent / "templates" / "run_report.js").read_text(encoding="utf-8")
+    return read_text(Path(__file__).parent.parent / "templates" / "run_report.js")
 
 
 def _thinned(chart: Chart) -> Chart:

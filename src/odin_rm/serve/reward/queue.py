@@ -113,10 +113,11 @@ class ScoreQueue:
 
     async def close(self) -> None:
         """End; who still waits is told so."""
+        entries = [*self.waiting.values(), *self.running.values()]  # a batch that is broken off forgets its own
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for entry in [*self.waiting.values(), *self.running.values()]:
+        for entry in entries:
             if not entry.done.done():
                 entry.done.set_exception(Problem(503, "the server is ending", retry_after=5))
                 entry.done.exception()  # nobody may be there to look

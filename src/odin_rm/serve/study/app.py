@@ -1,27 +1,32 @@
 """The study's web application: one page, and four calls that it makes.
 
 The page learns nothing that tells the policies apart: no names, ids that are different for each rater, and no rating of
-anybody else. Only calls with JSON bodies change anything and the page may load nothing from elsewhere, so that another
-site open in the same browser can neither rate nor read; a foreign ``Host`` is refused where no token protects.
+anybody else. Only calls with JSON bodies from the page itself change anything (:mod:`odin_rm.serve.study.guard`) and
+the page may load nothing from elsewhere, so that another site open in the same browser can neither rate nor read; a
+foreign ``Host`` is refused where no token protects.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import secrets
 from importlib import resources
 from typing import Any, Literal
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from odin_rm.core.files import dump_json
+from odin_rm.serve.http import Guard
+from odin_rm.serve.study import guard
 from odin_rm.serve.study.design import Turn, turns
 from odin_rm.serve.study.store import LONGEST_NAME, StudyStore, rater_key
 
+_MOST_REMEMBERED = 1000
+"""Raters whose order is kept at hand; that of others is drawn again."""
 LOCAL_HOSTS = ["127.0.0.1", "localhost", "::1", "[::1]"]
 
 
@@ -51,16 +56,17 @@ def make_app(store: StudyStore, *, question: str, token: str | None = None, host
     desk = _Desk(store)
     page, policy = render_page()
 
-    def allowed(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token is not None and not secrets.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "This study needs an access token.")
-
     # No pages that describe the calls: they load scripts from elsewhere.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, key=token, open_paths=("/",), hosts=None, limits=guard.LIMITS, refuse=guard.refusal)
+    app.add_middleware(guard.SamePage, has_token=token is not None)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    guard = [Depends(allowed)]
+
+    @app.exception_handler(RequestValidationError)
+    def other_fields(request: Request, error: RequestValidationError) -> Response:
+        # FastAPI's own repeats what was sent, and fails on some of it.
+        return JSONResponse({"detail": "The call holds other fields than the page sends."}, 422)
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Any) -> Response:
@@ -75,26 +81,28 @@ def make_app(store: StudyStore, *, question: str, token: str | None = None, host
     def show_page() -> HTMLResponse:
         return HTMLResponse(page)
 
-    @app.get("/api/study", dependencies=guard)
+    @app.get("/api/study")
     def show_study() -> Response:
         return _json({"question": question, "total": len(store.study.pairs), "longest_name": LONGEST_NAME})
 
-    @app.post("/api/start", dependencies=guard)
+    @app.post("/api/start")
     def start(body: RaterBody) -> Response:
         key = _key(body.rater)
         store.join(key, body.rater)
         return _json(desk.state(key))
 
-    @app.post("/api/rate", dependencies=guard)
+    @app.post("/api/rate")
     def rate(body: RatingBody) -> Response:
         key = _key(body.rater)
         turn = desk.turn(key, body.item)
+        _check_started(store, key)
         store.rate(key, turn.pair, turn.choice(body.side), turn.a_left)
         return _json(desk.state(key))
 
-    @app.post("/api/undo", dependencies=guard)
+    @app.post("/api/undo")
     def undo(body: RaterBody) -> Response:
         key = _key(body.rater)
+        _check_started(store, key)
         store.undo(key)
         return _json(desk.state(key))
 
@@ -110,6 +118,8 @@ class _Desk:
 
     def turns(self, key: str) -> list[Turn]:
         if key not in self._turns:
+            while len(self._turns) >= _MOST_REMEMBERED:
+                self._turns.pop(next(iter(self._turns)))
             self._turns[key] = turns(self.store.study, key)
         return self._turns[key]
 
@@ -140,6 +150,12 @@ def _key(name: str) -> str:
     if key is None:
         raise HTTPException(422, f"Give a name of 1 to {LONGEST_NAME} letters.")
     return key
+
+
+def _check_started(store: StudyStore, key: str) -> None:
+    """Refuse a rating of somebody unknown, which no result would count."""
+    if not store.knows(key):
+        raise HTTPException(409, "Nobody of this name has started. Load the page again.")
 
 
 def _json(value: Any) -> Response:

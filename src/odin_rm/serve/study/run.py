@@ -14,7 +14,7 @@ import yaml
 
 from odin_rm.core.errors import ConfigError, MissingExtraError, OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import OutputFolder, check_output_folder
 from odin_rm.serve.study.config import DESIGN, StudyConfig
 from odin_rm.serve.study.design import Study, lay_out
 from odin_rm.serve.study.results import annotation_rows, study_results
@@ -22,7 +22,6 @@ from odin_rm.serve.study.store import FILE, StudyStore
 
 ANNOTATIONS, RESULTS = "annotations.json", "study.json"
 
-_FOREIGN = ("config.yaml", "metrics.jsonl", "summary.json", "audit.json", "judge.json", "model", "policy")
 _SECONDS_TO_FINISH = 5
 
 
@@ -32,27 +31,20 @@ def open_study(config: StudyConfig) -> StudyStore:
     Raises:
         OdinError: unusable outputs, or a folder that holds a study of other outputs, of another design, or another run.
     """
-    folder = check_run_folder(str(config.output), overwrite=False, resume=True)
+    folder = check_output_folder(str(config.output), "study", resume=True)
     if (folder / FILE).exists():
+        OutputFolder(folder, "study").tidy()
         store = StudyStore(folder)
         # The sample is drawn anew to compare it, which also refuses files that are not fit for it any more.
         _check_same(folder, store.study, lay_out(config, store.study.secret))
         return store
-    foreign = [name for name in _FOREIGN if (folder / name).exists()]
-    if foreign:
-        what = f"the output folder holds another run ({', '.join(foreign)})"
-        raise OutputError(what, where=str(folder), fix="Choose another folder.")
     study = lay_out(config, secrets.token_hex(16))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
-    store = StudyStore.create(folder, study)
-    settings = {name: value for name, value in asdict(config).items() if name not in ("token", "results")}
-    atomic_write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    atomic_write_json(folder / "environment.json", environment_record())
-    return store
+    with OutputFolder(folder, "study") as output:
+        output.claim(resume=True)
+        settings = {name: value for name, value in asdict(config).items() if name not in ("token", "results")}
+        atomic_write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        atomic_write_json(folder / "environment.json", environment_record())
+        return StudyStore.create(folder, study)  # last: where it is, the study is whole
 
 
 def _check_same(folder: Path, there: Study, here: Study) -> None:
@@ -84,15 +76,14 @@ def serve(config: StudyConfig, ready: Callable[[StudyStore, str], None]) -> Stud
         import uvicorn
 
         from odin_rm.serve.study.app import LOCAL_HOSTS, make_app
+        from odin_rm.serve.study.server import server_settings
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "study") from error
     with _listen(config) as listener:
         store = open_study(config)
         hosts = [*LOCAL_HOSTS, config.host] if config.token is None else None
         app = make_app(store, question=config.question, token=config.token, hosts=hosts)
-        settings = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SECONDS_TO_FINISH
-        )
+        settings = server_settings(app, timeout_graceful_shutdown=_SECONDS_TO_FINISH)
         ready(store, _address(config, listener))
         # Ctrl-C is the way a study ends; uvicorn raises it again after it has finished what was under way.
         with suppress(KeyboardInterrupt):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from odin_rm.core.errors import OutputError
-from odin_rm.core.files import PathLike
+from odin_rm.core.files import PathLike, staged_folder
+from odin_rm.core.reading import parse_json
 from odin_rm.serve.study.design import Choice, Pair, Study
 
 FILE = "study.sqlite"
@@ -83,7 +85,13 @@ class StudyStore:
             pairs = connection.execute("SELECT content FROM pairs ORDER BY pair").fetchall()
         if len(rows) != 1:
             raise OutputError("is no study", where=str(self.path), fix="Choose another folder.")
-        self.study = Study(**json.loads(rows[0][0]), pairs=[Pair(**json.loads(content)) for (content,) in pairs])
+        self.study = self._read(rows[0][0], [content for (content,) in pairs])
+
+    def _read(self, study: str, pairs: list[str]) -> Study:
+        try:
+            return Study(**parse_json(study), pairs=[Pair(**parse_json(content)) for content in pairs])
+        except (ValueError, TypeError) as error:
+            raise OutputError("is no study", where=str(self.path), fix="Choose another folder.") from error
 
     @classmethod
     def create(cls, folder: PathLike, study: Study) -> StudyStore:
@@ -92,14 +100,20 @@ class StudyStore:
         # Texts are kept as JSON because SQLite takes no half characters, which cut-off answers may end in.
         content = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
         pairs = [(k, json.dumps(dataclasses.asdict(pair))) for k, pair in enumerate(content.pop("pairs"))]
+        with staged_folder(path) as stage:
+            cls._fill(stage / FILE, json.dumps(content), pairs)
+            os.replace(stage / FILE, path)
+        return cls(folder)
+
+    @staticmethod
+    def _fill(path: Path, content: str, pairs: list[tuple[int, str]]) -> None:
         with _connected(path) as connection:
             tables = [part for part in _TABLES.split(";") if part.strip()]
             for statement in ("BEGIN EXCLUSIVE", *tables):
                 connection.execute(statement)
-            connection.execute("INSERT INTO study VALUES (?)", (json.dumps(content),))
+            connection.execute("INSERT INTO study VALUES (?)", (content,))
             connection.executemany("INSERT INTO pairs VALUES (?, ?)", pairs)
             connection.execute("COMMIT")
-        return cls(folder)
 
     def _open(self) -> AbstractContextManager[sqlite3.Connection]:
         return _connected(self.path)
@@ -108,6 +122,11 @@ class StudyStore:
         """Make a rater known; the name that was given first stays."""
         with self._open() as connection:
             connection.execute("INSERT OR IGNORE INTO raters VALUES (?, ?)", (key, " ".join(name.split())))
+
+    def knows(self, key: str) -> bool:
+        """Whether a rater has joined."""
+        with self._open() as connection:
+            return connection.execute("SELECT 1 FROM raters WHERE rater = ?", (key,)).fetchone() is not None
 
     def rate(self, key: str, pair: int, choice: Choice, a_left: bool) -> None:
         """Commit a rating in place of an earlier one of the same pair."""

@@ -8,11 +8,11 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option
-from odin_rm.core.shared_options import ScorerOptions
+from odin_rm.core.shared_options import RowOptions, ScorerOptions
 
 
 @dataclass
-class AuditConfig(ScorerOptions):
+class AuditConfig(RowOptions, ScorerOptions):
     """Everything that ``odin-rm audit`` takes."""
 
     output: str = option(help="Folder for audit.json, the figures and report.html.", required=True)
@@ -23,7 +23,6 @@ class AuditConfig(ScorerOptions):
     scores: str | None = option(
         None, "Scores that somebody stored, in place of a model: pairs, lists or single responses (docs/audit.md)."
     )
-    columns: list[str] = option([], "With --scores: names of fields, each new=theirs, as in score=rating.")
     attributes: list[str] = option(
         [], "What to hold the reward against: names, column:NAME, module:function; default 20 of them (docs/audit.md)."
     )
@@ -44,8 +43,6 @@ class AuditConfig(ScorerOptions):
         if self.scores is not None:
             self._check_scores()
             return
-        if self.columns:
-            raise ConfigError("has no effect without --scores", where="--columns", fix="Leave it out.")
         if self.model is None and not self.compare:
             fix = "Give --model, --compare A B ..., or --scores F."
             raise ConfigError("there is no model to audit", where="--model", fix=fix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +11,10 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import bad_row, read_rows
+from odin_rm.core.reading import read_json
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
-from odin_rm.data.rows import parse_preference_row
+from odin_rm.data.rows import TiesCount, parse_preference_row
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.sources import PlacedRow, iter_preference_rows
 from odin_rm.data.tokenise import EncodingSettings
@@ -32,7 +33,13 @@ def measure(response: Reply, unit: str) -> int:
 
 
 def load_audit_data(
-    source: str, tokenizer: Any, settings: EncodingSettings, *, on_bad_row: OnBadRow, length_unit: str
+    source: str,
+    tokenizer: Any,
+    settings: EncodingSettings,
+    *,
+    on_bad_row: OnBadRow,
+    length_unit: str,
+    columns: Sequence[str] = (),
 ) -> TokenisedPreferences:
     """The pairs to audit, with the length of each response in the wanted unit (:func:`audited_lengths`).
 
@@ -45,11 +52,14 @@ def load_audit_data(
         settings: how texts are rendered and cut.
         on_bad_row: raise at an unusable row, or leave it out and count it.
         length_unit: ``tokens``, ``characters`` or ``words``.
+        columns: names of fields, ``new=theirs`` each.
     """
-    extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row) else []
+    extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row, columns) else []
     if length_unit == "tokens":
-        return load_preferences(source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra)
-    rows = _measured_rows(source, length_unit, on_bad_row)
+        return load_preferences(
+            source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra, columns=columns
+        )
+    rows = _measured_rows(source, length_unit, on_bad_row, columns)
     data = load_preferences(rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, _LENGTH])
     return replace(data, source=source)
 
@@ -59,21 +69,20 @@ def audited_lengths(data: TokenisedPreferences, length_unit: str) -> np.ndarray:
     return np.asarray(data.response_tokens if length_unit == "tokens" else data.extra[_LENGTH])
 
 
-def _has_true_quality(source: str, on_bad_row: OnBadRow) -> bool:
+def _has_true_quality(source: str, on_bad_row: OnBadRow, columns: Sequence[str]) -> bool:
     skip = (lambda error: None) if on_bad_row == "skip" else None
-    first = next(iter(iter_preference_rows(source, skip)), None)
+    first = next(iter(iter_preference_rows(source, skip, columns)), None)
     if first is None:
         return False
-    columns = (TRUE_QUALITY, f"chosen_{TRUE_QUALITY}")
-    return any(first.row.get(name) is not None for name in columns)
+    return any(first.row.get(name) is not None for name in (TRUE_QUALITY, f"chosen_{TRUE_QUALITY}"))
 
 
-def _measured_rows(source: str, unit: str, on_bad_row: OnBadRow) -> list[dict[str, Any]]:
+def _measured_rows(source: str, unit: str, on_bad_row: OnBadRow, columns: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[Any] = []
     # A malformed row stays in the list as None, so that the loader counts it among the skipped.
     skip = (lambda error: rows.append(None)) if on_bad_row == "skip" else None
-    for placed in iter_preference_rows(source, skip):
-        row = dict(placed.row)
+    for placed in iter_preference_rows(source, skip, columns):
+        row = placed.row if isinstance(placed.row, TiesCount) else dict(placed.row)
         try:
             lengths = [measure(response, unit) for response in parse_preference_row(row).responses]
         except RowError as error:
@@ -87,13 +96,13 @@ def _measured_rows(source: str, unit: str, on_bad_row: OnBadRow) -> list[dict[st
             if ranked
             else dict(zip((f"chosen_{_LENGTH}", f"rejected_{_LENGTH}"), lengths, strict=True))
         )
-        rows.append(row | measured)
+        rows.append(type(row)({**row, **measured}))
     return rows
 
 
 def _placed(error: RowError, placed: PlacedRow) -> RowError:
-    fix = f"{error.fix} To leave such rows out: --on_bad_row skip"
-    return RowError(error.what, where=placed.place, fix=fix)
+    error = placed.placed(error)
+    return RowError(error.what, where=error.where, fix=f"{error.fix} To leave such rows out: --on_bad_row skip")
 
 
 @dataclass(frozen=True)
@@ -154,11 +163,11 @@ def read_audit(path: Path) -> AuditResult:
         DataError: it cannot be read or is no audit.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path), fix="Check the path after --compare.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"is not readable JSON ({error})", where=str(path), fix="Run the audit again.") from error
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix="Run the audit again.") from error
     if not isinstance(content, dict):
         raise DataError("does not hold an audit", where=str(path), fix="Give an audit.json that odin-rm wrote.")
     try:

@@ -12,11 +12,7 @@ Models side by side are measured on the same pairs, those that all of them can r
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from odin_rm.core.errors import OutputError
+from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
 from odin_rm.workflows.audit.config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit.data import (
     Twins,
@@ -40,6 +36,7 @@ from odin_rm.workflows.audit.data import (
     read_audit,
     read_twins,
 )
+from odin_rm.workflows.audit.done import ScoredModels
 from odin_rm.workflows.audit.shared_rows import (
     Measured,
     ScoredTwins,
@@ -54,9 +51,6 @@ if TYPE_CHECKING:
     from odin_rm.model.scoring import Scorer
 
 TWINS_FIGURE = "verbosity_twins_longer_wins"
-# A folder with one of these holds more than an audit and is never overwritten by one.
-_FOREIGN = ("metrics.jsonl", "summary.json", "model", "checkpoints")
-_OURS = ("audit.json", "comparison.json", "report.html", "config.yaml", "environment.json")
 
 
 @dataclass(frozen=True)
@@ -80,26 +74,72 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
         OdinError: bad input, an output folder that holds something else, a model that cannot be scored, models that
             have no pair in common, an earlier audit of other pairs of the same data.
     """
-    folder = _check_output(config.output, config.overwrite_output_dir)
-    if config.scores is not None:
-        stored = [_Audited(result, scored) for result, scored in audit_stored(config)]
-        _write(config, folder, stored)
-        return [item.result for item in stored]
+    note = command_note("audit", config)
+    overwrite = config.overwrite_output_dir or was_cut_short(config.output, note)
+    check_output_folder(config.output, "audit", overwrite=overwrite)
+    with writer_of(config.output, note):
+        folder = check_output_folder(config.output, "audit", overwrite=overwrite)
+        if config.scores is not None:
+            stored = [_Audited(result, scored) for result, scored in audit_stored(config)]
+            _write(config, folder, stored)
+            return [item.result for item in stored]
+        return _audit_into(config, folder)
+
+
+def _audit_into(config: AuditConfig, folder: Path) -> list[AuditResult]:
     twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
     places = ([config.model] if config.model else []) + list(config.compare)
-    shared = SharedRows()
+    shared, scored_models = SharedRows(), ScoredModels(config, places)
+    try:
+        found = _find_all(config, places, twins, shared, scored_models)
+        audited = _audit_all(config, folder, places, found, twins, shared)
+    except KeyboardInterrupt as stop:
+        if not scored_models.done:
+            raise
+        what = f"the scores of {scored_models.done} of {len(places)} models are saved"
+        raise RunInterrupted(what, where=str(folder), fix="Run the same command again to go on.") from stop
+    except OdinError as error:
+        if not isinstance(error, MachineError):
+            scored_models.journal.remove()  # a flag or a file must change, and then nothing of it counts
+        raise
+    scored_models.journal.remove()
+    return [item.result for item in audited]
+
+
+def _find_all(
+    config: AuditConfig, places: Sequence[str], twins: Twins | None, shared: SharedRows, scored_models: ScoredModels
+) -> list[AuditResult | Measured]:
+    """Each model's scores, or its earlier audit."""
     found: list[AuditResult | Measured] = []
     for place in places:
         # --model is always scored; only --compare may name an earlier audit.
         earlier = None if config.model and not found else earlier_audit(place)
-        found.append(_measure(config, place, twins, shared) if earlier is None else read_audit(earlier))
+        if earlier is not None:
+            found.append(read_audit(earlier))
+            continue
+        measured = scored_models.next(shared)
+        if measured is None:
+            measured = _measure(config, place, twins, shared)
+            scored_models.add(measured, shared)
+        found.append(measured)
+    return found
+
+
+def _audit_all(
+    config: AuditConfig,
+    folder: Path,
+    places: Sequence[str],
+    found: Sequence[AuditResult | Measured],
+    twins: Twins | None,
+    shared: SharedRows,
+) -> list[_Audited]:
     audited = [
         _Audited(item) if isinstance(item, AuditResult) else _audited(config, item, twins, shared) for item in found
     ]
     audited = _with_own_names(audited, places)
     check_same_pairs([item.result for item in audited])
     _write(config, folder, audited)
-    return [item.result for item in audited]
+    return audited
 
 
 def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: SharedRows) -> Measured:
@@ -128,6 +168,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
+        columns=config.columns,
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
@@ -197,32 +238,12 @@ def _with_own_names(audited: list[_Audited], places: Sequence[str]) -> list[_Aud
     ]
 
 
-def _check_output(output: str, overwrite: bool) -> Path:
-    """Refuse a folder that holds another audit (unless it may be replaced) or anything that is more than an audit."""
-    folder = Path(output)
-    foreign = [name for name in _FOREIGN if (folder / name).exists()]
-    if foreign:
-        what = f"the output folder holds another run ({', '.join(foreign)})"
-        raise OutputError(what, where=str(folder), fix="Choose another folder; an audit never replaces a run.")
-    check_run_folder(folder, overwrite=overwrite, resume=False)
-    if (folder / "comparison.json").exists() and not overwrite:
-        fix = "Choose another folder, or pass --overwrite to replace it."
-        raise OutputError("the output folder already holds another audit (comparison.json)", where=str(folder), fix=fix)
-    return folder
-
-
 def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> None:
-    """Write everything beside the folder first, then move it in, ``audit.json`` last."""
+    """Write everything beside the folder first, then swap it in."""
     from odin_rm.reports.audit_report import write_audit_report
     from odin_rm.reports.audit_rows import shared_pairs
 
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
-    try:
+    with replaced_folder(folder, "audit") as stage:
         results = [item.result for item in audited]
         write_audit_report(results, stage, [item.scored for item in audited])
         atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
@@ -242,9 +263,6 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
             atomic_write_json(place / "audit.json", item.result.to_json())
         if _first_stands_alone(config):
             atomic_write_json(stage / "audit.json", results[0].to_json())
-        _move_in(stage, folder, config.overwrite_output_dir)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _first_stands_alone(config: AuditConfig) -> bool:
@@ -255,33 +273,3 @@ def _first_stands_alone(config: AuditConfig) -> bool:
 def folder_name(name: str) -> str:
     """A model's name as a folder name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-
-
-def _move_in(stage: Path, folder: Path, overwrite: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        _clear(folder)
-    entries = sorted(stage.iterdir(), key=lambda entry: entry.name == "audit.json")
-    for entry in entries:
-        if entry.is_dir():
-            (folder / entry.name).mkdir(exist_ok=True)
-            os.replace(entry / "audit.json", folder / entry.name / "audit.json")
-        else:
-            os.replace(entry, folder / entry.name)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier audit left, so that none of it passes for the new one's; nothing else is touched."""
-    comparison = folder / "comparison.json"
-    if comparison.is_file():
-        try:
-            names = json.loads(comparison.read_text(encoding="utf-8"))["models"]
-        except (ValueError, KeyError, TypeError):
-            names = []
-        for name in names:
-            place = folder / folder_name(str(name))
-            (place / "audit.json").unlink(missing_ok=True)
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
-    for name in _OURS:
-        (folder / name).unlink(missing_ok=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from odin_rm.data.attributes import LENGTHS, TOKENS
 from odin_rm.data.columns import Columns
-from odin_rm.evaluation.attributes import LENGTHS, TOKENS
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.stored_scores import StoredScores, read_stored_scores

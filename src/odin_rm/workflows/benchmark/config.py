@@ -15,7 +15,7 @@ NAMES = ("judgebench", "rm-bench", "evalbiasbench", "llmbar", "rmb")
 class BenchmarkConfig(ScorerOptions):
     """Everything that ``odin-rm benchmark`` takes."""
 
-    name: str = option(help="Which benchmark; may stand before all flags.", choices=NAMES)
+    name: str = option(help="Which benchmark.", choices=NAMES, positional=True)
     path: str = option(help="Its published file, or a folder of them.")
     output: str = option(help="JSON file to write.")
     model: str | None = option(

@@ -119,10 +119,11 @@ def _from_file(config: BenchmarkConfig, benchmark: Benchmark, items: list[Item])
         row = columns.apply(raw)
         rows += 1
         key = next((row[n] for n in ("prompt_id", *benchmark.id_names) if row.get(n) is not None), None)
-        label = labels.get(str(key), {}).get(_plain(row.get("response")))
-        if label is None:
+        known = labels.get(str(key), {}).get(_plain(row.get("response")))
+        if known is None:
             strangers += 1
             continue
+        label = known
         if row.get("score") is None:
             continue
         try:

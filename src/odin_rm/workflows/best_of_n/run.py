@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
-from odin_rm.core.files import RowWriter, atomic_folder, atomic_write_bytes, atomic_write_json, atomic_write_text
+from odin_rm.core.files import RowWriter, atomic_write_bytes, atomic_write_json, atomic_write_text
 from odin_rm.data.columns import Columns
 from odin_rm.data.rows import parse_prompt_response
 from odin_rm.data.sources import iter_preference_rows
 from odin_rm.evaluation.best_of_n import BestOfN, best_of_n, chosen_of_first, default_ns
 from odin_rm.evaluation.stored_scores import StoredScores, read_stored_scores
+from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.best_of_n.config import BestOfNConfig
 
 
@@ -32,6 +33,7 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
         OdinError: rows that cannot be used, several models in the file, too few responses to a prompt.
     """
     # Everything before the output is touched.
+    check_output_folder(config.output, "best-of-n", overwrite=config.overwrite_output)
     stored = _stored(config)
     ns = config.n or default_ns(np.bincount(stored.prompt))
     counts = np.bincount(stored.prompt)
@@ -50,7 +52,7 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
     from odin_rm.reports.comparison.page import render_report
 
     html, files = render_report(best_of_n_report(stored, found, content))
-    with atomic_folder(config.output, overwrite=config.overwrite_output) as folder:
+    with writer_of(config.output), replaced_folder(config.output, "best-of-n") as folder:
         _write_chosen(folder, stored, max(ns), gold)
         for name, data in files.items():
             atomic_write_bytes(folder / name, data)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from odin_rm.core.errors import OdinError
+from odin_rm.core.reading import read_text
 from odin_rm.data.cache import default_cache_dir
 from odin_rm.data.cache_size import GIB, cache_entries, cache_limit
 
@@ -174,10 +175,10 @@ def _memory() -> Iterator[Finding]:
 def _main_memory() -> tuple[int, int] | None:
     """Free and all bytes, where the system says so."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = read_text("/proc/meminfo").splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
         return sizes["MemAvailable"], sizes["MemTotal"]
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OdinError, ValueError, KeyError, IndexError):
         pass
     try:
         page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from odin_rm.core.errors import DataError
 from odin_rm.core.names import distinct_names
+from odin_rm.core.reading import read_json, read_yaml
 
 POLICY = "policy"
 _NO_RUN = "Give a sweep, folders of rl, sft or dpo, policies, or outputs in AlpacaEval's format."
@@ -53,11 +51,15 @@ def find_candidates(places: Sequence[str]) -> tuple[list[Candidate], Counter[str
     left_out: Counter[str] = Counter()
     found: dict[Path, Candidate] = {}
     for place in _expanded(places):
+        before = left_out.total()
         inside = list(_inside(place, left_out))
-        if not inside:
+        if not inside and left_out.total() == before:
             raise DataError("holds no policy", where=str(place), fix=_NO_RUN)
         for candidate in inside:
             found.setdefault(candidate.place.resolve(), candidate)
+    if not found:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        raise DataError(f"no run has come to its end ({reasons})", where="--runs", fix=_NO_RUN)
     names = distinct_names(str(place.with_suffix("") if place.is_file() else place) for place in found)
     return [
         Candidate(
@@ -88,19 +90,18 @@ def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
     elif (place / "config.json").is_file():
         run = place.parent if place.name == POLICY else place
         yield Candidate(place, settings=_settings(run))
-    elif not (place / "metrics.jsonl").is_file():  # else a run that has not come to its end
+    elif (place / "metrics.jsonl").is_file():  # it has not come to its end, or trains a reward model
+        left_out["runs without a policy"] += 1
+    else:
         for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            if (child / "metrics.jsonl").is_file() and not (child / POLICY).is_dir():
-                left_out["runs without a policy"] += 1
-            else:
-                yield from _inside(child, left_out)
+            yield from _inside(child, left_out)
 
 
 def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
     try:
-        rows = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
+        rows = read_json(folder / "sweep.json")["runs"]
         known = [(row["status"], folder / row["folder"], dict(row["varied"] or {})) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
         raise DataError(what, where=str(folder / "sweep.json"), fix="Run the sweep again.") from error
     for status, place, varied in known:
@@ -114,10 +115,7 @@ def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
 
 def _settings(run: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(run / "config.yaml")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = f"cannot be read ({' '.join(str(error).split())})"
-        raise DataError(what, where=str(run / "config.yaml"), fix="Mend it.") from error
     return content if isinstance(content, dict) else {}

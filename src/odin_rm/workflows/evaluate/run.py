@@ -8,7 +8,6 @@ long as policy, prompts and decoding are the same, judgements as long as judge a
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,11 +20,12 @@ import yaml
 from odin_rm.core.console import remark
 from odin_rm.core.errors import DataError, ModelError, OutputError, RolloutError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record, json_safe
+from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.shared_options import EndpointOptions
 from odin_rm.evaluation.outputs import ModelOutputs, read_outputs
 from odin_rm.evaluation.run_records import reward_arm
 from odin_rm.judging.scored import folder_state
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import OutputFolder, check_output_folder
 from odin_rm.workflows.evaluate.config import EvaluateConfig
 from odin_rm.workflows.evaluate.find import Candidate, find_candidates
 from odin_rm.workflows.generate.config import GenerateConfig
@@ -64,7 +64,18 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     baseline = read_outputs(config.baseline)
     folder = _check_folder(config)
     make_judge(_judge_config(config, folder, Path(config.baseline), config.baseline))
-    folder.mkdir(parents=True, exist_ok=True)
+    with OutputFolder(folder, "evaluate") as output:
+        output.claim(resume=True)
+        return _evaluate_into(config, folder, candidates, left_out, baseline)
+
+
+def _evaluate_into(
+    config: EvaluateConfig,
+    folder: Path,
+    candidates: Sequence[Candidate],
+    left_out: Counter[str],
+    baseline: ModelOutputs,
+) -> dict[str, Any]:
     settings = json_safe(asdict(config))
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     atomic_write_json(folder / "environment.json", environment_record())
@@ -182,7 +193,7 @@ def _add_win_rates(config: EvaluateConfig, folder: Path, done: Sequence[dict[str
 
 
 def _check_folder(config: EvaluateConfig) -> Path:
-    folder = check_run_folder(config.output, overwrite=False, resume=True)
+    folder = check_output_folder(config.output, "evaluate", resume=True)
     foreign = [name for name in _FOREIGN if (folder / name).exists()]
     if foreign:
         what = f"the output folder holds something else ({', '.join(foreign)})"
@@ -190,8 +201,8 @@ def _check_folder(config: EvaluateConfig) -> Path:
     there = folder / "config.yaml"
     if there.is_file() and not config.overwrite:
         try:
-            before = yaml.safe_load(there.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            before = read_yaml(there)
+        except DataError:
             before = None
         now = json_safe(asdict(config))
         if not isinstance(before, dict) or not {"baseline", "judge"} <= before.keys():
@@ -206,6 +217,6 @@ def _check_folder(config: EvaluateConfig) -> Path:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except DataError:
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from odin_rm.core.options import check_options, option
+from odin_rm.core.shared_options import RowOptions
 
 if TYPE_CHECKING:
     pass
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(RowOptions):
     """Everything that ``odin-rm export`` takes."""
 
     model: str = option(help="Reward model saved by odin-rm: its folder, its run folder, or a hub id.")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from odin_rm.core.errors import OutputError
-from odin_rm.core.types import QUALITY
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import check_output_folder, command_note, was_cut_short, writer_of
 from odin_rm.workflows.export.config import ExportConfig
 
 if TYPE_CHECKING:
     from odin_rm.data.tokenise import EncodingSettings
     from odin_rm.model.export import ParityReport
-
-# A folder with one of these is more than an export and is never replaced by one.
-_FOREIGN = ("odin_rm.json", "metrics.jsonl", "audit.json", "summary.json", "config.yaml", "model", "checkpoints")
 
 
 def run_export(config: ExportConfig) -> ParityReport:
@@ -32,7 +26,14 @@ def run_export(config: ExportConfig) -> ParityReport:
         ExportError: the scores differ; nothing is written.
         OdinError: the model cannot be loaded, or the output folder holds something else.
     """
-    _check_output(config)
+    note = command_note("export", config)
+    overwrite = config.overwrite_output_dir or was_cut_short(config.output, note)
+    check_output_folder(config.output, "export", overwrite=overwrite)
+    with writer_of(config.output, note):
+        return _export(config, overwrite)
+
+
+def _export(config: ExportConfig, overwrite: bool) -> ParityReport:
     from odin_rm.model.device import pick_device
     from odin_rm.model.export import export_quality_head, within_window
     from odin_rm.model.pad_token import ensure_sound_pad_token
@@ -58,7 +59,7 @@ def run_export(config: ExportConfig) -> ParityReport:
         tokenizer=tokenizer,
         dtype=DTYPES[config.dtype],
         tolerance=config.tolerance,
-        overwrite=config.overwrite_output_dir,
+        overwrite=overwrite,
     )
 
 
@@ -66,28 +67,5 @@ def _dataset_sequences(config: ExportConfig, tokenizer: Any, settings: EncodingS
     from odin_rm.data.load import load_preferences
 
     assert config.parity_dataset is not None
-    data = load_preferences(config.parity_dataset, tokenizer, settings)
+    data = load_preferences(config.parity_dataset, tokenizer, settings, columns=config.columns)
     return [data.input_ids(r).tolist() for r in range(min(config.parity_rows, data.num_responses))]
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether the folder is a classifier whose one label is quality: nothing else is ever replaced."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return bool(content.get("id2label") == {"0": QUALITY})
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _check_output(config: ExportConfig) -> None:
-    """Refuse a folder that holds anything but an earlier export, and that one too unless it may be replaced."""
-    folder = Path(config.output)
-    if folder.is_dir() and any(folder.iterdir()):
-        foreign = [name for name in _FOREIGN if (folder / name).exists()]
-        if foreign or not _is_export(folder):
-            what = f"the output folder holds something else ({', '.join(foreign) or 'no earlier export'})"
-            raise OutputError(what, where=str(folder), fix="Choose another folder; an export replaces only an export.")
-        if not config.overwrite_output_dir:
-            fix = "Choose another folder, or pass --overwrite to replace it."
-            raise OutputError("the output folder already holds a model", where=str(folder), fix=fix)
-    check_run_folder(folder, overwrite=config.overwrite_output_dir, resume=False)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option, options_of
-from odin_rm.core.shared_options import EndpointOptions
+from odin_rm.core.shared_options import EndpointOptions, RowOptions
 
 ENDPOINT = "openai:"
 _ENDPOINT_ONLY = ("base_url",)
@@ -18,7 +18,7 @@ _of_model = options_of("model in this process")
 
 
 @dataclass
-class GenerateConfig(EndpointOptions):
+class GenerateConfig(RowOptions, EndpointOptions):
     """Everything that ``odin-rm generate`` takes."""
 
     model: str = option(

@@ -9,16 +9,17 @@ what one run would have.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from odin_rm.core.errors import DataError, OutputError, RunInterrupted
-from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json, dump_json, environment_record
+from odin_rm.core.files import atomic_write_json, dump_json, environment_record
+from odin_rm.core.journal import Journal
 from odin_rm.core.progress import Progress
 from odin_rm.data.prompts import PromptSet, load_prompts
-from odin_rm.data.render import Prompt, prompt_messages
+from odin_rm.data.render import Prompt
 from odin_rm.judging.chat import endpoint_address
+from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
 from odin_rm.workflows.generate.config import GenerateConfig
 from odin_rm.workflows.generate.writers import EndpointWriter, ModelWriter, ResponseWriter, Row
 
@@ -47,9 +48,15 @@ def run_generate(config: GenerateConfig) -> Row:
     output = Path(config.output)
     if output.is_dir():
         raise OutputError("is a folder, not a file", where=str(output), fix="Choose another name.")
-    if output.exists() and not config.overwrite:
+    note = command_note("generate", config)
+    if output.exists() and not (config.overwrite or was_cut_short(output, note)):
         raise OutputError("exists already", where=str(output), fix="Choose another name, or pass --overwrite.")
-    prompts = load_prompts(config.prompts)
+    with writer_of(output, note):
+        return _generate(config, output)
+
+
+def _generate(config: GenerateConfig, output: Path) -> Row:
+    prompts = load_prompts(config.prompts, columns=config.columns)
     instructions = [instruction(prompt) for prompt in prompts.prompts[: config.limit]]
     _refuse_duplicates(instructions, prompts.places)
     prompts = PromptSet(
@@ -60,7 +67,7 @@ def run_generate(config: GenerateConfig) -> Row:
     missing = [position for position in range(len(instructions)) if position not in partial.rows]
     if missing:
         writer: ResponseWriter = EndpointWriter(config, prompts) if config.at_endpoint else ModelWriter(config, prompts)
-        partial.begin()
+        partial.journal.begin()
         with Progress("writing", len(instructions), done=resumed, unit="responses") as bar:
 
             def take(start: int, rows: list[Row]) -> None:
@@ -82,16 +89,17 @@ def run_generate(config: GenerateConfig) -> Row:
     note = _note(config, rows, resumed, refused=len(rows) - len(partial.rows))
     atomic_write_json(output.with_name(output.name + ".settings.json"), note)
     atomic_write_json(output, rows)
-    partial.remove()
+    partial.journal.remove()
     return note
 
 
 def instruction(prompt: Prompt) -> str:
     """The prompt as AlpacaEval's ``instruction``: a single question as it is, other conversations turn by turn."""
-    messages = prompt_messages(prompt)
-    if [message["role"] for message in messages] == ["user"]:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    if isinstance(prompt, str):
+        return prompt
+    if [message["role"] for message in prompt] == ["user"]:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content'] or ''}" for message in prompt)
 
 
 # ---- internals -------------------------------------------------------------------------------------------------------
@@ -135,7 +143,7 @@ def _note(config: GenerateConfig, rows: list[Row], resumed: int, refused: int) -
 
 
 class _Partial:
-    """Responses on their way: one line of what was asked, then a line for all that arrives at once.
+    """Responses on their way.
 
     Args:
         output: the file that is going to be written.
@@ -146,42 +154,16 @@ class _Partial:
     """
 
     def __init__(self, output: Path, asked: Row) -> None:
-        self.path = output.with_name(output.name + ".partial.jsonl")
-        self.asked = asked
+        self.journal = Journal(output.with_name(output.name + ".partial.jsonl"), asked)
         self.rows: dict[int, Row] = {}
-        self._lines: list[bytes] = []
-        if not self.path.is_file():
-            return
-        # A line that a kill has cut off has no end, and counts as never written.
-        self._lines = self.path.read_bytes().split(b"\n")[:-1]
         try:
-            left, *parts = [json.loads(line) for line in self._lines] or [{"asked": asked}]
-            there = dict(left["asked"])
-            for part in parts:
+            for part in self.journal.parts:
                 self.rows |= dict(enumerate(part["rows"], start=part["start"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             what = "holds something else than the responses of a stopped run"
-            raise OutputError(what, where=str(self.path), fix="Move it away.") from error
-        changed = [name for name, value in json.loads(dump_json(asked)).items() if there.get(name) != value]
-        if changed:
-            what = f"was left by a run with another {changed[0]}"
-            raise OutputError(what, where=str(self.path), fix="Delete it to start anew, or give the same settings.")
-
-    def begin(self) -> None:
-        """Make the file, or take a cut line off it."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"cannot be written ({error.strerror or error})"
-            raise OutputError(what, where=str(self.path), fix="Choose another place for --output.") from error
-        lines = self._lines or [dump_json({"asked": self.asked}).encode("utf-8")]
-        atomic_write_bytes(self.path, b"".join(line + b"\n" for line in lines))
+            raise OutputError(what, where=str(self.journal.path), fix="Move it away.") from error
 
     def add(self, start: int, rows: list[Row]) -> None:
         """Save the responses to the prompts from ``start`` on."""
-        append_jsonl(self.path, {"start": start, "rows": rows})
+        self.journal.add({"start": start, "rows": rows})
         self.rows |= dict(enumerate(rows, start=start))
-
-    def remove(self) -> None:
-        """All is written."""
-        self.path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from odin_rm.core.errors import RolloutError, RowError
+from odin_rm.data.messages import template_variables
 from odin_rm.data.prompts import PromptSet, encode_prompts
 from odin_rm.data.render import prompt_messages
 from odin_rm.judging.chat import Call, ChatClient, ChatSettings
@@ -102,6 +103,12 @@ class EndpointWriter(ResponseWriter):
     """
 
     def __init__(self, config: GenerateConfig, prompts: PromptSet) -> None:
+        for prompt, place in zip(prompts.prompts, prompts.places, strict=False):
+            if beside := template_variables(prompt):
+                what = f"the row has {', '.join(sorted(beside))}, which are not sent to an endpoint"
+                column = "tools" if "tools" in beside else "chat_template_kwargs"
+                fix = f"Leave the column out: --columns {column}="
+                raise RowError(what, where=place, fix=fix)
         settings = ChatSettings(
             model=config.model.removeprefix(ENDPOINT),
             base_url=config.base_url,

@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError, JudgeError, OutputError, RunInterrupted
+from odin_rm.core.errors import ConfigError, DataError, JudgeError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
+from odin_rm.core.reading import read_yaml
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
 from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
@@ -31,7 +32,7 @@ from odin_rm.judging.endpoint import EndpointJudge
 from odin_rm.judging.judge import Judge
 from odin_rm.judging.recorded import RecordedJudge
 from odin_rm.judging.scored import RewardModelJudge, RewardModelSettings, TruthJudge
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import OutputFolder, check_output_folder
 from odin_rm.workflows.judge.config import ENDPOINT, JudgeConfig, is_recorded
 
 CACHE = "cache.sqlite"
@@ -41,7 +42,6 @@ _MILLION = 1_000_000
 # What may change between a run and its continuation: how fast, not what.
 _PACE = ("concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "stream", "api_key_env")
 _ASIDE = ("input_price", "output_price", "microbatch_tokens", "device", "dry_run", "overwrite_output_dir")
-_FOREIGN = ("metrics.jsonl", "summary.json", "audit.json", "model", "policy", "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,17 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     known = read_replies(folder / CACHE, keys.values())
     if any(comparison.waiting(known, attempt) for attempt in range(ATTEMPTS)):
         judge.prepare(comparison.questions)
-    _claim_folder(config, folder)
+    with OutputFolder(folder, "judge") as output:
+        output.claim(resume=True, results=("annotations.json", "judge.json"))
+        report = _judge_into(config, comparison)
+        output.complete()
+    return report
+
+
+def _judge_into(config: JudgeConfig, comparison: _Comparison) -> dict[str, Any]:
+    folder, judge, keys = comparison.folder, comparison.judge, comparison.keys
+    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    atomic_write_json(folder / "environment.json", environment_record())
     with JudgementCache(folder / CACHE) as cache:
         known = cache.read(keys.values())
         cached = sum(map(len, known.values()))
@@ -270,16 +280,12 @@ def _settings(config: JudgeConfig) -> dict[str, Any]:
 
 def _check_folder(config: JudgeConfig) -> Path:
     """Refuse a folder of another kind, or one with a comparison by other settings unless that may be replaced."""
-    folder = check_run_folder(config.output, overwrite=False, resume=True)
-    foreign = [name for name in _FOREIGN if (folder / name).exists()]
-    if foreign:
-        what = f"the output folder holds another run ({', '.join(foreign)})"
-        raise OutputError(what, where=str(folder), fix="Choose another folder.")
+    folder = check_output_folder(config.output, "judge", resume=True)
     if not (folder / "config.yaml").is_file():
         return folder
     try:
-        there = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        there = read_yaml(folder / "config.yaml")
+    except DataError:
         there = None
     if not isinstance(there, dict) or not {"candidate", "baseline", "judge"} <= there.keys():
         raise OutputError("the output folder holds another run", where=str(folder), fix="Choose another folder.")
@@ -290,16 +296,3 @@ def _check_folder(config: JudgeConfig) -> Path:
         fix = "Choose another folder, or pass --overwrite to replace its results."
         raise OutputError(what, where=str(folder), fix=fix)
     return folder
-
-
-def _claim_folder(config: JudgeConfig, folder: Path) -> None:
-    """Make the folder and take away results that are about to be made anew."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("annotations.json", "judge.json"):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
-    atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
-    atomic_write_json(folder / "environment.json", environment_record())

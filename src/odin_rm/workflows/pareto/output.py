@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from odin_rm.core.errors import DataError, OutputError
+from odin_rm.core.errors import DataError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, bad_row, read_rows
+from odin_rm.core.reading import read_json
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.reports.chart_still import still_files
@@ -28,13 +29,10 @@ from odin_rm.reports.recipes import (
     draw_recipe,
     draw_reward_against_length,
 )
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 
 RESULT = "pareto.json"
 MAIN = "pareto"
-_OURS = (MAIN, "dominance", "kl", "epsilon", "experience_size", "clip", "length_penalty", "heads")
-_SUFFIXES = ("png", "svg", "json", "tex", "md")
-_FOREIGN = ("metrics.jsonl", "summary.json", "model", "policy", "checkpoints", "audit.json", "sweep.json", "judge.json")
 
 
 class Asked(Protocol):
@@ -99,15 +97,7 @@ def check_output(output: str, *, overwrite: bool) -> Path:
     Raises:
         OutputError: so it does.
     """
-    folder = check_run_folder(output, overwrite=False, resume=True)
-    held = [name for name in _FOREIGN if (folder / name).exists()]
-    if held:
-        what = f"the output folder holds another run ({', '.join(held)})"
-        raise OutputError(what, where=str(folder), fix="Choose another folder.")
-    if (folder / RESULT).exists() and not overwrite:
-        fix = "Choose another folder, or pass --overwrite to replace them."
-        raise OutputError(f"the output folder already holds fronts ({RESULT})", where=str(folder), fix=fix)
-    return folder
+    return check_output_folder(output, "pareto", overwrite=overwrite)
 
 
 def draw_figures(config: Asked, shown: FrontFigures | None) -> dict[str, Drawing]:
@@ -164,16 +154,15 @@ def write_output(
     if tables:
         files["pareto.tex"] = "\n".join(map(latex_table, tables)).encode("utf-8")
         files["pareto.md"] = "\n".join(map(markdown_table, tables)).encode("utf-8")
-    for name in (RESULT, *(f"{stem}.{suffix}" for stem in _OURS for suffix in _SUFFIXES)):
-        (folder / name).unlink(missing_ok=True)
-    for name, data in files.items():
-        atomic_write_bytes(folder / name, data)
-    for name, drawing in drawings.items():
-        if name not in (MAIN, "dominance"):
-            atomic_write_json(folder / f"{name}.json", {**drawing.data, "alt": drawing.alt})
-    if content:
-        alts = {name: drawing.alt for name, drawing in drawings.items()}
-        atomic_write_json(folder / RESULT, {**content, "figures": alts})
+    with writer_of(folder), replaced_folder(folder, "pareto") as stage:
+        for name, data in files.items():
+            atomic_write_bytes(stage / name, data)
+        for name, drawing in drawings.items():
+            if name not in (MAIN, "dominance"):
+                atomic_write_json(stage / f"{name}.json", {**drawing.data, "alt": drawing.alt})
+        if content:
+            alts = {name: drawing.alt for name, drawing in drawings.items()}
+            atomic_write_json(stage / RESULT, {**content, "figures": alts})
 
 
 # ---- scored responses ------------------------------------------------------------------------------------------------
@@ -206,7 +195,7 @@ def read_heads(place: Path) -> list[HeadScores]:
 
 def _audited_heads(path: Path) -> list[HeadScores]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         fix = "Give what odin-rm score wrote, or the folder of an audit."
         raise DataError("there is no readable audit.json", where=str(path.parent), fix=fix) from error

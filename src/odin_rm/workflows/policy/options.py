@@ -10,7 +10,7 @@ from typing import ClassVar
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, ON_BAD_ROW, check_options, option, options_of
 from odin_rm.core.settings import one_of, refuse_idle
-from odin_rm.core.shared_options import LoraOptions, TrainerOptions
+from odin_rm.core.shared_options import LoraOptions, RowOptions, TrainerOptions
 from odin_rm.core.trackers import BY_TRANSFORMERS, check_trackers
 from odin_rm.core.training_bounds import check_training_numbers
 
@@ -73,7 +73,7 @@ _of_optimiser = options_of("optimiser")
 
 
 @dataclass
-class PolicyTrainingFields(LoraOptions, TrainerOptions):
+class PolicyTrainingFields(RowOptions, LoraOptions, TrainerOptions):
     """Our fields of both commands; the base class beside it is TRL's config, whose fields keep their names."""
 
     command: ClassVar[str]

@@ -8,10 +8,9 @@ touched.
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,27 @@ from datasets import Dataset
 from transformers import Trainer, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError
-from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
+from odin_rm.core.files import append_jsonl, atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.ranks import together
+from odin_rm.core.reading import read_json
 from odin_rm.core.settings import trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
-from odin_rm.model.backbone import position_table, quiet_loading
+from odin_rm.data.template_check import TemplateCheck
+from odin_rm.model.backbone import check_token_ids, position_table, quiet_loading
 from odin_rm.model.policy import end_token_ids, load_policy, save_policy
 from odin_rm.model.scoring import DTYPES
 from odin_rm.runs.callbacks import FiniteLoss, MetricsFile, StopOnSignal
+from odin_rm.runs.checkpoints import SoundCheckpoints
 from odin_rm.runs.data_record import DATA_FILE, data_record, say_data
-from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder, replaced_model
 from odin_rm.runs.run_folder import (
+    Start,
     as_config_errors,
     check_required,
     check_same_settings,
     check_state_files,
     interrupted,
     read_note,
-    resolve_checkpoint,
     write_settings,
 )
 from odin_rm.runs.talk import talking
@@ -48,7 +50,7 @@ NOTE_FILE = "odin_policy_run.json"
 """In each checkpoint: the settings and data that it comes from."""
 
 
-class QuietTrainer(Trainer):
+class QuietTrainer(SoundCheckpoints, Trainer):
     """Goes before a TRL trainer among the bases: no telemetry, no model cards, and a note in each checkpoint."""
 
     run_note: dict[str, Any]
@@ -72,7 +74,7 @@ class PolicyJob:
     Attributes:
         command: its name.
         refused: fields without effect, each with what to do instead.
-        read: rows of a source (``on_bad_row`` by keyword).
+        read: rows of a source (``on_bad_row``, ``columns`` and ``check`` by keyword).
         columns: encoded rows as the trainer's columns.
         make_trainer: model, arguments, training data, held-out data and tokenizer to a trainer.
     """
@@ -99,40 +101,48 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
         RunInterrupted: a signal came; a checkpoint is saved.
     """
     check_required(config, ("model", "dataset", "output_dir"), job.command)
-    run = Path(config.output_dir)
+    with OutputFolder(config.output_dir, job.command, overwrite=config.overwrite_output_dir) as output:
+        return _train_policy(config, job, output)
+
+
+def _train_policy(config: Any, job: PolicyJob, output: OutputFolder) -> Path:
+    run = output.path
     with together():
-        checkpoint = resolve_checkpoint(config.resume_from_checkpoint, run)
-        check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+        start = Start.find(output, config.resume_from_checkpoint)
         set_seed(config.seed)
         model, tokenizer = _load_model(config)
-        rows = job.read(config.dataset, on_bad_row=config.on_bad_row)
+        rows = _read(config, job, tokenizer, config.dataset)
         encode = _encoder(config, model, tokenizer)
         encoded = encode(rows)
+        check_token_ids(model, _sequences(encoded), where=rows.source)
         data = Dataset.from_dict(job.columns(encoded))
         records = {"train": data_record(encoded.report, rows.source)}
         held_out = None
         if config.eval_dataset is not None:
-            held_out_rows = job.read(config.eval_dataset, on_bad_row=config.on_bad_row)
+            held_out_rows = _read(config, job, tokenizer, config.eval_dataset)
             encoded_held_out = encode(held_out_rows)
             held_out = Dataset.from_dict(job.columns(encoded_held_out))
             records["eval"] = data_record(encoded_held_out.report, held_out_rows.source)
         say_data(records, noun="pairs" if "pairs" in encoded.report else "demonstrations")
         note = {"settings": trajectory(config), "data": _digest(encoded)}
-        if checkpoint is not None:
-            _check_checkpoint(checkpoint, note, job.command)
+        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, note, job.command))
+        if start.nothing_left(config, job.refused):
+            return run
         trainer = _build(config, job, model, tokenizer, data, held_out)
         trainer.run_note = note
         trainer.args.output_dir = str(run / "checkpoints")
     with together():
         if config.process_index == 0:
-            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-            (run / "checkpoints").mkdir(exist_ok=True)
-            write_settings(run, config, job.refused, checkpoint)
+            start.claim()
+            write_settings(run, config, job.refused, start.checkpoint)
             atomic_write_json(run / DATA_FILE, records)
-            for row in rows.skipped:
-                append_jsonl(run / "skipped_rows.jsonl", row)
-    _train(trainer, run, checkpoint)
+            if rows.skipped:
+                lines = "".join(dump_json(row) + "\n" for row in rows.skipped)
+                atomic_write_text(run / "skipped_rows.jsonl", lines)
+    _train(trainer, run, start.checkpoint)
     finish_policy(trainer, run, model, tokenizer, {"rows": len(encoded.prompt_ids), "overlong_rows": encoded.overlong})
+    if config.process_index == 0:
+        output.complete()
     return run
 
 
@@ -155,6 +165,11 @@ def _load_model(config: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _read(config: Any, job: PolicyJob, tokenizer: Any, source: str) -> PolicyRows:
+    check = TemplateCheck(tokenizer, config.chat_template, every_row=config.on_bad_row == "skip")
+    return job.read(source, on_bad_row=config.on_bad_row, columns=config.columns, check=check)
+
+
 def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], EncodedRows]:
     ends = end_token_ids(model, tokenizer)
 
@@ -169,6 +184,11 @@ def _encoder(config: Any, model: Any, tokenizer: Any) -> Callable[[PolicyRows], 
         )
 
     return encode
+
+
+def _sequences(encoded: EncodedRows) -> Iterator[Any]:
+    for prompt_ids, responses in zip(encoded.prompt_ids, encoded.response_ids, strict=True):
+        yield from (np.asarray(ids, dtype=np.int64) for ids in (prompt_ids, *responses))
 
 
 def _digest(encoded: EncodedRows) -> dict[str, int]:
@@ -206,7 +226,7 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
     for callback in (MetricsFile(run / "metrics.jsonl"), FiniteLoss(), stop):
         trainer.add_callback(callback)
     if checkpoint is not None:
-        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        history = read_json(checkpoint / "trainer_state.json")["log_history"]
         # TRL counts tokens from 0 again.
         trainer._total_train_tokens = int(next((log["num_tokens"] for log in history[::-1] if "num_tokens" in log), 0))
     with stop, quiet_loading(), talking(trainer):
@@ -219,7 +239,7 @@ def finish_policy(trainer: Any, run: Path, model: Any, tokenizer: Any, closing: 
     """Write ``policy/`` and the last line of ``metrics.jsonl``, with ``closing`` in it."""
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
-        with atomic_folder(run / "policy", overwrite=True) as folder:
+        with replaced_model(run / "policy") as folder:
             save_policy(model, tokenizer, folder, state_dict=state_dict)
         append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True, **closing})
     trainer.accelerator.wait_for_everyone()

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError
-from odin_rm.core.files import atomic_folder, atomic_write_bytes, atomic_write_json, atomic_write_text
+from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.data.columns import Columns
-from odin_rm.evaluation.attributes import TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.evaluation.edits import EDITS, Edit, shuffled_words, swapped
 from odin_rm.evaluation.probe import edit_figures, price_sentence, verdicts_kept, within_deviation
+from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.probe.config import ProbeConfig
 from odin_rm.workflows.probe.rows import (
     OwnPairs,
@@ -57,6 +58,7 @@ def run_probe(config: ProbeConfig) -> dict[str, Any]:
         OdinError: an edit that there is not, rows that cannot be used, a model that cannot be loaded.
     """
     wanted = _wanted_edits(config)
+    check_output_folder(config.output, "probe", overwrite=config.overwrite_output)
     rows = read_probed(config.dataset, Columns(config.columns), config.responses, config.seed, config.on_bad_row)
     own = [] if config.pairs is None else read_own_pairs(config.pairs, config.on_bad_row)
     texts = _Texts()
@@ -75,7 +77,7 @@ def run_probe(config: ProbeConfig) -> dict[str, Any]:
     from odin_rm.reports.probe_page import probe_report
 
     html, files = render_report(probe_report(content))
-    with atomic_folder(config.output, overwrite=config.overwrite_output) as folder:
+    with writer_of(config.output), replaced_folder(config.output, "probe") as folder:
         for name, data in files.items():
             atomic_write_bytes(folder / name, data)
         atomic_write_text(folder / "report.html", html)

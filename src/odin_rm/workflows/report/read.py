@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import read_rows
 from odin_rm.core.names import place_name
+from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.evaluation.annotation_rows import parse_preference
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
@@ -212,9 +211,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"is not readable JSON ({error})", where=str(path), fix="Make it again.") from error
+        return read_json(path)
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix="Make it again.") from error
 
 
 def _no_run(place: Path) -> DataError:
@@ -235,10 +234,9 @@ def _settings(place: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        what = f"is not readable YAML ({' '.join(str(error).split())[:200]})"
-        raise DataError(what, where=str(path), fix="Mend it, or move it away.") from error
+        content = read_yaml(path)
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix="Mend it, or move it away.") from error
     if content is not None and not isinstance(content, dict):
         raise DataError("does not hold names and values", where=str(path), fix="Mend it, or move it away.")
     return {str(key): value for key, value in (content or {}).items()}

@@ -73,7 +73,8 @@ def check_output(page: Path, folder: Path, overwrite: bool) -> None:
         what = "is a file, and the figures need a folder of that name"
         raise OutputError(what, where=str(folder), fix="Choose another name for the page.")
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    foreign = [entry.name for entry in inside if entry.suffix not in SUFFIXES or not entry.is_file()]
+    # Without its page beside it, a folder of figures is somebody else's.
+    foreign = [e.name for e in inside if e.suffix not in SUFFIXES or not e.is_file() or not page.exists()]
     if foreign:
         what = f"holds something else than a report's figures and tables ({foreign[0]})"
         raise OutputError(what, where=str(folder), fix="Choose another name for the page.")

@@ -7,7 +7,6 @@ The output folder holds ``retention.json`` (every figure), ``retention.md`` and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,13 +17,15 @@ import yaml
 
 from odin_rm.core.errors import ModelError, OutputError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.reading import read_json
+from odin_rm.core.system import writing
 from odin_rm.evaluation.retention import Measure, compare_models
 from odin_rm.judging.scored import folder_state
 from odin_rm.model.backbone import check_model_folder
 from odin_rm.model.policy import ADAPTER_CONFIG
 from odin_rm.model.storage import ADAPTER_WEIGHTS
 from odin_rm.reports.retention_table import retention_latex, retention_markdown
-from odin_rm.runs.output_folder import check_run_folder
+from odin_rm.runs.output_folder import OutputFolder, check_output_folder, kind_of
 from odin_rm.workflows.retention.config import RetentionConfig
 from odin_rm.workflows.retention.harness import Harness
 
@@ -59,7 +60,23 @@ def run_retention(config: RetentionConfig, tell: Callable[[str], None] = lambda 
         for path, name in zip(config.models, names, strict=True)
         for task in tasks
     }
-    _claim(config, folder)
+    with OutputFolder(folder, "retention") as output:
+        _claim(config, output)
+        content = _measure_all(config, folder, harness, names, tasks, asked, files, tell)
+        output.complete()
+    return content
+
+
+def _measure_all(
+    config: RetentionConfig,
+    folder: Path,
+    harness: Harness,
+    names: list[str],
+    tasks: list[str],
+    asked: dict[tuple[str, str], dict[str, Any]],
+    files: dict[tuple[str, str], Path],
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
     known = {one: measures for one, file in files.items() if (measures := _read(file, asked[one])) is not None}
     try:
         for (path, task), file in files.items():
@@ -125,20 +142,17 @@ def _asked(config: RetentionConfig, version: str, path: str, task: str) -> dict[
 
 
 def _check_folder(config: RetentionConfig) -> Path:
-    folder = check_run_folder(config.output, overwrite=False, resume=True)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "results").is_dir():
+    folder = check_output_folder(config.output, "retention", resume=True, others=("results",))
+    named = kind_of(folder) is not None
+    if folder.is_dir() and any(folder.iterdir()) and not named and not (folder / "results").is_dir():
         raise OutputError("holds something else than measured tasks", where=str(folder), fix="Choose another folder.")
     return folder
 
 
-def _claim(config: RetentionConfig, folder: Path) -> None:
-    try:
-        (folder / "results").mkdir(parents=True, exist_ok=True)
-        for name in ("retention.json", "retention.md", "retention.tex"):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
+def _claim(config: RetentionConfig, output: OutputFolder) -> None:
+    folder = output.claim(resume=True, results=("retention.json", "retention.md", "retention.tex"))
+    with writing(folder):
+        (folder / "results").mkdir(exist_ok=True)
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     atomic_write_json(folder / "environment.json", environment_record())
 
@@ -146,7 +160,7 @@ def _claim(config: RetentionConfig, folder: Path) -> None:
 def _read(file: Path, asked: dict[str, Any]) -> list[Measure] | None:
     """What was measured before, under the same conditions."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if content["asked"] != asked:
             return None
         return [Measure.from_json(one) for one in content["measures"]]

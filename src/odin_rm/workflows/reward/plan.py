@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from odin_rm.model.backbone import load_config
 from odin_rm.model.info import RewardModelInfo, is_reward_model_folder
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.model.storage import local_folder
+from odin_rm.objectives.registry import make_objective
 from odin_rm.reward import memory
 from odin_rm.reward.config import RewardConfig
 from odin_rm.runs.data_record import data_lines
@@ -146,11 +148,12 @@ def plan_reward_run(
     seed = config.data_seed if config.data_seed is not None else config.seed
     epoch = plan_epoch(data, config.batch_pairs, config.max_pairs_per_prompt, seed, 0)
     chosen = np.unique(np.linspace(0, len(epoch) - 1, min(MOST_STEPS, len(epoch))).astype(int))
-    cost = forward_cost(classifier)
+    variants = make_objective(config.objective, config.objective_settings).variants
+    options: dict[str, Any] = {"layout": layout, "cost": forward_cost(classifier), "variants": variants}
     plans: list[BatchPlan] = []
     figures = np.zeros(6, dtype=np.int64)
     for step in chosen:
-        plan, tokens = _plan_step(data, epoch[step], budget.tokens, config.world_size, layout, cost)
+        plan, tokens = _plan_step(data, epoch[step], budget.tokens, config.world_size, **options)
         plans.append(plan)
         figures += tokens
     rounds = [[max(counts) for counts in zip(*p.tokens, strict=True)] for p in plans]
@@ -182,9 +185,16 @@ def plan_reward_run(
 
 
 def _plan_step(
-    data: TokenisedPreferences, pairs: np.ndarray, budget: int, world_size: int, layout: str, cost: Any
+    data: TokenisedPreferences,
+    pairs: np.ndarray,
+    budget: int,
+    world_size: int,
+    *,
+    layout: str,
+    cost: Any,
+    variants: Sequence[str],
 ) -> tuple[BatchPlan, np.ndarray]:
-    batch = build_optimiser_batch(data, pairs)
+    batch = build_optimiser_batch(data, pairs, variants)
     sequences = [data.input_ids(int(r)) for r in batch.responses]
     lengths = np.array([len(s) for s in sequences])
     plan = plan_batch(sequences, budget, world_size, layout=layout, cost=cost)

@@ -17,8 +17,9 @@ import numpy as np
 from transformers import TrainerCallback, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
-from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_bytes, atomic_write_json
+from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import together
+from odin_rm.core.reading import read_bytes
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
@@ -31,19 +32,21 @@ from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
+from odin_rm.objectives.flags import foreign_options
+from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.runs.callbacks import MetricsFile, StopOnSignal
 from odin_rm.runs.data_record import DATA_FILE, Records, data_record, say_data
-from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder, replaced_model
 from odin_rm.runs.run_folder import (
+    Start,
     as_config_errors,
     check_required,
     check_same_settings,
     check_state_files,
     interrupted,
     read_note,
-    resolve_checkpoint,
     write_settings,
 )
 from odin_rm.runs.talk import talking
@@ -57,7 +60,7 @@ DEFAULT_READ_AT = "end_of_turn"
 REFERENCE_RESPONSES = 4096
 """How many responses at most give the reward's mean and deviation."""
 BEST_MODEL_METRICS = ("loss", *CONTRACT_FIGURES, *EXTRA_FIGURES)
-"""What --metric_for_best_model may name."""
+"""What --metric_for_best_model may name, besides the metrics of the objective."""
 
 
 def train_reward_model(config: RewardConfig) -> Path:
@@ -74,9 +77,14 @@ def train_reward_model(config: RewardConfig) -> Path:
         RunInterrupted: a signal came; a checkpoint is saved.
     """
     model_path = _check_required(config)
-    run = Path(config.output_dir)
+    with OutputFolder(config.output_dir, "reward", overwrite=config.overwrite_output_dir) as output:
+        return _train(config, model_path, output)
+
+
+def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
+    run = output.path
     with together():
-        model, tokenizer, checkpoint = _load_model(config, model_path, run)
+        model, tokenizer, start = _load_model(config, model_path, output)
     # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
     with together(), config.main_process_first(desc="tokenising"):
         train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
@@ -85,8 +93,9 @@ def train_reward_model(config: RewardConfig) -> Path:
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with together():
-        if checkpoint is not None:
-            _check_checkpoint(checkpoint, config, train_data)
+        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, train_data))
+        if start.nothing_left(config, REFUSED):
+            return run
         for data in filter(None, (train_data, eval_data)):
             check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
         trainer = build_trainer(
@@ -95,18 +104,19 @@ def train_reward_model(config: RewardConfig) -> Path:
         trainer.args.output_dir = str(run / "checkpoints")
     with together():
         if config.process_index == 0:
-            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-            (run / "checkpoints").mkdir(exist_ok=True)
-            write_settings(run, config, REFUSED, checkpoint)
+            start.claim()
+            write_settings(run, config, REFUSED, start.checkpoint)
             atomic_write_json(run / DATA_FILE, records)
             if skipped_rows is not None:
                 atomic_write_bytes(run / "skipped_rows.jsonl", skipped_rows)
     trainer.add_callback(NotePlan(trainer, run / "metrics.jsonl"))
     with stop, talking(trainer):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     if stop.name:
         raise interrupted(stop.name, trainer.state.global_step, run)
     _finish(trainer, config, run)
+    if config.process_index == 0:
+        output.complete()
     return run
 
 
@@ -135,10 +145,9 @@ class NotePlan(TrainerCallback):
         log.info("micro-batches: up to %s tokens (%s)", f"{budget.tokens:,}", budget.why)
 
 
-def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[RewardModel, Any, Path | None]:
-    """The model with its tokenizer, and the checkpoint to go on from; refuses an output folder that cannot be used."""
-    checkpoint = resolve_checkpoint(config.resume_from_checkpoint, run)
-    check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+def _load_model(config: RewardConfig, model_path: str, output: OutputFolder) -> tuple[RewardModel, Any, Start]:
+    """The model with its tokenizer, and where to begin; refuses an output folder that cannot be used."""
+    start = Start.find(output, config.resume_from_checkpoint)
     if not is_reward_model_folder(model_path):
         check_model_folder(model_path)
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.trust_remote_code)
@@ -147,7 +156,7 @@ def _load_model(config: RewardConfig, model_path: str, run: Path) -> tuple[Rewar
     model = build_model(config, model_path)
     _prepare_texts(config, model.classifier, tokenizer, model_path)
     model.grow_vocabulary(int(tokenizer.pad_token_id) + 1)
-    return model, tokenizer, checkpoint
+    return model, tokenizer, start
 
 
 def choose_reading(config: RewardConfig, model_config: Any, tokenizer: Any, path: str) -> str:
@@ -202,7 +211,7 @@ def _load_data(
     with tempfile.TemporaryDirectory() as scratch:
         skipped = Path(scratch) / "skipped_rows.jsonl"
         train_data, eval_data = load_data(config, tokenizer, skipped)
-        return train_data, eval_data, skipped.read_bytes() if skipped.is_file() else None
+        return train_data, eval_data, read_bytes(skipped) if skipped.is_file() else None
 
 
 def build_trainer(
@@ -258,6 +267,7 @@ def load_data(
         "on_bad_row": config.on_bad_row,
         "cache_dir": config.cache_dir,
         "num_proc": config.num_proc,
+        "columns": config.columns,
     }
     assert config.dataset is not None
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
@@ -267,8 +277,9 @@ def load_data(
     elif config.eval_fraction:
         data, eval_data = split_by_prompt(data, config.eval_fraction, seed=config.seed)
     best = str(config.metric_for_best_model or "loss").removeprefix("eval_")
-    if best not in BEST_MODEL_METRICS:
-        fix = f"Use one of {', '.join(BEST_MODEL_METRICS)}."
+    known = dict.fromkeys([*BEST_MODEL_METRICS, *(one.name for one in OBJECTIVES[config.objective].metrics)])
+    if best not in known:
+        fix = f"Use one of {', '.join(known)}."
         raise ConfigError(f"there is no figure '{best}'", where="--metric_for_best_model", fix=fix)
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
         raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
@@ -309,7 +320,7 @@ def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
         training=_training_note(trainer, config),
     )
     if trainer.is_world_process_zero():
-        with atomic_folder(run / "model", overwrite=True) as folder:
+        with replaced_model(run / "model") as folder:
             model.save_pretrained(folder, tokenizer=tokenizer)
         append_jsonl(run / "metrics.jsonl", {"step": trainer.state.global_step, "finished": True})
         if config.push_to_hub:
@@ -333,8 +344,7 @@ def _training_note(trainer: RewardTrainer, config: RewardConfig) -> dict[str, An
         "head_learning_rate",
         "num_train_epochs",
         "batch_pairs",
-        "length_weight",
-        "orthogonality_weight",
+        *OBJECTIVES[config.objective].options,
         "normalise_heads",
         "head_scale",
         "max_length",
@@ -364,6 +374,8 @@ def _check_required(config: RewardConfig) -> str:
 def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
     theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
     # A checkpoint from before there was a choice was read at the template's own end.
+    # An option of other objectives decides nothing, and a checkpoint may be older than it.
+    theirs = {name: value for name, value in theirs.items() if name not in foreign_options(config.objective)}
     check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", **theirs})
     if their_data != data_note(data):
         raise CheckpointError(

@@ -19,8 +19,9 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.files import append_jsonl, atomic_folder, atomic_write_json
+from odin_rm.core.files import append_jsonl, atomic_write_json
 from odin_rm.core.ranks import together
+from odin_rm.core.system import writing
 from odin_rm.model.policy import (
     ResponseBatch,
     adapter_disabled,
@@ -30,7 +31,7 @@ from odin_rm.model.policy import (
 )
 from odin_rm.rl.actor_critic import ActorCritic
 from odin_rm.rl.algorithms import build_algorithm
-from odin_rm.rl.checkpoint import check_settings, find_checkpoint, full_disks, read_state
+from odin_rm.rl.checkpoint import STATE_FILE, check_settings, read_state
 from odin_rm.rl.collect import Collector
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.learn import Learner
@@ -40,9 +41,10 @@ from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.rl.trainer import Look, RLTrainer
 from odin_rm.rl.watch import WATCH_FILE, HackingWatch, WatchLimits
 from odin_rm.rl.watch_look import observe_policy
+from odin_rm.runs.checkpoints import GO_ON
 from odin_rm.runs.data_record import DATA_FILE
-from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
-from odin_rm.runs.run_folder import drop_later_lines, write_settings
+from odin_rm.runs.output_folder import OutputFolder, replaced_model
+from odin_rm.runs.run_folder import Start, drop_later_lines, write_settings
 from odin_rm.workflows.rl.parts import Parts, load_parts, shaping_settings
 
 
@@ -59,33 +61,43 @@ def run_own(config: RLConfig) -> Path:
         OdinError: bad input, a folder that holds another run, a foreign checkpoint, a reward source that fails.
         RunInterrupted: a signal came; a checkpoint is saved.
     """
-    run = Path(str(config.output_dir))
+    with OutputFolder(str(config.output_dir), "rl", overwrite=config.overwrite_output_dir) as output:
+        return _run(config, output)
+
+
+def _run(config: RLConfig, output: OutputFolder) -> Path:
+    run = output.path
     accelerator = _accelerator(config)
     with together():
-        checkpoint = find_checkpoint(config.resume_from_checkpoint, run)
-        check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+        start = Start.find(output, config.resume_from_checkpoint, STATE_FILE)
         set_seed(config.seed)
         _load_whole(accelerator)
         parts = load_parts(config, accelerator.device)
     with together():
         trainer = build_trainer(config, parts, accelerator, run)
-        if checkpoint is not None:
-            check_settings(checkpoint, read_state(checkpoint), config.trajectory(), trainer.ranks.size)
+        start = start.verified(
+            lambda checkpoint: check_settings(
+                checkpoint, read_state(checkpoint), config.trajectory(), trainer.ranks.size
+            )
+        )
+        if start.nothing_left(config, ()):
+            return run
     with together():
         if accelerator.is_main_process:
-            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-            (run / "checkpoints").mkdir(exist_ok=True)
-            write_settings(run, config, (), checkpoint)
+            start.claim()
+            write_settings(run, config, (), start.checkpoint)
             atomic_write_json(run / DATA_FILE, parts.data)
-            if checkpoint is not None:
+            if start.checkpoint is not None:
                 for name in ("samples.jsonl", WATCH_FILE):
-                    drop_later_lines(run / name, int(read_state(checkpoint)["step"]))
+                    drop_later_lines(run / name, int(read_state(start.checkpoint)["step"]))
     if config.report_to not in ("none", ""):
         accelerator.init_trackers("odin-rm", config={k: str(v) for k, v in asdict(config).items()})
     # From here on ranks draw different samples.
     set_seed(config.seed + accelerator.process_index)
-    stopped_by = trainer.train(checkpoint)
+    stopped_by = trainer.train(start.checkpoint)
     _finish(trainer, parts, stopped_by)
+    if accelerator.is_main_process:
+        output.complete()
     return run
 
 
@@ -312,7 +324,7 @@ def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
     state_dict = _whole_policy(trainer) if trainer.ranks.sharded else None
     with together():
         if accelerator.is_main_process:
-            with full_disks("the policy", run / "policy"), atomic_folder(run / "policy", overwrite=True) as folder:
+            with writing(run / "policy", kept=GO_ON), replaced_model(run / "policy") as folder:
                 save_policy(trainer.learner.plain_model.policy, parts.tokenizer, folder, state_dict=state_dict)
             row: dict[str, Any] = {"step": trainer.state.step, "finished": True}
             append_jsonl(run / "metrics.jsonl", row | ({"stopped_by": stopped_by} if stopped_by else {}))

@@ -10,6 +10,7 @@ import torch
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.data.prompts import PromptSet, encode_prompts, load_prompts
+from odin_rm.data.render import unrendered
 from odin_rm.model.backbone import model_window
 from odin_rm.model.critic import Critic
 from odin_rm.model.policy import load_policy
@@ -88,8 +89,8 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
 
 def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[PromptSet, list[list[int]], dict[str, Any]]:
     """Prompts that fit, their ids, and how many do not."""
-    prompts = load_prompts(source)
-    stated = len(prompts.prompts)
+    prompts = load_prompts(source, columns=config.columns)
+    stated, layouts = len(prompts.prompts), prompts.layouts
     assert config.max_prompt_tokens is not None
     ids, kept = encode_prompts(
         tokenizer,
@@ -101,12 +102,14 @@ def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[Prompt
     if len(kept) < len(prompts.prompts):
         columns = {name: [values[i] for i in kept] for name, values in prompts.columns.items()}
         prompts = PromptSet([prompts.prompts[i] for i in kept], columns, prompts.source)
-    counts = {
+    counts: dict[str, Any] = {
         "prompts": len(kept),
         "prompts_stated": stated,
         "dropped_overlong_prompts": stated - len(kept),
         "max_prompt_tokens": config.max_prompt_tokens,
     }
+    found = {"layouts": layouts, "unrendered": sorted(unrendered(tokenizer, config.chat_template, *prompts.prompts))}
+    counts |= {name: value for name, value in found.items() if value}
     return prompts, ids, data_record(counts, prompts.source)
 
 

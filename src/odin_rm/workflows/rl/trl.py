@@ -43,16 +43,17 @@ from odin_rm.rl.trl_reward import ShapedReward
 from odin_rm.rl.watch import WatchLimits
 from odin_rm.rl.watch_callback import WatchCallback
 from odin_rm.runs.callbacks import FiniteLoss, MetricsFile, StopOnSignal
+from odin_rm.runs.checkpoints import step_of
 from odin_rm.runs.data_record import DATA_FILE
-from odin_rm.runs.output_folder import check_run_folder, claim_run_folder
+from odin_rm.runs.output_folder import OutputFolder
 from odin_rm.runs.run_folder import (
+    Start,
     as_config_errors,
     check_same_settings,
     check_state_files,
     drop_later_lines,
     interrupted,
     read_note,
-    resolve_checkpoint,
     write_settings,
 )
 from odin_rm.runs.talk import talking
@@ -125,10 +126,14 @@ def run_trl(config: RLConfig) -> Path:
         RunInterrupted: a signal came; a checkpoint is saved.
     """
     check_trl_config(config)
-    run = Path(str(config.output_dir))
+    with OutputFolder(str(config.output_dir), "rl", overwrite=config.overwrite_output_dir) as output:
+        return _run(config, output)
+
+
+def _run(config: RLConfig, output: OutputFolder) -> Path:
+    run = output.path
     with together():
-        checkpoint = resolve_checkpoint(config.resume_from_checkpoint, run)
-        check_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
+        start = Start.find(output, config.resume_from_checkpoint)
         set_seed(config.seed)
         with tempfile.TemporaryDirectory() as scratch, _quiet_trl():
             with as_config_errors("rl"):
@@ -136,21 +141,23 @@ def run_trl(config: RLConfig) -> Path:
             parts = load_parts(config, args.device)
             trainer, reward_function = build_trl_trainer(config, args, parts, run)
         trainer.args.output_dir = str(run / "checkpoints")
-        if checkpoint is not None:
-            _check_checkpoint(checkpoint, trainer.run_note)
+        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, trainer.run_note))
+        if start.nothing_left(config, ()):
+            return run
         if config.standardise == "reference":
             _measure_reference(config, parts, reward_function)
     with together():
         if trainer.is_world_process_zero():
-            claim_run_folder(run, overwrite=config.overwrite_output_dir, resume=checkpoint is not None)
-            (run / "checkpoints").mkdir(exist_ok=True)
-            write_settings(run, config, (), checkpoint)
+            start.claim()
+            write_settings(run, config, (), start.checkpoint)
             atomic_write_json(run / DATA_FILE, parts.data)
-            if checkpoint is not None:
-                drop_later_lines(run / "samples.jsonl", int(checkpoint.name.split("-")[1]))
-    _train(trainer, run, checkpoint)
+            if start.checkpoint is not None:
+                drop_later_lines(run / "samples.jsonl", step_of(start.checkpoint))
+    _train(trainer, run, start.checkpoint)
     early = trainer.state.global_step < config.max_steps
     finish_policy(trainer, run, trainer.model, parts.tokenizer, {"stopped_by": "watch"} if early else {})
+    if trainer.is_world_process_zero():
+        output.complete()
     return run
 
 

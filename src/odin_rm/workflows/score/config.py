@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from odin_rm.core.options import check_options, option
-from odin_rm.core.shared_options import ScorerOptions
-
-if TYPE_CHECKING:
-    pass
+from odin_rm.core.shared_options import RowOptions, ScorerOptions
+from odin_rm.workflows.score.rows import RowFields
 
 
 @dataclass
-class ScoreConfig(ScorerOptions):
+class ScoreConfig(RowOptions, ScorerOptions):
     """Everything that ``odin-rm score`` takes."""
 
     model: str = option(
@@ -37,3 +35,4 @@ class ScoreConfig(ScorerOptions):
         """Refuse what cannot work, before anything is loaded."""
         check_options(self)
         self.check_layout()
+        RowFields.of(self.prompt_field, self.response_field, self.text_field, self.columns)

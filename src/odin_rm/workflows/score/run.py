@@ -7,7 +7,9 @@ model allows it, so rows of one prompt are best kept near each other.
 No row is ever lost. A sequence longer than ``max_length`` that the policy ``drop`` would leave out of training keeps
 its row here, with its true ``response_tokens`` and ``quality`` null. With ``--on_bad_row skip`` an unusable row is kept
 with all three fields null (a line that is no row at all becomes a row of nulls) and is listed, with its number and the
-reason, in ``<output>.skipped.jsonl``. The output appears when everything is done, or not at all.
+reason, in ``<output>.skipped.jsonl``. The output appears when everything is done, or not at all. The scores of chunks
+that are done wait in ``<output>.partial.jsonl``, so that the same command goes on where it was stopped, and writes the
+bytes that an uninterrupted run would have.
 
 A row without a response may hold a ``text`` that the model's own template has rendered (:mod:`odin_rm.data.rendered`);
 it gets a field ``cut`` more, true where the text has no end token.
@@ -15,21 +17,36 @@ it gets a field ``cut`` more, true where the text has no end token.
 
 from __future__ import annotations
 
+import hashlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odin_rm.core.errors import DataError, NumericalError, OutputError, RowError
+from odin_rm.core.errors import (
+    DataError,
+    MachineError,
+    NumericalError,
+    OdinError,
+    OutputError,
+    RowError,
+    RunInterrupted,
+)
 from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.journal import Journal
 from odin_rm.core.progress import Progress
+from odin_rm.core.reading import opened
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
+from odin_rm.data.attributes import measure_attributes, text_attributes
+from odin_rm.data.columns import Columns
+from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
 from odin_rm.workflows.score.config import ScoreConfig
 from odin_rm.workflows.score.rows import CUT, RowFields, RowTexts, read_texts
 
@@ -57,6 +74,10 @@ class ScoreReport:
         bad_rows: unusable rows, written with nulls.
         completed: rendered texts that ended otherwise than the template ends them, and were given its ending.
         cut: rendered texts without an end token, scored as they are.
+        rewritten: scored rows of which the template leaves a part of the response out, or changes it.
+        unrendered: names of what rows hold beside texts and the template does not write.
+        layouts: the public layouts that rows were read from.
+        template_date: the date that stands for today's in the chat template's texts, or ``None``.
         seconds: wall-clock time of reading, scoring and writing, without loading the model.
     """
 
@@ -70,6 +91,10 @@ class ScoreReport:
     bad_rows: int = 0
     completed: int = 0
     cut: int = 0
+    rewritten: int = 0
+    unrendered: set[str] = field(default_factory=set)
+    layouts: dict[str, int] = field(default_factory=dict)
+    template_date: str | None = None
     seconds: float = 0.0
 
     def count(self, item: _Item) -> None:
@@ -83,7 +108,10 @@ class ScoreReport:
             self.truncated += item.encoded.truncated
             self.truncated_responses += item.encoded.response_cut > 0
             self.cut += not item.encoded.ended
+            self.rewritten += item.encoded.rewritten and item.scores is not None
         self.completed += item.texts is not None and item.texts.completed
+        if item.texts is not None and item.texts.layout is not None:
+            self.layouts[item.texts.layout] = self.layouts.get(item.texts.layout, 0) + 1
 
 
 @dataclass
@@ -114,10 +142,17 @@ def run_score(config: ScoreConfig) -> ScoreReport:
 
     Raises:
         OdinError: bad input, an output that exists already, a model that cannot be loaded, a score that is not finite.
-        KeyboardInterrupt: stopped by SIGINT or SIGTERM; nothing was written.
+        RunInterrupted: stopped by SIGINT or SIGTERM; the scores of chunks that were done are kept.
     """
-    _check_output(config)
+    note = command_note("score", config)
+    _check_output(config, config.overwrite_output or was_cut_short(config.output, note))
+    with writer_of(config.output, note):
+        return _score(config)
+
+
+def _score(config: ScoreConfig) -> ScoreReport:
     items = _read_items(config)  # a missing or empty file ends here, before the model is loaded
+    from odin_rm.data.render import fixed_date
     from odin_rm.model.scoring import load_scorer, text_settings
 
     scorer = load_scorer(
@@ -132,12 +167,71 @@ def run_score(config: ScoreConfig) -> ScoreReport:
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     report, start = ScoreReport(max_length=settings.max_length), time.perf_counter()
-    with interruptible(), ExitStack() as stack:
+    report.template_date = fixed_date(scorer.tokenizer, settings.chat_template)
+    journal = Journal(partial_file(config.output), _asked(config), anew=config.overwrite_output)
+    try:
+        with interruptible(), _told_what_is_kept(config, report):
+            _score_all(config, scorer, settings, items, journal, report)
+    except OdinError as error:
+        if not isinstance(error, (MachineError, RunInterrupted)):
+            journal.remove()  # the input or a flag must change, and then nothing of it counts
+        raise
+    journal.remove()
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+@contextmanager
+def _told_what_is_kept(config: ScoreConfig, report: ScoreReport) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not report.rows:
+            raise
+        what = f"the scores of {report.rows:,} rows are saved"
+        raise RunInterrupted(what, where=config.output, fix="Run the same command again to go on.") from stop
+
+
+def partial_file(output: str | Path) -> Path:
+    """Where the scores of a run that is under way, or was stopped, wait."""
+    return Path(f"{output}.partial.jsonl")
+
+
+def _asked(config: ScoreConfig) -> dict[str, Any]:
+    """All that decides the scores, for comparing a stopped run with its continuation."""
+    from odin_rm import __version__
+    from odin_rm.judging.scored import folder_state
+
+    settings = {name: value for name, value in asdict(config).items() if name not in ("output", "overwrite_output")}
+    digest = uuid.uuid4().hex  # what a pipe gives comes once only, so no other run goes on with its scores
+    if Path(config.input).is_file():
+        with opened(config.input) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {**settings, "input_sha256": digest, "model_state": folder_state(config.model), "odin_rm": __version__}
+
+
+def _score_all(
+    config: ScoreConfig,
+    scorer: Scorer,
+    settings: EncodingSettings,
+    items: Iterator[_Item],
+    journal: Journal,
+    report: ScoreReport,
+) -> None:
+    begun, known = False, iter([part.get("scores") for part in journal.parts])
+    with ExitStack() as stack:
         bar = stack.enter_context(Progress("scoring", count_rows(config.input), unit="rows"))
         writer = stack.enter_context(RowWriter(config.output))
         skipped: RowWriter | None = None
         while chunk := list(islice(items, config.chunk_rows)):
-            _score_chunk(config, scorer, settings, chunk, bar.advance)
+            earlier = next(known, None)
+            _score_chunk(config, scorer, settings, chunk, bar.advance, earlier)
+            if earlier is None:
+                if not begun:
+                    journal.begin()
+                    begun = True
+                journal.add({"scores": [item.scores for item in chunk]})
+            report.unrendered |= _unrendered(scorer.tokenizer, settings, chunk)
             columns = _columns(config, chunk)
             for item in chunk:
                 report.count(item)
@@ -148,16 +242,14 @@ def run_score(config: ScoreConfig) -> ScoreReport:
                     skipped.write({"row": item.number, "reason": str(item.error), "data": item.row})
     if skipped is None:
         skipped_file(config.output).unlink(missing_ok=True)  # an earlier output's list
-    report.seconds = time.perf_counter() - start
-    return report
 
 
-def _check_output(config: ScoreConfig) -> None:
+def _check_output(config: ScoreConfig, overwrite: bool) -> None:
     row_format(config.output)
     if Path(config.output).is_dir():
         raise OutputError("is a folder, not a file", where=config.output, fix="Give the name of a file.")
     for path in (Path(config.output), skipped_file(config.output)):
-        if path.exists() and not config.overwrite_output:
+        if path.exists() and not overwrite:
             fix = "Choose another one, or pass --overwrite to replace it."
             raise OutputError("the output file exists already", where=str(path), fix=fix)
 
@@ -171,7 +263,11 @@ def _read_items(config: ScoreConfig) -> Iterator[_Item]:
     rows = read_rows(config.input, malformed.append if config.on_bad_row == "skip" else None)
 
     def stream() -> Iterator[_Item]:
+        first = True
         for number, row in rows:
+            if first:
+                Columns(config.columns).check(row, config.input)
+                first = False
             yield from _drain(malformed)
             yield _Item(number, row)
         yield from _drain(malformed)
@@ -186,20 +282,21 @@ def _drain(malformed: list[RowError]) -> Iterator[_Item]:
 
 
 def _fields(config: ScoreConfig) -> RowFields:
-    return RowFields(config.prompt_field, config.response_field, config.text_field)
+    return RowFields.of(config.prompt_field, config.response_field, config.text_field, config.columns)
 
 
 def _parse(config: ScoreConfig, item: _Item, tokenizer: Any, settings: EncodingSettings) -> bool:
     """Read the texts of a row; false where it is unusable (noted in the item)."""
     if item.row is None:
         return False
-    added = (*ADDED, CUT) if _fields(config).is_text(item.row) else ADDED
+    fields = _fields(config)
+    added = (*ADDED, *text_attributes(), *((CUT,) if fields.is_text(item.row) else ()))
     there = [name for name in added if name in item.row]
     if there and not config.overwrite_scores:
         fix = "Pass --overwrite_scores to replace it, or rename the field."
         raise DataError(f"the row already has the field '{there[0]}'", where=_place(config, item), fix=fix)
     try:
-        item.texts = read_texts(item.row, _fields(config), tokenizer, settings)
+        item.texts = read_texts(item.row, fields, tokenizer, settings, row_format(config.input)[0])
     except RowError as error:
         _fail(config, item, RowError(error.what, where=_place(config, item), fix=error.fix))
     return item.texts is not None
@@ -224,8 +321,9 @@ def _score_chunk(
     settings: EncodingSettings,
     chunk: Sequence[_Item],
     advance: Callable[[int], None],
+    earlier: list[Any] | None = None,
 ) -> None:
-    """Encode and score a chunk; results go into its items."""
+    """Encode and score a chunk; results go into its items. ``earlier`` holds the scores if a stopped run has them."""
     from odin_rm.model.scoring import score_sequences
 
     usable = [item for item in chunk if _parse(config, item, scorer.tokenizer, settings)]
@@ -236,6 +334,10 @@ def _score_chunk(
     if not ready:
         return
     sequences = [np.asarray(item.encoded.input_ids, dtype=np.int32) for item in ready if item.encoded is not None]
+    layout = scorer.layout(sequences)  # verified on the same sequences whether or not their scores are known
+    if earlier is not None:
+        _take_earlier(config, chunk, earlier)
+        return
     quality_R, length_R = score_sequences(
         scorer.model,
         sequences,
@@ -243,13 +345,31 @@ def _score_chunk(
         microbatch_tokens=config.microbatch_tokens,
         device=scorer.device,
         progress=advance,
-        layout=scorer.layout(sequences),
+        layout=layout,
     )
     for k, item in enumerate(ready):
         if not np.isfinite(quality_R[k]) or (length_R is not None and not np.isfinite(length_R[k])):
             fix = "Load the model in float32, or check that its weights are sound."
             raise NumericalError("the model's score is not finite", where=_place(config, item), fix=fix)
         item.scores = (float(quality_R[k]), None if length_R is None else float(length_R[k]))
+
+
+def _unrendered(tokenizer: Any, settings: EncodingSettings, chunk: Sequence[_Item]) -> set[str]:
+    from odin_rm.data.render import unrendered
+
+    texts = [text for item in chunk if item.texts is not None for text in (item.texts.prompt, item.texts.response)]
+    return unrendered(tokenizer, settings.chat_template, *texts)
+
+
+def _take_earlier(config: ScoreConfig, chunk: Sequence[_Item], earlier: list[Any]) -> None:
+    try:
+        for item, scores in zip(chunk, earlier, strict=True):
+            if scores is not None:
+                quality, length = scores
+                item.scores = (float(quality), None if length is None else float(length))
+    except (TypeError, ValueError) as error:
+        where = str(partial_file(config.output))
+        raise OutputError("holds something else than scores", where=where, fix="Delete it.") from error
 
 
 def _encode(config: ScoreConfig, tokenizer: Any, settings: EncodingSettings, usable: Sequence[_Item]) -> None:
@@ -300,6 +420,10 @@ def _scored_row(config: ScoreConfig, item: _Item, columns: list[str]) -> dict[st
     quality, length = item.scores or (None, None)
     tokens = None if item.encoded is None else item.encoded.response_tokens
     scored = {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
+    if item.texts is not None:
+        scored |= measure_attributes(item.texts.response)
+    else:
+        scored |= dict.fromkeys(text_attributes())
     if item.row is not None and _fields(config).is_text(item.row):
         scored[CUT] = None if item.encoded is None else not item.encoded.ended
     return scored
@@ -313,7 +437,7 @@ def count_rows(path: str | Path) -> int | None:
     if not Path(path).is_file():  # of a pipe, counting would take the rows away
         return None
     if suffix == ".jsonl":
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             return sum(1 for line in file if line.strip())
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import re
 import time
@@ -29,6 +28,9 @@ from odin_rm.core.files import atomic_write_json, atomic_write_text, dump_json
 from odin_rm.core.lock import file_lock
 from odin_rm.core.names import place_name
 from odin_rm.core.progress import Progress
+from odin_rm.core.reading import read_bytes, read_json
+from odin_rm.core.system import writing
+from odin_rm.runs.output_folder import mark_folder
 from odin_rm.workflows.sweep.config import RUN, SweepConfig, as_number
 from odin_rm.workflows.sweep.engines import INTERRUPTED, Job, check_engine, run_locally, run_with_ray
 from odin_rm.workflows.sweep.slurm import slurm_engine
@@ -140,7 +142,7 @@ def read_end(folder: Path, name: str) -> Settings | None:
     """
     path = folder / "state" / f"{name}.json"
     try:
-        end = json.loads(path.read_text(encoding="utf-8"))
+        end = read_json(path)
         return {"code": int(end["code"]), "seconds": end["seconds"]}
     except FileNotFoundError:
         return None
@@ -176,12 +178,10 @@ def _filled(value: Any, folder: str) -> Any:
 def _claim(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "state").is_dir():
         raise OutputError("holds something else than a sweep", where=str(folder), fix="Choose another folder.")
-    try:
+    with writing(folder):
         for name in ("runs", "state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise OutputError(what, where=str(folder), fix="Choose another output folder.") from error
+    mark_folder(folder, "sweep")
 
 
 def _jobs(config: SweepConfig, folder: Path, runs: list[SweepRun]) -> Iterator[Job]:
@@ -219,7 +219,7 @@ def _error(folder: Path, name: str, code: int) -> str:
     if code < 0:
         return f"killed by signal {-code}"
     log = folder / "state" / f"{name}.log"
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    lines = read_bytes(log).decode("utf-8", "replace").split("\n") if log.is_file() else []
     said = [line.strip() for line in lines if line.strip()]
     ours = [line for line in said if re.match(r"odin-rm \S+: error: ", line)]
     # Before the request to report a bug stands the exception itself.

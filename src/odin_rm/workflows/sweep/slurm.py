@@ -7,7 +7,6 @@ would only wait for the first, by the lock that each run takes.
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import ConfigError, MissingExtraError
-from odin_rm.core.files import atomic_write_json
+from odin_rm.core.files import append_bytes, atomic_write_json
+from odin_rm.core.reading import read_json
 from odin_rm.workflows.sweep.engines import INTERRUPTED, Job, run_to_end
 
 TIMEOUT_MIN = 24 * 60
@@ -105,7 +105,7 @@ def _known(executor: Any, job: Job) -> Any:
     if executor.cluster != "slurm":
         return None  # submitit's local jobs are known to the process that made them alone
     try:
-        number = json.loads((job.state / f"{job.name}.job").read_text(encoding="utf-8"))["id"]
+        number = read_json(job.state / f"{job.name}.job")["id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     task = executor._executor.job_class(folder=executor.folder, job_id=str(number))
@@ -126,6 +126,6 @@ def _code(executor: Any, job: Job, task: Any) -> int:
         if state.startswith(_TAKEN_AWAY):
             return INTERRUPTED
         said = (str(error).split("\n") or [type(error).__name__])[0][:200]
-        with (job.state / f"{job.name}.log").open("a", encoding="utf-8") as log:
-            log.write(f"\nodin-rm sweep: error: job {task.job_id} ended as {state} ({said})\n")
+        told = f"\nodin-rm sweep: error: job {task.job_id} ended as {state} ({said})\n"
+        append_bytes(job.state / f"{job.name}.log", told.encode("utf-8"))
         return 1

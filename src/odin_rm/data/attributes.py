@@ -29,7 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.evaluation.text_view import Phrases, TextView
+from odin_rm.data.render import Reply, response_texts
+from odin_rm.data.text_view import Phrases, TextView
 
 COLUMN = "column:"
 TOKENS = "response_tokens"
@@ -298,6 +299,28 @@ LENGTHS = (TOKENS, "characters", "words")
 _ON_REQUEST = (TOKENS, "markdown", "sentences", "questions", "distinct_2")
 DEFAULT = tuple(name for name in ATTRIBUTES if name not in _ON_REQUEST)
 """The 20 that are measured where nothing is asked for."""
+CARRIED = [TOKENS]
+"""Those that reading a preference file measures. Optimiser batches and evaluations carry them by name, training logs
+the quality head's correlation with them, ``score`` writes them, an audit of a model measures them, and reports show
+them. The first is always there and comes from the tokenizer."""
+
+
+def text_attributes() -> list[str]:
+    """The carried attributes that are functions of the text."""
+    return [name for name in CARRIED if ATTRIBUTES[name].measure is not None]
+
+
+def measure_attributes(response: Reply) -> dict[str, float]:
+    """The carried attributes of a response that are functions of its text, by name."""
+    found = {name: ATTRIBUTES[name].measure for name in text_attributes()}
+    view = TextView("\n".join(response_texts(response)) if found else "")
+    return {name: float(measure(view)) for name, measure in found.items() if measure is not None}
+
+
+def describe(name: str) -> dict[str, str]:
+    """What reports say of an attribute: its ``words`` and ``unit``."""
+    one = ATTRIBUTES.get(name) or given(name)
+    return {"words": one.words, "unit": one.unit}
 
 
 def find_attribute(name: str) -> Attribute:

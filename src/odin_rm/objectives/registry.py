@@ -1,0 +1,202 @@
+"""The table of objectives: what each is called, its options, its heads, and what it logs.
+
+The table names classes and imports none of them, so that ``odin-rm reward --help`` can read it at once. A new objective
+is a file with its class (:mod:`odin_rm.objectives.objective`) and an entry here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from odin_rm.core.options import option
+from odin_rm.core.types import LENGTH, QUALITY
+
+if TYPE_CHECKING:
+    from odin_rm.objectives.objective import Objective
+
+LENGTH_SCOPES = ("batch", "prompt")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity that an objective logs, as reports show it.
+
+    Attributes:
+        name: its key in the log.
+        title, label: heading of its figure, and axis with its unit.
+        caption: what to see in it.
+        held_out: its key as measured on held-out data, drawn dashed.
+        percent: it is a share.
+        mark: where a line goes across the figure (0, or 0.5 for chance); ``None`` for none.
+        file: name of the figure's files; default ``reward_`` and its name.
+    """
+
+    name: str
+    title: str
+    label: str
+    caption: str = ""
+    held_out: str = ""
+    percent: bool = False
+    mark: float | None = None
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """What is known of an objective before anything is computed.
+
+    Attributes:
+        place: ``module:class`` of the :class:`odin_rm.objectives.objective.Objective`.
+        summary: a few words for help.
+        card: what a model card says of a model that was trained with it.
+        export_card: the same for a card of the exported quality head.
+        settings: a frozen dataclass of its options, made with :func:`odin_rm.core.options.option`.
+        heads: names of the heads that it trains.
+        normalise_heads: whether heads are normalised unless the user says otherwise.
+        metrics: what it logs and reports show. It may log more.
+    """
+
+    place: str
+    summary: str
+    card: str
+    export_card: str
+    settings: type[Any]
+    heads: tuple[str, ...] = (QUALITY,)
+    normalise_heads: bool = False
+    metrics: tuple[Metric, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of its options."""
+        return tuple(item.name for item in fields(self.settings))
+
+
+@dataclass(frozen=True)
+class LengthTerm:
+    """Options of a penalty on the correlation of the quality head with length."""
+
+    length_weight: float = option(1.0, "lambda_L of the length-correlation loss.", at_least=0)
+    length_warmup: float = option(
+        0.0, "Share of the steps over which both weights rise linearly from 0.", at_least=0, below=1
+    )
+    length_scope: str = option(
+        "batch",
+        "Correlation over the whole batch (the paper) or of responses centred within each prompt.",
+        choices=LENGTH_SCOPES,
+    )
+
+
+@dataclass(frozen=True)
+class OdinSettings(LengthTerm):
+    """Options of ``--objective odin``."""
+
+    orthogonality_weight: float = option(
+        1.0, "lambda_O of the orthogonality loss.", at_least=0, elsewhere=0.0, needs="a length head"
+    )
+
+
+@dataclass(frozen=True)
+class BradleyTerrySettings(LengthTerm):
+    """Options of ``--objective bradley_terry``."""
+
+    length_weight: float = option(0.0, "lambda_L of the length-correlation loss.", at_least=0)
+
+
+RANKING_LOSS = Metric(
+    "ranking_loss",
+    "Ranking loss",
+    "loss of the preference, nats",
+    "The part of the objective that learns from the preferences.",
+)
+ACCURACY = Metric(
+    "accuracy",
+    "Accuracy",
+    "share of pairs in order",
+    "How many pairs the quality head orders as the annotators do.",
+    held_out="eval_accuracy",
+    percent=True,
+    mark=0.5,
+)
+QUALITY_LENGTH = Metric(
+    "quality_length_correlation",
+    "Quality head and length",
+    "Pearson with length",
+    "Correlation of the quality head with length: the nearer to 0, the less it pays for length.",
+    held_out="eval_pearson",
+    mark=0.0,
+    file="reward_quality_correlation",
+)
+WATCHED = (RANKING_LOSS, ACCURACY, QUALITY_LENGTH)
+"""What every objective logs that starts from :func:`odin_rm.objectives.objective.ranked`."""
+LENGTH_LENGTH = Metric(
+    "length_length_correlation",
+    "Length head and length",
+    "Pearson with length",
+    "Correlation of the length head with length. It is to be high: what this head takes up, the quality head need not.",
+    held_out="eval_length_head_pearson",
+    file="reward_length_correlation",
+)
+ORTHOGONALITY = Metric(
+    "orthogonality_loss",
+    "Overlap of the heads",
+    "absolute cosine",
+    "How far the two heads are from orthogonal; 0 is a right angle.",
+    file="reward_orthogonality",
+)
+
+OBJECTIVES: dict[str, ObjectiveSpec] = {
+    "odin": ObjectiveSpec(
+        place="odin_rm.objectives.odin:Odin",
+        summary="two heads, disentangled",
+        card=(
+            "Two heads on one feature: `quality`, the reward, and `length`, which absorbed what pays for length in "
+            "training and is\nnever part of the reward."
+        ),
+        export_card="The length head that absorbed what pays for length in training is not part of it.",
+        settings=OdinSettings,
+        heads=(QUALITY, LENGTH),
+        normalise_heads=True,
+        metrics=(*WATCHED, LENGTH_LENGTH, ORTHOGONALITY),
+    ),
+    "bradley_terry": ObjectiveSpec(
+        place="odin_rm.objectives.bradley_terry:BradleyTerry",
+        summary="the vanilla arm",
+        card="One head, `quality`: the plain Bradley-Terry baseline.",
+        export_card="It is the plain Bradley-Terry baseline; nothing was done about length in its training.",
+        settings=BradleyTerrySettings,
+        metrics=WATCHED,
+    ),
+}
+
+
+def make_objective(name: str, settings: Any) -> Objective:
+    """The objective of that name.
+
+    Args:
+        name: a key of :data:`OBJECTIVES`.
+        settings: its settings record.
+    """
+    module, kind = OBJECTIVES[name].place.split(":")
+    return getattr(importlib.import_module(module), kind)(settings)
+
+
+def card_of(name: str, heads: tuple[str, ...], *, exported: bool = False) -> str:
+    """What a model card says of the objective; of one that is not in the table, what the heads tell."""
+    known = OBJECTIVES.get(name)
+    if known is None or set(known.heads) != set(heads):
+        words = f"heads are {', '.join(f'`{head}`' for head in heads)}" if len(heads) > 1 else "one head is `quality`"
+        return f"It was trained with the objective `{name}`; its {words}."
+    return known.export_card if exported else known.card
+
+
+def all_metrics(specs: Mapping[str, ObjectiveSpec] | None = None) -> dict[str, Metric]:
+    """Every metric that an objective of the table describes, by name, in the order of the table."""
+    table = OBJECTIVES if specs is None else specs
+    found: dict[str, Metric] = {}
+    for spec in table.values():
+        for metric in spec.metrics:
+            found.setdefault(metric.name, metric)
+    return found
