@@ -22,6 +22,8 @@ GIVEN = {
     "pairs": {"output": "p.jsonl"},
     "score": {"model": "m"},
     "audit": {"model": None, "compare": ["a", "b"], "scores": None},
+    "probe": {"model": "m", "dataset": "d.jsonl"},
+    "best-of-n": {"output": "b"},
     "export": {"output": "e"},
     "sft": {"output_dir": "s", "dataset": "d.jsonl"},
     "dpo": {"output_dir": "d"},
@@ -72,6 +74,9 @@ def _required(name: str) -> list[Any]:
         ("sweep", {}, "odin-rm evaluate --runs s --baseline BASELINE.json --judge JUDGE --output evaluation"),
         ("sweep", {"command": "reward"}, "odin-rm report --runs s --output report.html"),
         ("evaluate", {}, "odin-rm pareto --runs v --output v/fronts"),
+        ("audit", {"scores": "s", "output": "o"}, "python -m webbrowser o/report.html"),
+        ("probe", {}, "odin-rm audit --model m --dataset d.jsonl --output audit"),
+        ("best-of-n", {}, "odin-rm sft --model POLICY --dataset b/chosen.jsonl --output runs/sft"),
         ("audit", {}, "odin-rm reward --model BACKBONE --dataset TRAIN.jsonl --output runs/odin"),
     ],
 )
