@@ -10,9 +10,9 @@ import numpy as np
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.chart import MOST_POINTS, Chart, Mark, Series
-from odin_rm.reports.comparison.records import Material, Response
 from odin_rm.reports.page import format_number
 from odin_rm.reports.plots import ACCURACY_NAMES, CORRELATION_NAMES, NEAR_ZERO, correlation_words
+from odin_rm.results.records import Material, Response
 
 HEADS = {"quality": "quality", "length_reward": "length"}
 LEAST = 3

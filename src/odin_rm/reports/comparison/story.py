@@ -13,9 +13,9 @@ from odin_rm.reports.comparison.curves import MOST_RUNS, learning_charts
 from odin_rm.reports.comparison.lengths import audit_charts, cloud_charts
 from odin_rm.reports.comparison.page import Block, Charts, Part, Report
 from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables, sweep_chart
-from odin_rm.reports.comparison.records import Material, TrainingRun
 from odin_rm.reports.comparison.texts import judged_block, sample_block
 from odin_rm.reports.page import Table, Text, format_number
+from odin_rm.results.records import Material, TrainingRun
 
 KINDS = {"reward": "Training of reward models", "rl": "Training of policies", "policy": "Fine-tuning"}
 
