@@ -10,9 +10,9 @@ import numpy as np
 
 from odin_rm.evaluation.pareto import RunPoints, attained_score, pareto_front
 from odin_rm.evaluation.records import RunPoint
+from odin_rm.reports.blocks import Table
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.front_tables import arms_table, comparisons_table
-from odin_rm.reports.page import Table
 from odin_rm.results.records import Fronts, Sweep
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, bad_row, read_rows
 from odin_rm.evaluation.records import RunPoint
+from odin_rm.reports.blocks import Table
 from odin_rm.reports.chart_still import still_files
 from odin_rm.reports.dominance import draw_dominance
 from odin_rm.reports.front_tables import arms_table, comparisons_table, runs_table
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.markdown import markdown_table
-from odin_rm.reports.page import Table
 from odin_rm.reports.recipes import (
     Band,
     Drawing,
