@@ -11,9 +11,9 @@ from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports import audit_headline, audit_sections, figures_table, write_audit_report
 from odin_rm.reports.audit_charts import audit_charts
-from odin_rm.reports.blocks import Charts
 from odin_rm.reports.chart import Chart, palette
 from odin_rm.reports.chart_still import draw_still
+from odin_rm.reports.sections import Charts
 from tests.evaluation.simulate import simulated
 from tests.reports.test_page import Page, assert_self_contained
 

@@ -11,8 +11,9 @@ from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports.attribute_section import attribute_section, attribute_sentence
 from odin_rm.reports.audit_charts import NEAR_ZERO, audit_charts
 from odin_rm.reports.audit_rows import rows_table, shared_line, shared_pairs, subtitle
-from odin_rm.reports.blocks import Charts, Percent, Section, Table, Text, format_number
+from odin_rm.reports.blocks import Percent, Table, Text, format_number
 from odin_rm.reports.page import write_report
+from odin_rm.reports.sections import Charts, Section
 
 # Rows of the figures table: name in audit.json, words for people, percent or not.
 _ROWS = (

@@ -8,9 +8,10 @@ from typing import Any
 from odin_rm.evaluation.best_of_n import BestOfN
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.stored_scores import StoredScores
-from odin_rm.reports.blocks import Charts, Section, Table, format_number
+from odin_rm.reports.blocks import Table, format_number
 from odin_rm.reports.chart import Chart, Series
 from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Charts, Section
 
 _MOST_LINES = 6
 

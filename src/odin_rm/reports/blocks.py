@@ -1,4 +1,4 @@
-"""What a page is made of: texts, tables, figures, sample texts, in titled sections. Nothing here draws or writes."""
+"""What a section of a page holds: texts, tables, pictures, sample texts, and how a number reads."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.style import DPI
-
-if TYPE_CHECKING:
-    from odin_rm.reports.chart import Chart
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -92,14 +89,6 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Charts:
-    """Figures side by side where there is room."""
-
-    charts: Sequence[Chart]
-    kind = "charts"
-
-
-@dataclass(frozen=True)
 class Passage:
     """A text that somebody or something wrote; nothing in it is markup."""
 
@@ -152,27 +141,6 @@ class Samples:
     samples: Sequence[Sample]
     anchor: str = "s"
     kind = "samples"
-
-
-Block = Text | Table | Plot | Charts | Samples
-
-
-@dataclass(frozen=True)
-class Section:
-    """A titled part of the page.
-
-    Attributes:
-        title: its heading, also in the page's table of contents.
-        blocks: what it holds, in order.
-    """
-
-    title: str
-    blocks: Sequence[Block]
-
-    @property
-    def anchor(self) -> str:
-        """The heading's id in the page."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
 
 
 def format_number(value: float | int | None, digits: int = 3, percent: bool = False) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from odin_rm.evaluation.attribute_audit import as_figure
-from odin_rm.reports.blocks import Charts, Percent, Section, Table, Text, format_number
+from odin_rm.reports.blocks import Percent, Table, Text, format_number
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Charts, Section
 
 _GROUPS = {
     "length": ("More words, nothing more said", "and one control: half an answer should lose."),

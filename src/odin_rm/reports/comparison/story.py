@@ -8,7 +8,7 @@ from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.audit_charts import audit_charts
 from odin_rm.reports.audit_report import audit_headline, figures_table
-from odin_rm.reports.blocks import Block, Charts, Section, Table, Text, format_number
+from odin_rm.reports.blocks import Table, Text, format_number
 from odin_rm.reports.chart import Chart
 from odin_rm.reports.comparison import tables
 from odin_rm.reports.comparison.curves import MOST_RUNS, learning_charts
@@ -16,6 +16,7 @@ from odin_rm.reports.comparison.lengths import cloud_charts
 from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables, sweep_chart
 from odin_rm.reports.comparison.texts import judged_block, sample_block
 from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Block, Charts, Section
 from odin_rm.results.records import Material, TrainingRun
 
 KINDS = {"reward": "Training of reward models", "rl": "Training of policies", "policy": "Fine-tuning"}
