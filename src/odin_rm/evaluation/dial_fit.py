@@ -235,7 +235,7 @@ def won_half(change: np.ndarray, curve_change: np.ndarray, weights: np.ndarray |
     # One half before the first turn, or behind the last one, holds for ever; its end is the nearest place.
     found += [places[0]] if shares[0] == 0 else []
     found += [places[-1]] if shares[-1] == 0 else []
-    return min(found, key=abs) if found else None
+    return float(min(found, key=abs)) if found else None
 
 
 def given_writer(values: np.ndarray, prompt: np.ndarray, writer: np.ndarray) -> np.ndarray:

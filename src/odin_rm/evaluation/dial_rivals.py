@@ -71,7 +71,7 @@ def lowess(
             limit = 6 * np.median(residual)
             ratio = np.where(limit > 0, residual / (limit or 1.0), (residual > 0) * 2.0)
             trust = np.where(ratio < 0.001, 1.0, np.where(ratio < 0.999, (1 - ratio**2) ** 2, 0.0))
-    return lambda values: np.interp(values, points, heights)
+    return lambda values: np.asarray(np.interp(values, points, heights))
 
 
 def _line_at(point: float, x: np.ndarray, y: np.ndarray, trust: np.ndarray, count: int) -> float:

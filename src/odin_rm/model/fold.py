@@ -159,9 +159,10 @@ def prove_folded(
     Raises:
         ExportError: it is larger than :data:`TOLERANCE` allows.
     """
-    column = scorer.model.column if isinstance(scorer.model, ColumnClassifier) else None
-    several = column is not None and int(scorer.model.classifier.config.num_labels) > 1  # type: ignore[union-attr]
-    written = load_scorer(folder, column=column if several else None, device=str(scorer.device), calibration="none")
+    model: Any = scorer.model
+    several = isinstance(model, ColumnClassifier) and int(model.classifier.config.num_labels) > 1
+    column = model.column if several else None
+    written = load_scorer(folder, column=column, device=str(scorer.device), calibration="none")
     scores = score_columns(
         written.model,
         sequences,

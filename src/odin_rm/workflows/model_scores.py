@@ -42,7 +42,8 @@ def scorer_of(config: ScorerOptions, model: str) -> Scorer:
 
 def calibration_record(scorer: Scorer) -> dict[str, Any] | None:
     """What output files say of the scorer's calibration; ``None`` where it has none."""
-    return None if scorer.dial is None else scorer.dial.calibration.record()
+    dial = getattr(scorer, "dial", None)
+    return None if dial is None else dial.calibration.record()
 
 
 @dataclass(frozen=True)
