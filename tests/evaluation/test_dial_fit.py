@@ -194,9 +194,8 @@ def test_what_is_known_beyond_the_curve_is_the_same_for_every_kappa():
     knots = tuple(np.quantile(np.log1p(np.concatenate([length[chosen], length[rejected]])), [0.3, 0.7]).tolist())
     curve = AttributeCurve(NAME, length.min(), length.max(), knots, (0.004, 0.8, -0.5, 0.7))
     bits = [
-        heldout_gain((rows.quality - k * curve(length))[chosen] - (rows.quality - k * curve(length))[rejected], baseline,
-                     rows.prompt[chosen], 0).mean()
-        for k in (0.0, 0.7, 1.0)
+        heldout_gain(dialled[chosen] - dialled[rejected], baseline, rows.prompt[chosen], 0).mean()
+        for dialled in (rows.quality - k * curve(length) for k in (0.0, 0.7, 1.0))
     ]  # fmt: skip
     assert bits[0] > 0.05
     assert bits[1:] == pytest.approx([bits[0]] * 2, abs=2e-3)
@@ -222,7 +221,10 @@ def test_several_attributes_by_the_regression_of_the_edits():
     lists = rng.poisson(2, len(rows.quality)).astype(float)
     rows = DialRows(rows.quality, {NAME: rows.attributes[NAME], "list_items": lists}, rows.prompt)
     n = 300
-    more_tokens, more_items = rng.integers(5, 40, n).astype(float), np.where(np.arange(n) % 2, 0.0, rng.integers(1, 5, n))
+    more_tokens, more_items = (
+        rng.integers(5, 40, n).astype(float),
+        np.where(np.arange(n) % 2, 0.0, rng.integers(1, 5, n)),
+    )
     change = 0.02 * more_tokens + 0.5 * more_items
     first = {NAME: np.full(n, 100.0), "list_items": np.zeros(n)}
     second = {NAME: 100 + more_tokens, "list_items": more_items}
@@ -232,8 +234,8 @@ def test_several_attributes_by_the_regression_of_the_edits():
     assert found.slopes["list_items"].value == pytest.approx(0.5)
     off = found.dial.taken_off(second) - found.dial.taken_off(first)
     assert change - off == pytest.approx(np.zeros(n), abs=1e-9)
+    flat = DialPairs(np.zeros(n), change, first, second | {"list_items": np.zeros(n)}, pairs.prompt, pairs.kind)
     with pytest.raises(DataError, match="no pair changes 'list_items'"):
-        flat = DialPairs(np.zeros(n), change, first, second | {"list_items": np.zeros(n)}, pairs.prompt, pairs.kind)
         fit_dial(rows, [NAME, "list_items"], "interventions", flat)
 
 

@@ -48,6 +48,7 @@ _MODEL = (
     "config.json", "generation_config.json", "odin_rm.json", "*.safetensors", "*.safetensors.index.json",
     "adapter_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "chat_template*", "*.model", "README.md", "preprocessor_config.json", "processor_config.json",
+    "calibration.json",
 )  # fmt: skip
 _CHECKPOINTS = ("checkpoint-*", ".checkpoint-*")
 _SETTINGS = ("config.yaml", "environment.json")

@@ -244,7 +244,7 @@ def _calibrate_scores(config: CalibrateConfig) -> dict[str, dict[str, Any]]:
     names = score_attributes(config, models[0])
     twins: list[StoredScores] = []
     if config.twins is not None:
-        twins = read_stored_scores(config.twins, **{**options, "attributes": _readable(config, models[0], names)})
+        twins = read_stored_scores(config.twins, **{**options, "attributes": config.attributes or names})
     written: dict[str, dict[str, Any]] = {}
     places = {one.model: Path(config.output) / ("" if len(models) == 1 else _folder_name(one.model)) for one in models}
     for folder in places.values():
@@ -284,11 +284,6 @@ def score_attributes(config: CalibrateConfig, stored: StoredScores) -> list[str]
         fix = "Give response_tokens in the rows, or --attributes."
         raise DataError("the rows tell no length", where=stored.source, fix=fix)
     return [found]
-
-
-def _readable(config: CalibrateConfig, stored: StoredScores, names: Sequence[str]) -> list[str]:
-    """What to measure in the twins: the same numbers as in the scores."""
-    return list(config.attributes) or [f"column:{name}" if name == TOKENS else name for name in names]
 
 
 def _folder_name(model: str) -> str:
