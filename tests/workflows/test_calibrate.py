@@ -128,11 +128,11 @@ def test_every_command_that_scores_applies_it_by_value(made, model, tmp_path, ca
     from odin_rm.rl.records import RewardRequest
 
     rewards = ModelSource.load(str(model), device="cpu", microbatch_tokens=4096)
-    assert rewards.judge(RewardRequest(prompts, responses)).quality == pytest.approx(wanted, abs=1e-5)
+    request = RewardRequest(prompts, responses, response_ids=[[1]] * 20, response_tokens=np.ones(20, dtype=int))
+    assert rewards.judge(request).quality == pytest.approx(wanted, abs=1e-5)
     assert rewards.reward_std == json.loads(file.read_text())["calibrated_reward"]["std"]
-    assert ModelSource.load(str(model), device="cpu", microbatch_tokens=4096, calibration="none").judge(
-        RewardRequest(prompts, responses)
-    ).quality == pytest.approx(plain, abs=1e-5)
+    off = ModelSource.load(str(model), device="cpu", microbatch_tokens=4096, calibration="none")
+    assert off.judge(request).quality == pytest.approx(plain, abs=1e-5)
     # judge: other scores, and so another memory
     judge, other = (RewardModelJudge(RewardModelSettings(str(model), calibration=c)) for c in (None, "none"))
     judge.prepare([])

@@ -1,7 +1,7 @@
 """Fitting the dial: the reward's own curve of attributes within prompts, and the share of it that an anchor asks for.
 
 The curve ``g`` is the least-squares fit of ``r - mean_p r`` on the prompt-centred columns of each attribute
-(:func:`odin_rm.data.dial.curve_columns`, bends at the quartiles of ``log(1 + a)``). The share ``kappa`` comes from one
+(:func:`odin_rm.data.dial.curve_columns`, bends at three deciles of ``log(1 + a)``). The share ``kappa`` comes from one
 anchor:
 
 * ``interventions`` and ``twins``: pairs of responses that say the same and differ in the attribute. ``kappa`` is where
@@ -32,9 +32,11 @@ from odin_rm.evaluation.pairs import half_ties
 from odin_rm.evaluation.prompt_sums import weights_of
 from odin_rm.evaluation.records import Figure
 
-KNOTS = (0.25, 0.5, 0.75)
-LARGEST_KAPPA = 5.0
+KNOTS = (0.2, 0.5, 0.8)
+"""Deciles, so that the baseline of *information beyond a curve* (hinges at all nine) holds the dial's curve."""
+LARGEST_KAPPA = 2.0
 """A curve that is nearly flat would ask for a share without end."""
+WIDE = 1.5
 _RANK = 1e-10
 FEW_PROMPTS = 100
 
@@ -321,7 +323,7 @@ def fit_dial(
         Dial(curves, kappa, anchor),
         figure,
         _slopes(rows, fit, coefficients_M, drawn_SM),
-        (*warnings, *_remarks(anchor, kappa)),
+        (*warnings, *_remarks(anchor, figure)),
     )
 
 
@@ -416,9 +418,13 @@ def _regressed(
     return FittedDial(Dial(tuple(curves), 1.0, anchor), Figure(1.0), slopes, tuple(warnings))
 
 
-def _remarks(anchor: str, kappa: float) -> list[str]:
+def _remarks(anchor: str, figure: Figure) -> list[str]:
     if anchor == "zero":
         return ["zero takes the whole curve off: it over-corrects where good writers write more"]
+    assert figure.value is not None
+    kappa, low, high = figure.value, figure.low, figure.high
+    if low is not None and high is not None and high - low > WIDE:
+        return [f"the {anchor} hardly tell the share: kappa {low:.2f} to {high:.2f}; the curve may be flat"]
     if abs(kappa) >= LARGEST_KAPPA:
         return [f"kappa is held at {kappa:g}: the curve is too flat for what the {anchor} ask"]
     if kappa < 0:

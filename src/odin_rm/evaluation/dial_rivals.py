@@ -5,7 +5,8 @@
 * ``penalty``: ``r - alpha a``, with ``alpha`` from the same anchor.
 
 Prompts are halved; each half is calibrated by what the other half taught, so every response is measured once and never
-by a fit that saw its prompt.
+by a fit that saw its prompt. Information beyond a curve is measured of one fit to all prompts: no method reads a label,
+and two curves side by side would be no curve of length any more.
 """
 
 from __future__ import annotations
@@ -117,12 +118,14 @@ class Halves:
         rows: name of the method to ``(R,)``.
         first, second: name to ``(n,)``, of the two sides of pairs.
         kappas: of the dial in both halves.
+        whole: name to ``(R,)``, by the fit to all prompts.
     """
 
     rows: dict[str, np.ndarray]
     first: dict[str, np.ndarray]
     second: dict[str, np.ndarray]
     kappas: tuple[float, float]
+    whole: dict[str, np.ndarray]
 
 
 def held_out(rows: DialRows, names: Sequence[str], anchor: str, pairs: DialPairs | None, seed: int) -> Halves:
@@ -145,8 +148,12 @@ def held_out(rows: DialRows, names: Sequence[str], anchor: str, pairs: DialPairs
         {name: np.zeros(n) for name in METHODS},
         {name: np.zeros(n) for name in METHODS},
         (0.0, 0.0),
+        {},
     )
     kappas = []
+    dial = fit_dial(rows, names, anchor, pairs, bootstrap_samples=0).dial
+    everything = _methods(rows, names, anchor, pairs, dial.taken_off)
+    whole = {name: method(rows.attributes) for name, method in everything.items()}
     for half in (0, 1):
         learns = rows.of_prompts(half_P[rows.prompt] != half)
         shown = None if pairs is None else pairs.of(half_P[pairs.prompt] != half)
@@ -160,7 +167,7 @@ def held_out(rows: DialRows, names: Sequence[str], anchor: str, pairs: DialPairs
                 own_n = half_P[pairs.prompt] == half
                 taken.first[name][own_n] = method(_of(pairs.first_attributes, own_n))
                 taken.second[name][own_n] = method(_of(pairs.second_attributes, own_n))
-    return Halves(taken.rows, taken.first, taken.second, (kappas[0], kappas[1]))
+    return Halves(taken.rows, taken.first, taken.second, (kappas[0], kappas[1]), whole)
 
 
 def _of(attributes: Columns, keep: np.ndarray) -> dict[str, np.ndarray]:
@@ -225,7 +232,7 @@ def rival_figures(
     options: dict[str, Any] = {"samples": bootstrap_samples, "seed": seed}
     number = np.unique(rows.prompt, return_inverse=True)[1]
     attribute = np.asarray(rows.attributes[names[0]], np.float64)
-    gains = {name: _gain(rows, names, rows.quality - taken, seed) for name, taken in halves.rows.items()}
+    gains = {name: _gain(rows, names, rows.quality - taken, seed) for name, taken in halves.whole.items()}
     found: dict[str, dict[str, Any]] = {}
     for name, taken in halves.rows.items():
         quality = rows.quality - taken

@@ -103,6 +103,7 @@ def _content(
         {"none": np.zeros(len(first)), "fold": taken_first},
         {"none": np.zeros(len(first)), "fold": taken_second},
         (1.0, 1.0),
+        {"none": np.zeros(len(domain)), "fold": feature_TD[domain] @ (weight_D - folded_D)},
     )
     methods = rival_figures(
         rows, texts.names, pairs, halves, bootstrap_samples=config.bootstrap_samples, seed=config.seed
