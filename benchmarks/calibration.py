@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.calibration --data DIR [--output DIR] [--seeds 0 1 2] [--end_to_end]
 
-*MiniLM*: vanilla Bradley-Terry rewards, a linear head on frozen features (``benchmarks/dial_features.py``). Each seed
+*MiniLM*: vanilla Bradley-Terry rewards, a linear head on frozen features (``benchmarks/shared/dial_features.py``). Each seed
 draws 400 of the 500 training instructions. The rewards of the 100 validation instructions are calibrated by ``odin-rm
 calibrate --scores`` with each anchor: verbosity twins (another, weaker model's), edits of validation responses, the
 writers that the rows name, and zero. Every figure is of prompts that the fit did not see. Features are computed once.
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.dial_features import Features, fit_head
+from benchmarks.shared.dial_features import Features, fit_head
 from odin_rm.core.files import RowWriter, atomic_write_json, read_rows
 from odin_rm.evaluation.edits import EDITS
 from odin_rm.workflows.calibrate.config import CalibrateConfig
