@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.calibration --data DIR [--output DIR] [--seeds 0 1 2] [--end_to_end]
 
-*MiniLM*: vanilla Bradley-Terry rewards, a linear head on frozen features (``benchmarks/shared/dial_features.py``). Each seed
-draws 400 of the 500 training instructions. The rewards of the 100 validation instructions are calibrated by ``odin-rm
+*MiniLM*: vanilla Bradley-Terry rewards, a linear head on frozen features (``benchmarks/shared/dial_features.py``). Each
+seed draws 400 of the 500 training instructions. The rewards of the 100 validation instructions are calibrated by ``odin-rm
 calibrate --scores`` with each anchor: verbosity twins (another, weaker model's), edits of validation responses, the
 writers that the rows name, and zero. Every figure is of prompts that the fit did not see. Features are computed once.
 
@@ -36,8 +36,8 @@ TRAIN, VAL = "alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_
 TWINS = "verbosity_twins_alpaca7b.jsonl.gz"
 BENCH_PAIRS, BENCH_SCORES = "public/judgebench_pairs.jsonl.gz", "public/judgebench_rm_scores.jsonl.gz"
 RIDGE = 1e-3
-TRAINING_ROWS, INSTRUCTIONS = 4000, 400
-EDITED = 150
+INSTRUCTIONS = 400
+EDITED = 100
 ANCHORS = ("twins", "interventions", "writers", "zero")
 METHODS = {"none": "as it is", "dial": "dial", "zero": "zero", "loess": "pooled LOESS", "penalty": "tuned penalty"}
 
@@ -56,14 +56,14 @@ def written(path: Path, rows: Iterable[dict[str, Any]]) -> str:
 class RealRewards:
     """Features of everything, and the files of scores that a head gives."""
 
-    def __init__(self, data: Path, output: Path) -> None:
+    def __init__(self, data: Path, output: Path, training_rows: int) -> None:
         self.output = output
         self.features = Features(output / "features.npz")
         self.twins = rows_of(data / TWINS)
         self.val = rows_of(data / VAL)
         train = rows_of(data / TRAIN)
         random.Random(0).shuffle(train)
-        self.train = train[:TRAINING_ROWS]
+        self.train = train[:training_rows]
         self.edits = list(self._edits())
 
     def _edits(self) -> Iterable[dict[str, Any]]:
@@ -142,8 +142,9 @@ def print_table(title: str, content: dict[str, Any]) -> None:
         print(f"| {words} | {' | '.join(cells)} |", flush=True)
 
 
-def minilm(data: Path, output: Path, seeds: list[int], end_to_end: bool) -> dict[str, Any]:
-    rewards, found = RealRewards(data, output), {}
+def minilm(options: argparse.Namespace) -> dict[str, Any]:
+    data, output, seeds = options.data, options.output, options.seeds
+    rewards, found = RealRewards(data, output, options.training_rows), {}
     for seed in seeds:
         folder = output / f"minilm_{seed}"
         weight_D = rewards.head(seed)
@@ -157,7 +158,7 @@ def minilm(data: Path, output: Path, seeds: list[int], end_to_end: bool) -> dict
             (content,) = calibrated(scores, folder, anchor, **twins).values()
             print_table(f"MiniLM, seed {seed}, {anchor}", content)
             found[f"seed {seed}, {anchor}"] = content
-        if end_to_end and seed == seeds[0]:
+        if options.end_to_end and seed == seeds[0]:
             check_end_to_end(rewards, weight_D, data, folder, found[f"seed {seed}, twins"])
     return found
 
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("calibration_benchmark"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--training_rows", type=int, default=2000)
     parser.add_argument("--parts", nargs="+", default=["judgebench", "minilm"])
     parser.add_argument("--end_to_end", action="store_true")
     options = parser.parse_args()
@@ -221,7 +223,7 @@ def main() -> None:
     if "judgebench" in options.parts:
         found["judgebench"] = judgebench(options.data, options.output)
     if "minilm" in options.parts:
-        found["minilm"] = minilm(options.data, options.output, options.seeds, options.end_to_end)
+        found["minilm"] = minilm(options)
     atomic_write_json(options.output / "results.json", found)
 
 
