@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python -m benchmarks.calibration --data DIR [--output DIR] [--seeds 0 1 2] [--end_to_end]
 
 *MiniLM*: vanilla Bradley-Terry rewards, a linear head on frozen features (``benchmarks/shared/dial_features.py``). Each
-seed draws 400 of the 500 training instructions. The rewards of the 100 validation instructions are calibrated by ``odin-rm
-calibrate --scores`` with each anchor: verbosity twins (another, weaker model's), edits of validation responses, the
-writers that the rows name, and zero. Every figure is of prompts that the fit did not see. Features are computed once.
+seed draws 400 of the 500 training instructions. The rewards of the 100 validation instructions are calibrated by
+``odin-rm calibrate --scores`` with each anchor: verbosity twins (another, weaker model's), edits of validation
+responses, the writers that the rows name, and zero. Every figure is of prompts that the fit did not see. Features are
+computed once.
 
 *JudgeBench*: the published scores of real reward models. No twin of theirs is scored, but its pairs are by one writer
 (GPT-4o), of different length, and the longer one is right in 48 %: so each side should win half. They are both the
