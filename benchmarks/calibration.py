@@ -36,7 +36,8 @@ from odin_rm.workflows.calibrate.run import run_calibrate
 TRAIN, VAL = "alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_val.jsonl.gz"
 TWINS = "verbosity_twins_alpaca7b.jsonl.gz"
 BENCH_PAIRS, BENCH_SCORES = "public/judgebench_pairs.jsonl.gz", "public/judgebench_rm_scores.jsonl.gz"
-RIDGE = 1e-3
+RIDGE = 0.03
+"""Of 0.001 to 1 the best accuracy on training instructions that were held out."""
 INSTRUCTIONS = 400
 EDITED = 100
 ANCHORS = ("twins", "interventions", "writers", "zero")
@@ -85,8 +86,9 @@ class RealRewards:
         prompts = sorted({row["prompt"] for row in self.train})
         drawn = set(random.Random(seed).sample(prompts, INSTRUCTIONS))
         rows = [row for row in self.train if row["prompt"] in drawn]
-        sides = [self.features.of([r["prompt"] for r in rows], [r[s] for r in rows])[0] for s in ("chosen", "rejected")]
-        return fit_head(*sides, RIDGE)
+        prompts = [row["prompt"] for row in rows]
+        chosen, rejected = (self.features.of(prompts, [r[side] for r in rows])[0] for side in ("chosen", "rejected"))
+        return fit_head(chosen, rejected, RIDGE)
 
     def scores_file(self, weight_D: np.ndarray, folder: Path) -> str:
         """The validation pairs with scores, as ``--scores`` reads them."""

@@ -160,8 +160,8 @@ def prove_folded(
         ExportError: it is larger than :data:`TOLERANCE` allows.
     """
     model: Any = scorer.model
-    several = isinstance(model, ColumnClassifier) and int(model.classifier.config.num_labels) > 1
-    column = model.column if several else None
+    theirs: Any = None if isinstance(model, RewardModel) else model
+    column = theirs.column if theirs is not None and int(theirs.classifier.config.num_labels) > 1 else None
     written = load_scorer(folder, column=column, device=str(scorer.device), calibration="none")
     scores = score_columns(
         written.model,
