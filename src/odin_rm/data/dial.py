@@ -187,15 +187,15 @@ def read_calibration(path: str | Path) -> Calibration:
             raise DataError("comes from a newer odin-rm", where=str(path), fix="Update odin-rm.")
         curves = tuple(AttributeCurve.from_json(one) for one in content["curve"])
         (kappa,) = _numbers([content["kappa"]["value"]])
-        model, reward = content["model"], content["calibrated_reward"]
+        model, figures = content["model"], content["calibrated_reward"]
         if not curves or content["anchor"] not in ANCHORS:
             raise ValueError("it has no curve or no anchor")
         return Calibration(
             dial=Dial(curves, kappa, str(content["anchor"])),
             model=str(model["name"]),
             digest=None if model["digest"] is None else str(model["digest"]),
-            reward_mean=reward["mean"],
-            reward_std=reward["std"],
+            reward_mean=figures["mean"],
+            reward_std=figures["std"],
             path=str(path),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

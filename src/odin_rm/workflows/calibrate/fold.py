@@ -16,7 +16,7 @@ from odin_rm.model.fold import features_of, head_of, prove_folded, save_folded
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.calibrate.config import CalibrateConfig
 from odin_rm.workflows.calibrate.rows import Material, read_material
-from odin_rm.workflows.calibrate.run import Texts, attributes_of, plain_scorer
+from odin_rm.workflows.calibrate.texts import Texts, attributes_of, plain_scorer
 
 FOLDED_FILE = "folded.json"
 _PROVED = 64
