@@ -129,6 +129,9 @@ bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are 
 bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
 	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
 
+bench-calibration: $(INSTALLED_TEST)  ## The dial on real rewards beside LOESS, zero and a penalty; ARGS="--data DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.calibration $(ARGS)
+
 bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
 	$(BIN)/python -m benchmarks.help_cost $(ARGS)
 

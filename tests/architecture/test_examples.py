@@ -17,6 +17,7 @@ SHARED = "testbed_files.py"
 PRINTS = {
     "train_and_audit.py": r"bradley_terry +accuracy +0\.\d{3}  \(.*\n(.*\n)*odin +pearson +-?0\.\d{3}  \(",
     "audit_any_model.py": r"longer_response_baseline_accuracy +0\.\d{3}  \((.*\n)*The page: .*report\.html",
+    "calibrate_scores.py": r"kappa 0\.\d\d \(.*\nnone .*\ndial +the longer twin wins 0\.[45]\d, (.*\n)*The cal",
     "own_training_loop.py": r"step  5  ranking \d\.\d{3}  accuracy 0\.\d\d(.*\n)*The model, which .*/own",
     "grpo_with_trl.py": r"step 1  mean quality reward -?\d\.\d{3}\n.*\nstep 3  mean quality reward -?\d\.\d{3}",
     "judge_and_win_rates.py": r"chosen +win score +\d+\.\d \(\d+\.\d to \d+\.\d; 50 is a tie\), \d+ words",

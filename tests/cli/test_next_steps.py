@@ -24,6 +24,7 @@ GIVEN = {
     "audit": {"model": None, "compare": ["a", "b"], "scores": None},
     "probe": {"model": "m", "dataset": "d.jsonl"},
     "best-of-n": {"output": "b"},
+    "calibrate": {"model": "m", "dataset": "d.jsonl", "scores": None, "output": None, "fold": False},
     "export": {"output": "e"},
     "sft": {"output_dir": "s", "dataset": "d.jsonl"},
     "dpo": {"output_dir": "d"},

@@ -127,6 +127,16 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.benchmark.config:BenchmarkConfig",
         run="odin_rm.cli.benchmark:run",
     ),
+    "calibrate": Command(
+        summary="The dial: the reward's own curve of length taken off in the share that an anchor asks for.",
+        usage="(--model M --dataset F | --scores F) --anchor A [--output DIR] [options]",
+        example=(
+            "odin-rm calibrate --model runs/vanilla/model --dataset val.jsonl --anchor interventions\n"
+            "odin-rm calibrate --scores scores.jsonl --anchor writers --output calibrated"
+        ),
+        config="odin_rm.workflows.calibrate.config:CalibrateConfig",
+        run="odin_rm.cli.calibrate:run",
+    ),
     "export": Command(
         summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",
         usage="--model M --output DIR [options]",

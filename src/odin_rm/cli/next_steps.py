@@ -44,6 +44,14 @@ def _best_of_n(c: Any) -> Words:
     return _line("sft", model="POLICY", dataset=Path(c.output) / "chosen.jsonl", output="runs/sft")
 
 
+def _calibrate(c: Any) -> Words:
+    if c.scores:
+        return _line("audit", scores=Path(c.output) / "scores.jsonl", output=Path(c.output) / "audit")
+    model = c.output if c.fold else c.model
+    flags = {"calibration": Path(c.output) / "calibration.json"} if c.output and not c.fold else {}
+    return _line("audit", model=model, dataset=c.dataset, **flags, output="audit")
+
+
 def _export(c: Any) -> Words:
     return _line("score", model=c.output, input="ANSWERS.jsonl", output="scored.jsonl")
 
@@ -132,6 +140,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "probe": _probe,
     "best-of-n": _best_of_n,
     "benchmark": _nothing,
+    "calibrate": _calibrate,
     "export": _export,
     "sft": _sft,
     "dpo": _dpo,

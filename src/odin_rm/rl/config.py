@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
-from odin_rm.core.shared_options import RESUME_HELP, LoraOptions, RowOptions
+from odin_rm.core.shared_options import CALIBRATION_HELP, RESUME_HELP, LoraOptions, RowOptions
 from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
@@ -75,6 +75,7 @@ class RLConfig(RowOptions, LoraOptions):
     max_grad_norm: float = _of_optimiser(1.0, "Clip the gradient's norm; 0 turns it off.", at_least=0, infinite=True)
     seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0, below=SEEDS)
 
+    calibration: str | None = _of_reward(None, CALIBRATION_HELP)
     standardise: str | None = _of_reward(
         None,
         "Mean and deviation that the quality reward is standardised with: those stored with the reward model (the "

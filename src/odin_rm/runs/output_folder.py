@@ -48,6 +48,7 @@ _MODEL = (
     "config.json", "generation_config.json", "odin_rm.json", "*.safetensors", "*.safetensors.index.json",
     "adapter_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "chat_template*", "*.model", "README.md", "preprocessor_config.json", "processor_config.json",
+    "calibration.json",
 )  # fmt: skip
 _CHECKPOINTS = ("checkpoint-*", ".checkpoint-*")
 _SETTINGS = ("config.yaml", "environment.json")
@@ -90,6 +91,7 @@ KINDS: dict[str, Kind] = {
     "probe": Kind("another probe", ("probe.json", "report.html")),
     "best-of-n": Kind("other curves", ("best_of_n.json", "chosen.jsonl", "pairs.jsonl", "report.html")),
     "export": Kind("a model", _MODEL),
+    "calibrate": Kind("a folded model", (*_MODEL, "folded.json")),
     "judge": Kind("a comparison", (*_SETTINGS, "annotations.json", "judge.json", "cache.sqlite*")),
     "evaluate": Kind("an evaluation", (*_SETTINGS, "evaluation.json", "win_rates.json"), {"runs": ("*",)}),
     "retention": Kind("measured tasks", (*_SETTINGS, "retention.*"), {"results": ("*",)}),
@@ -97,7 +99,7 @@ KINDS: dict[str, Kind] = {
     "pareto": Kind("fronts", ("pareto.*",)),
     "sweep": Kind("a sweep", ("sweep.json", "sweep.csv"), {"state": ("*",), "runs": ("*",)}),
 }
-_ALONE = ("export",)
+_ALONE = ("export", "calibrate")
 """Commands that write into an empty folder only, or into their own."""
 _RESULTS = ("model", "policy", "summary.json")
 """What a run that is done has."""

@@ -145,6 +145,7 @@ def _audit_all(
 def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: SharedRows) -> Measured:
     """A model's scores of the rows that it and the models before it can read."""
     from odin_rm.model import scoring
+    from odin_rm.model.calibrated import NONE
     from odin_rm.model.info import is_reward_model_folder
     from odin_rm.reward.scoring import score_preferences
 
@@ -159,6 +160,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         read_at=config.read_at if ours or place == config.model else None,
+        calibration=config.calibration if place == config.model or config.calibration == NONE else None,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
@@ -169,6 +171,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
         columns=config.columns,
+        attributes=[] if scorer.dial is None else scorer.dial.text_attributes,
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:

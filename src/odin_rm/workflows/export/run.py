@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from odin_rm.workflows.export.config import ExportConfig
 if TYPE_CHECKING:
     from odin_rm.data.tokenise import EncodingSettings
     from odin_rm.model.export import ParityReport
+
+log = logging.getLogger(__name__)
 
 
 def run_export(config: ExportConfig) -> ParityReport:
@@ -34,6 +37,7 @@ def run_export(config: ExportConfig) -> ParityReport:
 
 
 def _export(config: ExportConfig, overwrite: bool) -> ParityReport:
+    from odin_rm.model.calibrated import calibration_file
     from odin_rm.model.device import pick_device
     from odin_rm.model.export import export_quality_head, within_window
     from odin_rm.model.pad_token import ensure_sound_pad_token
@@ -43,6 +47,9 @@ def _export(config: ExportConfig, overwrite: bool) -> ParityReport:
 
     device = pick_device(config.device)
     path = Path(config.model) / "model" if (Path(config.model) / "model").is_dir() else config.model
+    if (calibration := calibration_file(path, None)) is not None:
+        what = "an export sees text alone and does not carry the calibration"
+        log.warning("%s: %s; odin-rm calibrate --fold writes a model that needs none", calibration, what)
     model = RewardModel.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     model.to(device)
     tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)

@@ -41,6 +41,7 @@ class _Texts:
 
     prompts: list[Any] = field(default_factory=list)
     responses: list[Any] = field(default_factory=list)
+    calibration: dict[str, Any] | None = None
 
     def add(self, prompt: Any, response: Any) -> int:
         self.prompts.append(prompt)
@@ -126,9 +127,10 @@ def _with_last(prompt: Any, text: str | None) -> Any:
 
 def _scored(config: ProbeConfig, texts: _Texts) -> tuple[np.ndarray, np.ndarray]:
     """Scores in the order of the texts; computed with those of one prompt side by side."""
-    from odin_rm.workflows.model_scores import scorer_of, scores_of
+    from odin_rm.workflows.model_scores import calibration_record, scorer_of, scores_of
 
     scorer = scorer_of(config, config.model)
+    texts.calibration = calibration_record(scorer)
     order = sorted(range(len(texts.prompts)), key=lambda k: repr(texts.prompts[k]))
     found = scores_of(scorer, [texts.prompts[k] for k in order], [texts.responses[k] for k in order], config)
     quality, tokens = np.empty(len(order)), np.empty(len(order))
@@ -203,6 +205,7 @@ class _Probed:
             "prompt_edits": kept,
             "sentences": {name: price_sentence(name, one) for name, one in found.items()},
             "bootstrap": {"samples": self.config.bootstrap_samples, "seed": self.config.seed, "resampled": "prompts"},
+            "calibration": self.texts.calibration,
             "data_report": {"rows": self.rows.rows, "skipped_rows": self.rows.skipped},
         }
 

@@ -134,6 +134,8 @@ def _load_source(config: RLConfig, spec: str, tokenizer: Any, device: torch.devi
         microbatch_tokens=config.microbatch_tokens,
         trust_remote_code=config.trust_remote_code,
         chat_template=config.chat_template,
+        # A file belongs to the model in --reward; the one that watches has its own beside it.
+        calibration=config.calibration if spec == config.reward or config.calibration == "none" else None,
     )
 
 
