@@ -30,7 +30,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -128,6 +128,9 @@ bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are 
 
 bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
 	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
+
+bench-last-layer: $(INSTALLED_TEST)  ## What the last layer at the read tokens alone gains in a deep model
+	$(BIN)/python -m benchmarks.last_layer $(ARGS)
 
 bench-calibration: $(INSTALLED_TEST)  ## The dial on real rewards beside LOESS, zero and a penalty; ARGS="--data DIR"
 	$(TEST_ENV) $(BIN)/python -m benchmarks.calibration $(ARGS)
