@@ -171,7 +171,7 @@ def audit_preferences(
     scored = _checked(scored, labelled=labelled)
     sampler, view = _prepare(scored, bootstrap_samples, seed)
     length = np.asarray(scored.response_tokens, dtype=np.float64)
-    values, statistics = _measure(scored, sampler, view)
+    values, statistics = _measure(replace(scored, attributes={}), sampler, view)  # theirs follow by themselves
     for k, held in enumerate(bin_masks(view)):
         _add(values, statistics, {f"bin.{k}": share(half_ties(view.quality), held, view, "no pairs")})
         _add(values, statistics, {f"longer.{k}": share(half_ties(view.length), held, view, "no pairs")})

@@ -35,6 +35,7 @@ from odin_rm.workflows.audit.data import (
     load_audit_data,
     read_audit,
     read_twins,
+    wanted_attributes,
 )
 from odin_rm.workflows.audit.done import ScoredModels
 from odin_rm.workflows.audit.shared_rows import (
@@ -169,12 +170,19 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
         columns=config.columns,
+        attributes=wanted_attributes(config.attributes),
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
         scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=bar.advance)
     lengths = audited_lengths(data, config.length_unit)
-    scored = replace(scored, response_tokens=lengths, length_unit=f"response {config.length_unit}")
+    carried = {one.name: data.extra[one.name] for one in wanted_attributes(config.attributes) if one.measure is None}
+    scored = replace(
+        scored,
+        response_tokens=lengths,
+        length_unit=f"response {config.length_unit}",
+        attributes=scored.attributes | carried,
+    )
     scored_twins = None if twins is None else _score_twins(config, scorer, twins, shared)
     return Measured(scored, np.asarray(data.pair_key), scored_twins)
 
@@ -207,7 +215,10 @@ def _kept(values: Sequence[Any], keep: np.ndarray) -> list[Any]:
 def _audited(config: AuditConfig, measured: Measured, twins: Twins | None, shared: SharedRows) -> _Audited:
     """All figures of one model, of the rows that all models can read."""
     scored = on_shared_pairs(measured, shared)
-    result = audit_preferences(scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed)
+    described = {a.name: {"words": a.words, "unit": a.unit} for a in wanted_attributes(config.attributes)}
+    result = audit_preferences(
+        scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed, described=described
+    )
     if twins is None or measured.twins is None or shared.twins is None:
         return _Audited(result, scored)
     figure = verbosity_twins(
