@@ -127,3 +127,38 @@ def test_an_attribute_that_there_is_not_is_refused_before_anything_is_scored(mod
     with pytest.raises(ConfigError, match="no attribute 'shoes'"):
         run_audit(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_models_side_by_side_have_paired_differences_in_json_and_page(train, model, marked, tmp_path):
+    other = str(train("plain", objective="bradley_terry", eval_strategy="no", max_steps=6) / "model")
+    out = tmp_path / "both"
+    run_audit(AuditConfig(model=model, compare=[other], dataset=str(marked), output=str(out), bootstrap_samples=30))
+    content = json.loads((out / "comparison.json").read_text())
+    (found,) = content["differences"]
+    assert [found["before"], found["after"]] == content["models"]
+    was, now = (content["audits"][name] for name in content["models"])
+    assert found["figures"]["accuracy"]["value"] == pytest.approx(now["accuracy"]["value"] - was["accuracy"]["value"])
+    assert list(found["attributes"]) == list(was["attributes"])
+    cells = found["attributes"]["list_items"]["within"]
+    before, after = (one["attributes"]["list_items"]["within"]["pearson"] for one in (was, now))
+    assert cells["difference"]["value"] == pytest.approx(after["value"] - before["value"])
+    assert cells["difference"]["low"] <= cells["difference"]["value"] <= cells["difference"]["high"]
+    page = (out / "report.html").read_text()
+    assert "Substitution matrix" in page
+    assert f"From {found['before']} to {found['after']}" in page
+
+
+def test_stored_scores_of_two_models_are_paired_too(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, pay in (("plain", 1.0), ("mended", 0.0)):
+        for p in range(40):
+            for k in range(3):
+                text = f"{p} {k} word" + "\n- item" * ((p + k) % 4)
+                score = pay * ((p + k) % 4) + float(rng.normal())
+                rows.append({"prompt_id": p, "response": text, "score": score, "label": k, "model": name})
+    file = tmp_path / "scores.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_audit(AuditConfig(scores=str(file), output=str(tmp_path / "out"), bootstrap_samples=50))
+    (found,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["differences"]
+    assert found["attributes"]["list_items"]["within"]["difference"]["high"] < -0.2

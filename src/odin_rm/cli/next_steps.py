@@ -44,6 +44,10 @@ def _best_of_n(c: Any) -> Words:
     return _line("sft", model="POLICY", dataset=Path(c.output) / "chosen.jsonl", output="runs/sft")
 
 
+def _certify(c: Any) -> Words:
+    return _line("export", model="MODEL", certificate=Path(c.output) / "certificate.json", output="exported")
+
+
 def _export(c: Any) -> Words:
     return _line("score", model=c.output, input="ANSWERS.jsonl", output="scored.jsonl")
 
@@ -131,6 +135,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "audit": _audit,
     "probe": _probe,
     "best-of-n": _best_of_n,
+    "certify": _certify,
     "benchmark": _nothing,
     "export": _export,
     "sft": _sft,

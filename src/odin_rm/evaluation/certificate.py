@@ -42,6 +42,17 @@ BAD = (BIASED, SUBSTITUTED, OVER_CORRECTED, NO_OP, AUDIT_SENSITIVE)
 NONE, PAID, CHARGED, UNCLEAR = "none", "paid", "charged", "unclear"
 
 
+STUDY = {
+    "models": 1,
+    "verdicts": 1,
+    "right": 1,
+    "not_mitigated": 1,
+    "false_mitigated": 0,
+    "audit_only_right": 0,
+}
+"""What the study on the testbed found (docs/evidence.md, item 32); ``benchmarks/certificate_study.py`` makes it."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What was measured of one attribute of one model; ``None`` where it was not.

@@ -82,7 +82,7 @@ def price_list(
     for k, name in enumerate(names):
         why = "no edit changes it" if not moved[k] else "the edits change it only together with another attribute"
         figure = found.get(name, Figure(None, why=why))
-        prices[name] = Price(figure, usual[name], _scaled(figure, usual[name]), int(moved[k]))
+        prices[name] = Price(figure, usual[name], figure.times(usual[name]), int(moved[k]))
     return prices
 
 
@@ -105,13 +105,6 @@ def usual_difference(values: np.ndarray, prompt: np.ndarray, step: float) -> flo
     if step == 1:
         return max(deviation, 1.0)
     return deviation if deviation > 0 else 1.0
-
-
-def _scaled(figure: Figure, factor: float) -> Figure:
-    def times(value: float | None) -> float | None:
-        return None if value is None else factor * value
-
-    return Figure(times(figure.value), times(figure.low), times(figure.high), figure.why)
 
 
 def _independent(units_NK: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
+from odin_rm.evaluation.paired_audit import paired_audit, same_pairs
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
 from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
@@ -254,15 +255,17 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
     from odin_rm.reports.audit_report import write_audit_report
     from odin_rm.reports.audit_rows import shared_pairs
 
+    differences = _differences(config, audited)
     with replaced_folder(folder, "audit") as stage:
         results = [item.result for item in audited]
-        write_audit_report(results, stage, [item.scored for item in audited])
+        write_audit_report(results, stage, [item.scored for item in audited], differences=differences)
         atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         atomic_write_json(stage / "environment.json", environment_record())
         if len(audited) > 1:
             content = {
                 "models": [r.name for r in results],
                 "shared_pairs": shared_pairs(results),
+                "differences": differences,
                 "audits": {r.name: r.to_json() for r in results},
             }
             atomic_write_json(stage / "comparison.json", content)
@@ -274,6 +277,16 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
             atomic_write_json(place / "audit.json", item.result.to_json())
         if _first_stands_alone(config):
             atomic_write_json(stage / "audit.json", results[0].to_json())
+
+
+def _differences(config: AuditConfig, audited: Sequence[_Audited]) -> list[dict[str, Any]]:
+    """Each further model against the first, on the same pairs; an earlier audit has figures and no scores to pair."""
+    if len(audited) < 2 or audited[0].scored is None:
+        return []
+    first = audited[0].scored
+    options = {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+    others = [item.scored for item in audited[1:] if item.scored is not None]
+    return [paired_audit(first, scored, **options) for scored in others if same_pairs(first, scored)]
 
 
 def _first_stands_alone(config: AuditConfig) -> bool:
