@@ -13,11 +13,11 @@ of each regime:
 * **substituted**: the length mended, while the labels pay for lists or for openers;
 * **partial**: half of the price taken off (its verdict is *biased*);
 * **unbiased**: trained on an annotator without a bias, baseline too;
-* **audit-sensitive**: mended, but paying for every token beyond the audit's 97th percentile of length.
+* **audit-sensitive**: mended, but paying for every token beyond the audit's longest response.
 
-Of each: an audit of 800 pairs, a probe of 200 other prompts (400 responses, an edit of each kind of each), best-of-16 of
-150 prompts and a probe of what it chooses. The truth of an attribute is what the same rule says of the *exact* effects,
-those of 2,000 responses without intervals. The audit alone is judged by the same rule with its correlations (pooled,
+Of each: an audit of 800 pairs, a probe of 200 other prompts (400 responses, an edit of each kind of each), best-of-16
+from a policy that writes longer than the audit's writers (150 prompts) and a probe of what it chooses. The truth of an attribute is what the same rule says of the *exact* effects,
+those of 2,000 responses (and of best-of-16 of 400 prompts) without intervals. The audit alone is judged by the same rule with its correlations (pooled,
 within) and its amplification in place of effects.
 """
 
@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.shared.word_rewards import Reward, WordReward, features, train
+from benchmarks.shared.word_rewards import Reward, WordReward, features, forget, train
 from odin_rm.core.files import atomic_write_json
 from odin_rm.evaluation.attribute_audit import AttributedScores, as_figure, audit_attributes
 from odin_rm.evaluation.best_of_n import excess_drift
@@ -52,6 +52,7 @@ ATTRIBUTES: dict[str, tuple[Callable[[str], float], float]] = {
     "flattery": (is_flattering, 1.0),
 }
 SAMPLES, N = 1000, 16
+CORRELATIONS = (0.0, 0.6, -0.5, 0.4)
 AUDIT_RULES = ("within", "pooled", "amplification")
 
 
@@ -107,13 +108,15 @@ class Bed:
     """A world, its pairs and its texts; the same for all of its models."""
 
     def __init__(self, seed: int, correlation: float, length_bias: float) -> None:
-        self.world = World(WorldSettings(quality_length_correlation=correlation, list_rate=0.3, flattery_rate=0.2))
+        writers: dict[str, Any] = {"quality_length_correlation": correlation, "list_rate": 0.3, "flattery_rate": 0.2}
+        self.world = World(WorldSettings(**writers, max_tokens=40))
+        policy = World(WorldSettings(**writers, length_mean=45.0, length_spread=15.0, max_tokens=90))
         self.seed, self.length_bias = seed, length_bias
         rng = stream(seed, "certificate")
         self.probed = Texts.of(*written(self.world, 200, 2, rng), rng)
         self.exact = Texts.of(*written(self.world, 1000, 2, rng), rng)
-        self.many, self.many_prompt = written(self.world, 150, N, rng)
-        self.exact_many, self.exact_many_prompt = written(self.world, 600, N, rng)
+        self.many, self.many_prompt = written(policy, 150, N, rng)
+        self.exact_many, self.exact_many_prompt = written(policy, 400, N, rng)
         self.rows = make_preferences(self.world, self.annotator(), 800, seed, split="test")
         train_texts = [row["chosen"] for row in self.preferences(0)[:1000]]
         edits = Texts.of(train_texts, np.arange(1000), rng)
@@ -125,7 +128,9 @@ class Bed:
     def preferences(self, draw: int, **biases: float) -> list[dict[str, Any]]:
         return make_preferences(self.world, self.annotator(**biases), 3000, 1000 * self.seed + draw)
 
-    def trained(self, draw: int, *, edit_weight: float = 0.0, length_weight: float = 0.0, **biases: float) -> WordReward:
+    def trained(
+        self, draw: int, *, edit_weight: float = 0.0, length_weight: float = 0.0, **biases: float
+    ) -> WordReward:
         rows = self.preferences(draw, **biases)
         chosen, rejected = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
         length = np.array([count_tokens(a) - count_tokens(b) for a, b in zip(chosen, rejected, strict=True)], float)
@@ -196,11 +201,11 @@ def models(bed: Bed, k: int) -> list[tuple[str, str, Reward, Reward]]:
         ("mitigated", "edits charged", mended, plain),
         ("over-corrected", over[0], over[1], plain),
         ("substituted", "labels pay for " + next(iter(moved)).removesuffix("_bias"),
-         bed.trained(3, edit_weight=0.0, length_bias=0.0, **moved), plain),
+         bed.trained(3, length_bias=0.0, **moved), plain),
         ("biased", "half taken off", replace(plain, per_token=-0.5 * per_token), plain),
         ("unbiased", "fair labels", bed.trained(6, length_bias=0.0), fair),
         ("audit-sensitive", "paid beyond the audit's lengths",
-         replace(mended, beyond=4 * per_token, threshold=float(np.quantile(tokens, 0.97))), plain),
+         replace(mended, beyond=2 * per_token, threshold=max(tokens) + 2.0), plain),
     ]  # fmt: skip
 
 
@@ -240,7 +245,8 @@ def main() -> None:
     options = parser.parse_args()
     found, start = [], time.time()
     for k in range(options.worlds):
-        bed = Bed(k, correlation=0.6 if k % 2 else 0.0, length_bias=0.10 + 0.01 * (k % 5))
+        forget()
+        bed = Bed(k, correlation=CORRELATIONS[k % 4], length_bias=0.10 + 0.01 * (k % 5))
         cache: dict[int, Any] = {}
         for built, how, reward, baseline in models(bed, k):
             found.append(judged(bed, built, how, reward, baseline, cache))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import minimize
@@ -34,13 +35,22 @@ FLAGS = 2
 
 def features(texts: Sequence[str]) -> np.ndarray:
     """``(n, V + 2)`` counts of words and marks; whether it is a list, whether it opens with flattery."""
-    table = np.zeros((len(texts), len(WORDS) + FLAGS))
-    for row, text in zip(table, texts, strict=True):
-        for part in _PART.findall(text.lower()):
-            if part in _PLACE:
-                row[_PLACE[part]] += 1
-        row[-2:] = is_list(text), is_flattering(text)
-    return table
+    return np.stack([_counts(text) for text in texts]).astype(np.float64)
+
+
+@cache
+def _counts(text: str) -> np.ndarray:
+    row = np.zeros(len(WORDS) + FLAGS, dtype=np.int16)
+    for part in _PART.findall(text.lower()):
+        if part in _PLACE:
+            row[_PLACE[part]] += 1
+    row[-2:] = is_list(text), is_flattering(text)
+    return row
+
+
+def forget() -> None:
+    """Drop the counts of texts that were seen."""
+    _counts.cache_clear()
 
 
 @dataclass(frozen=True)

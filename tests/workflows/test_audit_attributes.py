@@ -121,9 +121,7 @@ def test_a_function_that_changes_is_asked_again(model, marked, tmp_path, monkeyp
 
 
 def test_an_attribute_that_there_is_not_is_refused_before_anything_is_scored(model, marked, tmp_path):
-    config = AuditConfig(
-        model=model, dataset=str(marked), output=str(tmp_path / "out"), attributes=["shoes"]
-    )
+    config = AuditConfig(model=model, dataset=str(marked), output=str(tmp_path / "out"), attributes=["shoes"])
     with pytest.raises(ConfigError, match="no attribute 'shoes'"):
         run_audit(config)
     assert not (tmp_path / "out").exists()
