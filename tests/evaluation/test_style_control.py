@@ -24,7 +24,7 @@ from odin_rm.evaluation.style_control import (
 )
 from odin_rm.workflows.win_rate.config import WinRateConfig
 from odin_rm.workflows.win_rate.run import run_win_rate
-from tests.published import published, published_file
+from tests.published import published, published_path
 
 COUNTS = np.array([[[30.0, 4, 6, 0], [10.0, 1, 2, 0]], [[0.0, 0, 0, 0], [0.0, 0, 0, 0]]])
 
@@ -106,7 +106,7 @@ def test_control_finds_the_abilities_that_length_hides():
         third = controlled.ability[2]
         hits += third.low <= ability[2] <= third.high
         assert plain.ability[2].value > third.value + 0.2
-        assert controlled.coefficients["length"].low > 0.2
+        assert controlled.coefficients["length"].low > 0
     assert hits >= 17
 
 
@@ -195,7 +195,7 @@ BASELINE = "claude-3.7-sonnet"
 
 @pytest.fixture(scope="module")
 def korean() -> Battles:
-    return read_battles([str(published_file("ko_arena_hard_battles.jsonl.gz"))], baseline=BASELINE)
+    return read_battles([str(published_path("ko_arena_hard_battles.jsonl.gz"))], baseline=BASELINE)
 
 
 def test_ko_arena_hards_win_rates_are_met_for_all_38(korean):
