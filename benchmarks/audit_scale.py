@@ -2,9 +2,9 @@
 
     make bench-audit-scale            # OMP_NUM_THREADS=1 python -m benchmarks.audit_scale --rows 10000 100000
 
-Rows are single responses of about 250 words with markdown, four to a prompt, with a score and a label. Each size is audited
-by ``odin-rm audit --scores`` in a process of its own; its CPU seconds and its peak resident memory are told, less those
-of a process that imports and does nothing.
+Rows are single responses of about 250 words with markdown, four to a prompt, with a score and a label. Each size is
+audited by ``odin-rm audit --scores`` in a process of its own; its CPU seconds and its peak resident memory are told,
+less those of a process that imports and does nothing.
 """
 
 from __future__ import annotations

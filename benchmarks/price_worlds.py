@@ -2,12 +2,12 @@
 
     make bench-prices                 # OMP_NUM_THREADS=1 python -m benchmarks.price_worlds --worlds 200
 
-Each world states its log-odds for a token (0.02 to 0.15), for a list (-1 to 2.5) and for a flattering opener (-1 to 2.5).
-The reward that is probed is the annotator's utility with these, each price varying by a fifth from prompt to prompt, and
-noise of its own for every text (deviation 0.7 log-odds: what a reward says of texts besides). Probed are 200 responses to
-100 prompts by a filler, bullets and an opener, and by two edits that cost nothing in the truth (another order of the
-sentences, double blanks). Counted is how often a 95 % interval holds the stated log-odds, and how often the interval of a
-pure edit holds zero. Seeds 0 to 199.
+Each world states its log-odds for a token (0.02 to 0.15), for a list (-1 to 2.5) and for a flattering opener (-1 to
+2.5). The reward that is probed is the annotator's utility with these, each price varying by a fifth from prompt to
+prompt, and noise of its own for every text (deviation 0.7 log-odds: what a reward says of texts besides). Probed are
+200 responses to 100 prompts by a filler, bullets and an opener, and by two edits that cost nothing in the truth
+(another order of the sentences, double blanks). Counted is how often a 95 % interval holds the stated log-odds, and
+how often the interval of a pure edit holds zero. Seeds 0 to 199.
 """
 
 from __future__ import annotations

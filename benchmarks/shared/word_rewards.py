@@ -1,9 +1,9 @@
 """Linear reward models of the testbed's texts: counts of words and of marks, trained in a second by Bradley-Terry.
 
 A reward is ``phi(text) . w`` with one weight for each word, for a bullet and for each mark at the end of a sentence,
-and the same for a word in a list or behind an opener as anywhere. Training minimises the mean logistic loss, a ridge, and
-two terms that mend or move a bias: the mean squared change under edits, and the squared correlation with length within
-prompts.
+and the same for a word in a list or behind an opener as anywhere. Training minimises the mean logistic loss, a ridge,
+and two terms that mend or move a bias: the mean squared change under edits, and the squared correlation with length
+within prompts.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ def figures(benchmark, rows, scores):
 
 
 def test_rewardbench_weights_subsets_by_their_published_sizes():
+    subsets = ("alpacaeval-easy", "mt-bench-med", "math-prm", "hep-cpp", "donotanswer")
     rows = [{"id": k, "prompt": "q", "chosen": "a", "rejected": "b", "subset": subset}
-            for k, subset in enumerate(("alpacaeval-easy", "mt-bench-med", "math-prm", "hep-cpp", "donotanswer"))]  # fmt: skip
+            for k, subset in enumerate(subsets)]  # fmt: skip
     found = figures(REWARD_BENCH, rows, [(2, 1), (1, 2), (2, 1), (1, 1), (3, 0)])
     assert found["Chat"]["accuracy"] == pytest.approx(100 * 100 / 140)
     assert found["Reasoning"]["accuracy"] == pytest.approx(100 * 984 / (984 + 164))  # a tie is lost

@@ -153,8 +153,12 @@ def test_rows_of_arena_hard_in_both_layouts(tmp_path):
     bare = {"question_id": "q", "model": "m", "games": ["A>B", "B>A"]}
     path = write(tmp_path / "bare.jsonl", [bare])
     assert read_battles([path], baseline="b").outcome.tolist() == [0.0, 0.0]
-    for bad, match in ((bare, "whom the model was compared with"), (bare | {"games": ["A>B"], "baseline": "b"}, "two verdicts"),
-                       (bare | {"games": ["A", "B"], "baseline": "b"}, "verdict is 'A'")):  # fmt: skip
+    against = bare | {"baseline": "b"}
+    for bad, match in (
+        (bare, "whom the model was compared with"),
+        (against | {"games": ["A>B"]}, "two verdicts"),
+        (against | {"games": ["A", "B"]}, "verdict is 'A'"),
+    ):
         with pytest.raises(RowError, match=match):
             read_battles([write(tmp_path / "bad.jsonl", [bad])])
 
@@ -170,21 +174,24 @@ def test_the_command_on_battles_and_on_annotations(tmp_path):
     assert content["ratings"]["form"] == "lmarena"
     assert {one["model"] for one in content["ratings"]["models"]} == {"x", "y", "z"}
     assert np.mean([one["rating"]["value"] for one in content["ratings"]["models"]]) == pytest.approx(1000)
-    assert all(one["controlled_rating"]["low"] < one["controlled_rating"]["high"] for one in content["ratings"]["models"])
+    controlled = [one["controlled_rating"] for one in content["ratings"]["models"]]
+    assert all(one["low"] < one["high"] for one in controlled)
     assert "style_control" not in content  # there is no model that all were compared with
     with pytest.raises(ConfigError, match="all are compared with"):
         run_win_rate(WinRateConfig(annotations=[str(tmp_path / "arena.jsonl")], style_control=["length"], **common))
     with pytest.raises(ConfigError, match="no control 'shoes'"):
         WinRateConfig(annotations=["a"], output="b", style_control=["shoes"])
-    judged = [{"instruction": f"q{k}", "generator_1": "base", "output_1": "word " * 20, "generator_2": "long",
-               "output_2": "word " * (20 + 5 * (k % 7)), "preference": 1.0 + (k % 7 > 3)} for k in range(60)]  # fmt: skip
-    content = run_win_rate(WinRateConfig(annotations=[write(tmp_path / "annotations.jsonl", judged)],
-                                         style_control=["length"], **common))  # fmt: skip
+    settings = {"style_control": ["length"], **common}
+    names = {"generator_1": "base", "generator_2": "long", "output_1": "word " * 20}
+    judged = [
+        {"instruction": f"q{k}", "output_2": "word " * (20 + 5 * (k % 7)), "preference": 1.0 + (k % 7 > 3), **names}
+        for k in range(60)
+    ]
+    content = run_win_rate(WinRateConfig(annotations=[write(tmp_path / "annotations.jsonl", judged)], **settings))
     style = content["style_control"]
     assert (style["baseline"], style["form"], style["battles"]) == ("base", "lmarena", 60)
     (one,) = [m for m in style["models"] if m["model"] == "long"]
-    assert one["win_rate"]["value"] == pytest.approx(content["win_rate"].value if hasattr(content["win_rate"], "value")
-                                                     else content["win_rate"]["value"])  # fmt: skip
+    assert one["win_rate"]["value"] == pytest.approx(content["win_rate"]["value"])
     assert style["coefficients"]["length"]["value"] > 1
 
 
@@ -218,7 +225,8 @@ def test_ko_arena_hards_controlled_columns_are_near(korean, controls, column, la
     """They were fitted over all 76 models, of which 38 are here, 35 with counts."""
     fit = fit_ratings(korean, controls, "arena-hard-counts", baseline=BASELINE, bootstrap_samples=1)
     wanted = {row["model"]: row[column] for row in published("ko_arena_hard_published.jsonl.gz")}
-    told = {n: win_rate_of(one).value for n, one in zip(korean.models, fit.ability, strict=True) if one.value is not None}
+    pairs = zip(korean.models, fit.ability, strict=True)
+    told = {name: win_rate_of(one).value for name, one in pairs if one.value is not None}
     distance = [abs(value - wanted[name]) for name, value in told.items()]
     assert len(told) == 35
     assert max(distance) <= largest

@@ -1,11 +1,12 @@
 """Battles from files: LMArena's rows, Arena-Hard's judgements with the models' answers, and AlpacaEval's annotations.
 
-* **LMArena**: ``model_a``, ``model_b``, ``winner`` (``model_a``, ``model_b``, ``tie``, ``tie (bothbad)``), and counts in
-  ``conv_metadata`` (``sum_assistant_a_tokens``, ``header_count_a``, ``list_count_a``, ``bold_count_a``, and ``_b``);
-* **Arena-Hard**: ``uid`` or ``question_id``, ``model``, ``baseline`` and ``games``: the first with the baseline as A, the
-  second with the model as A, each ``A>>B``, ``A>B``, ``A=B``, ``B>A`` or ``B>>A``, as text or as ``{"score": ...}``. Counts
-  stand in the row (``token_len``, ``header_count``, ``list_count``, ``bold_count``, or all in ``metadata``) or in the
-  answers' files.
+* **LMArena**: ``model_a``, ``model_b``, ``winner`` (``model_a``, ``model_b``, ``tie``, ``tie (bothbad)``), and counts
+  in ``conv_metadata`` (``sum_assistant_a_tokens``, ``header_count_a``, ``list_count_a``, ``bold_count_a``, and
+  ``_b``);
+* **Arena-Hard**: ``uid`` or ``question_id``, ``model``, ``baseline`` and ``games``: the first with the baseline as A,
+  the second with the model as A, each ``A>>B``, ``A>B``, ``A=B``, ``B>A`` or ``B>>A``, as text or as ``{"score":
+  ...}``. Counts stand in the row (``token_len``, ``header_count``, ``list_count``, ``bold_count``, or all in
+  ``metadata``) or in the answers' files.
 
 A count that is an object (``{"h1": 2, "h2": 0}``) is summed. A missing one leaves the battle out of style control only.
 """

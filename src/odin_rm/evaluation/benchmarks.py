@@ -22,6 +22,7 @@ from odin_rm.core.errors import RowError
 from odin_rm.evaluation.benchmark_items import Benchmark, Item, Scores, grouped, scored_items
 from odin_rm.evaluation.reward_bench import PPE, REWARD_BENCH, REWARD_BENCH_2
 
+
 def _pair(key: str, prompt: Any, first: Any, second: Any, names: tuple[str, str], right: str, *groups: str) -> Item:
     candidates = dict(zip(names, (first, second), strict=True))
     if right not in candidates:

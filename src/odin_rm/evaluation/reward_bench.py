@@ -1,13 +1,14 @@
 """RewardBench, RewardBench 2 and PPE: readers of their rows and their figures by their own rules.
 
-* **RewardBench** (``prompt, chosen, rejected, subset, id``): the chosen must score strictly higher. A section is the mean
-  of its subsets weighted by their published sizes, where ``math-prm`` counts as much as all of the code; the score is the
-  mean of four sections.
-* **RewardBench 2** (``id, prompt, chosen[], rejected[], subset``): in five subsets an item is worth one over the number of
-  candidates tied at the top if the right one is among them, else nothing. *Ties* pairs a question of many right answers
-  (``tied:N``) with one of a single right answer (``ref:N``): 0.3 of each one's accuracy (every right answer above every
-  wrong one), 0.2 of how often the gap between right and wrong exceeds the spread of the right ones, 0.2 of how often the
-  smaller gap of the two questions does, and 0.01 of ``tanh(gap / spread - 1)``. The score is the mean of six.
+* **RewardBench** (``prompt, chosen, rejected, subset, id``): the chosen must score strictly higher. A section is the
+  mean of its subsets weighted by their published sizes, where ``math-prm`` counts as much as all of the code; the
+  score is the mean of four sections.
+* **RewardBench 2** (``id, prompt, chosen[], rejected[], subset``): in five subsets an item is worth one over the
+  number of candidates tied at the top if the right one is among them, else nothing. *Ties* pairs a question of many
+  right answers (``tied:N``) with one of a single right answer (``ref:N``): 0.3 of each one's accuracy (every right
+  answer above every wrong one), 0.2 of how often the gap between right and wrong exceeds the spread of the right
+  ones, 0.2 of how often the smaller gap of the two questions does, and 0.01 of ``tanh(gap / spread - 1)``. The score
+  is the mean of six.
 * **PPE**: correctness rows (``response_1 ... response_K`` and ``scores``, which are right) give the share of best-of-K
   that is right (ties at the top share), the share of right-wrong pairs in order (ties one half) and the area under the
   curve of all responses; preference rows (``response_1``, ``response_2``, ``winner``) give accuracy, people's ties left
@@ -153,7 +154,8 @@ def _ppe_figures(items: Sequence[Item], scores: Scores) -> dict[str, Any]:
     decided = [(item, own) for item, own in preferences if item.right]
     found = grouped((item, float(_pair_share(item, own))) for item, own in decided)
     if preferences:
-        found.setdefault("human preference", {"accuracy": None, "n": 0})["ties_left_out"] = len(preferences) - len(decided)
+        told = found.setdefault("human preference", {"accuracy": None, "n": 0})
+        told["ties_left_out"] = len(preferences) - len(decided)
     for group in sorted({item.groups[0] for item, _ in correctness}):
         rows = [(item, own) for item, own in correctness if item.groups[0] == group]
         mixed = [(item, own) for item, own in rows if item.right and len(item.right) < len(own)]

@@ -2,18 +2,18 @@
 
     logit P(first wins) = alpha (R_first - R_second) + sum_k beta_k d_k,
 
-``d_k`` the difference of feature ``k`` between the two answers, scaled to mean 0 and deviation 1 over the battles; a tie
-is half a win. Two public forms:
+``d_k`` the difference of feature ``k`` between the two answers, scaled to mean 0 and deviation 1 over the battles; a
+tie is half a win. Two public forms:
 
-* ``lmarena`` (FastChat): ``alpha = ln 10``, so that a rating is ``1000 + 400 R``; ``d = (a - b) / (a + b + 1)`` of tokens,
-  headers, list items and bold spans; a ridge of ``0.25 |.|^2`` on all parameters;
+* ``lmarena`` (FastChat): ``alpha = ln 10``, so that a rating is ``1000 + 400 R``; ``d = (a - b) / (a + b + 1)`` of
+  tokens, headers, list items and bold spans; a ridge of ``0.25 |.|^2`` on all parameters;
 * ``arena-hard`` (Arena-Hard-Auto 2): ``alpha = 1``, no ridge; ``(a - b) / (a + b)`` of tokens; of each mark its density
   ``count / (tokens + 1)``, again by ``(a - b) / (a + b + 1)``; a win by ``>>`` counts three times. The controlled win
   rate is ``sigmoid(R_model - R_baseline)``. ``arena-hard-counts`` takes counts in place of densities, as its first
   version did.
 
-Deviations from Arena-Hard's own code, on purpose: length control alone controls for length (there a slice keeps the first
-*model's* column instead), and several categories are fitted one after the other (there the second is empty).
+Deviations from Arena-Hard's own code, on purpose: length control alone controls for length (there a slice keeps the
+first *model's* column instead), and several categories are fitted one after the other (there the second is empty).
 """
 
 from __future__ import annotations
@@ -159,16 +159,16 @@ def fit_ratings(
         percentile_interval(Figure(float(values[0, k])), draws[:, k]) if len(drawn) else Figure(float(values[0, k]))
         for k in range(len(value))
     ]
-    ability = [f if held_one else Figure(None, why="it has no battle") for f, held_one in zip(figures, seen, strict=False)]
+    unseen = Figure(None, why="it has no battle")
+    ability = [figure if is_seen else unseen for figure, is_seen in zip(figures, seen, strict=False)]
     return Ratings(ability, dict(zip(names, figures[m:], strict=True)), len(battles.first))
 
 
 def _design(battles: Battles, features: np.ndarray, alpha: float, fixed: int | None) -> sparse.csr_matrix:
     n, m = len(battles.first), len(battles.models)
     rows = np.arange(n)
-    signs = sparse.csr_matrix(
-        (np.r_[np.full(n, alpha), np.full(n, -alpha)], (np.r_[rows, rows], np.r_[battles.first, battles.second])), (n, m)
-    )
+    places = np.r_[rows, rows], np.r_[battles.first, battles.second]
+    signs = sparse.csr_matrix((np.r_[np.full(n, alpha), np.full(n, -alpha)], places), (n, m))
     if fixed is not None:
         keep = np.ones(m)
         keep[fixed] = 0.0

@@ -68,11 +68,12 @@ def substitution_section(content: Mapping[str, Any], results: Sequence[AuditResu
 
 def moved_sentence(content: Mapping[str, Any], words: Mapping[str, str]) -> str:
     """What has clearly fallen and grown within a prompt, in a sentence or two."""
-    fallen, grown = [], []
+    fallen: list[tuple[float, str]] = []
+    grown: list[tuple[float, str]] = []
     for name, cells in content["attributes"].items():
         one = cells["within"]
-        was, now, low, high = one["before"]["value"], one["after"]["value"], one["difference"].get("low"), None
-        high = one["difference"].get("high")
+        was, now = one["before"]["value"], one["after"]["value"]
+        low, high = one["difference"].get("low"), one["difference"].get("high")
         if was is None or now is None or low is None or high is None or low <= 0 <= high:
             continue
         part = f"{words[name]} ({format_number(was, 2)} to {format_number(now, 2)})"

@@ -14,6 +14,7 @@ from odin_rm.evaluation.attribute_audit import as_figure
 from odin_rm.evaluation.certificate import Measured
 from odin_rm.evaluation.records import Figure
 
+CHOSEN = "probe of chosen responses"
 _FILES = ("audit.json", "probe.json", "best_of_n.json")
 _KEYS = {"audit": {"pearson", "attributes", "pairs"}, "probe": {"edits", "prompt_edits"},
          "best-of-n": {"kl", "proxy", "attributes"}}  # fmt: skip
@@ -99,10 +100,10 @@ def read_evidence(places: Sequence[str], chosen: str | None) -> Evidence:
         content = _content(file)
         if _kind(content, file) != "probe":
             raise DataError("is no probe", where=str(file), fix="Probe the chosen responses with odin-rm probe.")
-        evidence.chosen, evidence.places["probe of chosen responses"] = content, str(file)
-    for kind, content in (("probe", evidence.found.get("probe")), ("chosen", evidence.chosen or None)):
-        if content is not None and "prices" not in content:
-            where = evidence.places["probe" if kind == "probe" else "probe of chosen responses"]
+        evidence.chosen, evidence.places[CHOSEN] = content, str(file)
+    for kind, probe in (("probe", evidence.found.get("probe")), (CHOSEN, evidence.chosen or None)):
+        if probe is not None and "prices" not in probe:
+            where = evidence.places[kind]
             raise DataError("has no price list; an earlier odin-rm wrote it", where=where, fix="Run the probe again.")
     return evidence
 
