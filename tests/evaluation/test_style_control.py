@@ -12,7 +12,6 @@ from scipy.special import expit
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
 from odin_rm.core.files import RowWriter
-from odin_rm.evaluation.battles import read_battles
 from odin_rm.evaluation.style_control import (
     Battles,
     controlled_counts,
@@ -22,6 +21,7 @@ from odin_rm.evaluation.style_control import (
     style_features,
     win_rate_of,
 )
+from odin_rm.results.battles import read_battles
 from odin_rm.workflows.win_rate.config import WinRateConfig
 from odin_rm.workflows.win_rate.run import run_win_rate
 from tests.published import published, published_path

@@ -7,9 +7,10 @@ from typing import Any
 
 from odin_rm.evaluation.attribute_audit import as_figure
 from odin_rm.evaluation.certificate import UNDECIDED
+from odin_rm.reports.blocks import Table, Text, format_number
 from odin_rm.reports.chart import Chart, Mark, Series
-from odin_rm.reports.comparison.page import Charts, Part, Report
-from odin_rm.reports.page import Table, Text, format_number
+from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Charts, Section
 
 _OVERALL = {
     "unbiased": "pays for none of the attributes that were looked at",
@@ -45,15 +46,15 @@ def certificate_report(content: Mapping[str, Any]) -> Report:
     blocks: list[Any] = [Text(_HOW_TO_READ)]
     if decided:
         blocks = [_verdicts(attributes, decided), Charts([_chart(content, decided)]), *blocks]
-    parts = [Part("The verdict on each attribute", blocks), Part("Evidence", [*_evidence(attributes, decided)])]
+    parts = [Section("The verdict on each attribute", blocks), Section("Evidence", [*_evidence(attributes, decided)])]
     if others:
-        parts.append(Part("Not decided", [_undecided(attributes, others)]))
-    parts.append(Part("How often it is wrong", [Text(error_sentence(content["error_rates"], content["tolerance"]))]))
+        parts.append(Section("Not decided", [_undecided(attributes, others)]))
+    parts.append(Section("How often it is wrong", [Text(error_sentence(content["error_rates"], content["tolerance"]))]))
     return Report(
         title="Certificate of a reward model",
         subtitle=subtitle,
         headline=[_headline(content)],
-        parts=parts,
+        sections=parts,
         notes=content["missing"],
     )
 

@@ -53,7 +53,7 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
         excess = excess_drift(stored.quality, gold, stored.prompt, stored.attributes, ns, **options)
         content["excess"] = {name: [one.to_json() for one in figures] for name, figures in excess.items()}
     from odin_rm.reports.best_of_n_page import best_of_n_report
-    from odin_rm.reports.comparison.page import render_report
+    from odin_rm.reports.page import render_report
 
     html, files = render_report(best_of_n_report(stored, found, content))
     with writer_of(config.output), replaced_folder(config.output, "best-of-n") as folder:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import DataError
-from odin_rm.core.reading import read_json
 from odin_rm.data.attributes import describe
 from odin_rm.evaluation.attribute_audit import as_figure
 from odin_rm.evaluation.certificate import Measured
 from odin_rm.evaluation.records import Figure
+from odin_rm.results.contents import read_object
 
 CHOSEN = "probe of chosen responses"
 _FILES = ("audit.json", "probe.json", "best_of_n.json")
@@ -89,7 +89,7 @@ def read_evidence(places: Sequence[str], chosen: str | None) -> Evidence:
     evidence = Evidence()
     for place in places:
         for file in _files(place):
-            content = _content(file)
+            content = read_object(file)
             kind = _kind(content, file)
             if kind in evidence.found:
                 fix = "Give the evidence of one model, each kind once."
@@ -97,7 +97,7 @@ def read_evidence(places: Sequence[str], chosen: str | None) -> Evidence:
             evidence.found[kind], evidence.places[kind] = content, str(file)
     if chosen is not None:
         (file,) = _files(chosen, ("probe.json",))
-        content = _content(file)
+        content = read_object(file)
         if _kind(content, file) != "probe":
             raise DataError("is no probe", where=str(file), fix="Probe the chosen responses with odin-rm probe.")
         evidence.chosen, evidence.places[CHOSEN] = content, str(file)
@@ -117,11 +117,6 @@ def _files(place: str, names: Sequence[str] = _FILES) -> list[Path]:
         what = f"holds none of {', '.join(names)}" if path.is_dir() else "no such file or folder"
         raise DataError(what, where=place, fix="Give the output of odin-rm audit, probe or best-of-n.")
     return found
-
-
-def _content(file: Path) -> Mapping[str, Any]:
-    content = read_json(file)
-    return content if isinstance(content, dict) else {}
 
 
 def _kind(content: Mapping[str, Any], file: Path) -> str:

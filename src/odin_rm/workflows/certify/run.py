@@ -25,7 +25,7 @@ def run_certify(config: CertifyConfig) -> dict[str, Any]:
     baseline = read_evidence(config.baseline, config.baseline_chosen) if config.baseline else None
     content = certificate_of(model, baseline, config.tolerance)
     from odin_rm.reports.certificate_page import certificate_report
-    from odin_rm.reports.comparison.page import render_report
+    from odin_rm.reports.page import render_report
 
     html, files = render_report(certificate_report(content))
     with writer_of(config.output), replaced_folder(config.output, "certify") as folder:

@@ -8,8 +8,6 @@ import numpy as np
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import read_rows
-from odin_rm.evaluation.annotations import annotation_files
-from odin_rm.evaluation.battles import holds_battles, read_battles
 from odin_rm.evaluation.style_control import (
     Battles,
     Ratings,
@@ -18,6 +16,8 @@ from odin_rm.evaluation.style_control import (
     rating,
     win_rate_of,
 )
+from odin_rm.results.annotations import annotation_files
+from odin_rm.results.battles import holds_battles, read_battles
 from odin_rm.workflows.win_rate.config import WinRateConfig
 
 

@@ -23,8 +23,8 @@ from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import bad_row, read_rows
 from odin_rm.data.attributes import bold, headers, list_items
 from odin_rm.data.text_view import TextView
-from odin_rm.evaluation.annotations import SystemAnnotations
 from odin_rm.evaluation.style_control import Battles
+from odin_rm.results.annotations import SystemAnnotations
 
 _OUTCOMES = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 _VERDICTS = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B=A": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
