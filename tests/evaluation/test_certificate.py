@@ -84,6 +84,14 @@ def test_a_bias_that_was_there_before_has_not_moved():
     assert found["lists"].kept == pytest.approx(1.05)
 
 
+def test_a_bias_that_was_overdone_elsewhere_has_not_moved_there():
+    found = certify(effects(length=0.0, emoji=-0.3), effects(length=0.5, emoji=0.3))
+    assert {name: one.verdict for name, one in found.items()} == {"length": MITIGATED, "emoji": OVER_CORRECTED}
+    doubled = certify(effects(length=0.0, list_items=-0.7), effects(length=0.5, list_items=-0.2))
+    assert doubled["length"].verdict == SUBSTITUTED
+    assert "list items" in doubled["length"].why
+
+
 def test_a_growth_that_may_be_chance_is_no_growth():
     wide = {"length": Measured(at(0.0)), "lists": Measured(at(0.4, 0.3))}
     assert verdicts(wide, {"length": Measured(at(0.5)), "lists": Measured(at(0.2, 0.3))})["length"] == MITIGATED

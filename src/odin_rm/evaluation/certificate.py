@@ -170,8 +170,7 @@ def _clearly_more(now: Figure | None, before: Figure | None, tolerance: float) -
         return False
     if direction(now, tolerance) not in (PAID, CHARGED) or before.low is None or before.high is None:
         return False
-    sign = math.copysign(1.0, now.value)
-    difference = sign * (now.value - before.value)
+    difference = abs(now.value) - abs(before.value)
     return difference >= tolerance and difference > math.hypot(_half(now), _half(before))
 
 
@@ -202,7 +201,7 @@ def _verdict(name: str, one: Measured, before: Measured | None, grown: list[str]
         assert before.effect is not None
         effect += f"; it was {_words(before.effect)}"
         if now == NONE and others:
-            return found(SUBSTITUTED, f"{effect}. What has grown instead: {', '.join(others)}.", others)
+            return found(SUBSTITUTED, f"{effect}. What has grown instead: {', '.join(others).replace('_', ' ')}.", others)
         if now == NONE:
             return found(MITIGATED, f"{effect}. No other attribute's effect has grown.")
         if now != was:

@@ -139,7 +139,7 @@ def _chart(content: Mapping[str, Any], names: Sequence[str]) -> Chart:
         file="effects",
         title="Effect of each attribute",
         x_label="",
-        y_label="reward for a usual difference, in deviations",
+        y_label="effect, in deviations",
         series=series,
         caption="What a usual difference of each attribute brings, others equal, with 95 % intervals. Between the "
         f"dashed lines, {tolerance:g} on either side of 0, an effect counts as none.",
