@@ -201,7 +201,8 @@ def _verdict(name: str, one: Measured, before: Measured | None, grown: list[str]
         assert before.effect is not None
         effect += f"; it was {_words(before.effect)}"
         if now == NONE and others:
-            return found(SUBSTITUTED, f"{effect}. What has grown instead: {', '.join(others).replace('_', ' ')}.", others)
+            instead = ", ".join(others).replace("_", " ")
+            return found(SUBSTITUTED, f"{effect}. What has grown instead: {instead}.", others)
         if now == NONE:
             return found(MITIGATED, f"{effect}. No other attribute's effect has grown.")
         if now != was:
