@@ -30,7 +30,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -125,6 +125,18 @@ bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x familie
 
 bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are measured
 	$(TEST_ENV) $(BIN)/python -m benchmarks.attribute_speed $(ARGS)
+
+bench-certificate: $(INSTALLED_TEST)  ## Verdicts on reward models whose truth is known, 10 minutes; ARGS="--worlds 10"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.certificate_study $(ARGS)
+
+bench-prices: $(INSTALLED_TEST)  ## Price lists in 200 worlds with known prices
+	$(TEST_ENV) $(BIN)/python -m benchmarks.price_worlds $(ARGS)
+
+bench-counterfactual: $(INSTALLED_TEST)  ## MiniLM rewards on rewrites of the same content; ARGS="--data DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.counterfactual_skew $(ARGS)
+
+bench-audit-scale: $(INSTALLED_TEST)  ## CPU seconds and memory of an audit of 10,000 and 100,000 stored scores
+	$(TEST_ENV) $(BIN)/python -m benchmarks.audit_scale $(ARGS)
 
 bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
 	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)

@@ -117,6 +117,18 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.best_of_n.config:BestOfNConfig",
         run="odin_rm.cli.best_of_n:run",
     ),
+    "certify": Command(
+        summary="A verdict on every attribute: mitigated, moved, overdone? From audit, probe and best-of-N together.",
+        usage="--evidence DIR [DIR ...] --output DIR [--baseline DIR ...] [options]",
+        example=(
+            "odin-rm certify --evidence audits/odin probes/odin --baseline audits/vanilla probes/vanilla \\\n"
+            "    --output certificate\n"
+            "odin-rm certify --evidence audits/odin probes/odin bon --chosen probes/odin_chosen --output certificate"
+        ),
+        config="odin_rm.workflows.certify.config:CertifyConfig",
+        run="odin_rm.cli.certify:run",
+        swept=False,
+    ),
     "benchmark": Command(
         summary="Reward-model benchmarks from their published files, with the published figures and every attribute.",
         usage="NAME --path P (--model M | --scores F) --output G [options]",

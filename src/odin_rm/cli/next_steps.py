@@ -52,6 +52,10 @@ def _calibrate(c: Any) -> Words:
     return _line("audit", model=model, dataset=c.dataset, **flags, output="audit")
 
 
+def _certify(c: Any) -> Words:
+    return _line("export", model="MODEL", certificate=Path(c.output) / "certificate.json", output="exported")
+
+
 def _export(c: Any) -> Words:
     return _line("score", model=c.output, input="ANSWERS.jsonl", output="scored.jsonl")
 
@@ -139,6 +143,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "audit": _audit,
     "probe": _probe,
     "best-of-n": _best_of_n,
+    "certify": _certify,
     "benchmark": _nothing,
     "calibrate": _calibrate,
     "export": _export,

@@ -89,6 +89,7 @@ KINDS: dict[str, Kind] = {
     "reproduce": Kind("another run", (*_SETTINGS, "summary.json", "report.html"), family="testbed"),
     "audit": Kind("another audit", (*_SETTINGS, "audit.json", "comparison.json", "report.html")),
     "probe": Kind("another probe", ("probe.json", "report.html")),
+    "certify": Kind("another certificate", ("certificate.json", "report.html")),
     "best-of-n": Kind("other curves", ("best_of_n.json", "chosen.jsonl", "pairs.jsonl", "report.html")),
     "export": Kind("a model", _MODEL),
     "calibrate": Kind("a folded model", (*_MODEL, "folded.json")),

@@ -11,7 +11,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import bad_row, read_rows
-from odin_rm.data.attributes import find_attribute, measure_texts
+from odin_rm.data.attributes import DEFAULT, TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.data.dial import column_of
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
@@ -40,7 +40,8 @@ def load_audit_data(
     on_bad_row: OnBadRow,
     length_unit: str,
     columns: Sequence[str] = (),
-    attributes: Sequence[str] = (),
+    attributes: Sequence[Attribute] = (),
+    counted: Sequence[str] = (),
 ) -> TokenisedPreferences:
     """The pairs to audit, with the length of each response in the wanted unit (:func:`audited_lengths`).
 
@@ -54,17 +55,39 @@ def load_audit_data(
         on_bad_row: raise at an unusable row, or leave it out and count it.
         length_unit: ``tokens``, ``characters`` or ``words``.
         columns: names of fields, ``new=theirs`` each.
-        attributes: what a calibration counts in the responses' texts; columns of :func:`odin_rm.data.dial.column_of`.
+        attributes: what the reward is held against beside the length; those without a ``measure`` are columns of the
+            rows.
+        counted: what a calibration counts in the responses' texts; columns of :func:`odin_rm.data.dial.column_of`.
     """
     extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row, columns) else []
-    if length_unit == "tokens" and not attributes:
+    extra += [one.name for one in attributes if one.measure is None]
+    measured = [one for one in attributes if one.measure is not None]
+    if length_unit == "tokens" and not counted:
         return load_preferences(
-            source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra, columns=columns
+            source,
+            tokenizer,
+            settings,
+            on_bad_row=on_bad_row,
+            extra_columns=extra,
+            columns=columns,
+            measured=measured,
         )
-    measures = _measures(length_unit, attributes)
+    measures = _measures(length_unit, counted)
     rows = _measured_rows(source, measures, on_bad_row, columns)
-    data = load_preferences(rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, *measures])
+    data = load_preferences(
+        rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, *measures], measured=measured
+    )
     return replace(data, source=source)
+
+
+def wanted_attributes(names: Sequence[str]) -> list[Attribute]:
+    """What a model's reward is held against beside the response tokens: those named, or the 20 of the default.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = [find_attribute(name) for name in names or DEFAULT]
+    return [one for one in found if one.name != TOKENS]
 
 
 def audited_lengths(data: TokenisedPreferences, length_unit: str) -> np.ndarray:

@@ -98,6 +98,8 @@ def _calibration(place: str, config: AuditConfig) -> str | None:
 
 def _packed(value: Any) -> Any:
     """Arrays by their bytes, so that they come back to the last bit; everything else as it is."""
+    if isinstance(value, dict):
+        return {name: _packed(one) for name, one in value.items()}
     if not isinstance(value, np.ndarray):
         return value
     content = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
@@ -105,8 +107,10 @@ def _packed(value: Any) -> Any:
 
 
 def _array(packed: Any) -> Any:
-    if not isinstance(packed, dict) or "bytes" not in packed:
+    if not isinstance(packed, dict):
         return packed
+    if "bytes" not in packed:
+        return {name: _array(one) for name, one in packed.items()}
     flat = np.frombuffer(base64.b64decode(packed["bytes"]), dtype=np.dtype(packed["dtype"]))
     return flat.reshape(packed["shape"]).copy()
 

@@ -8,7 +8,7 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import check_options, option
 from odin_rm.core.shared_options import ScorerOptions
 
-NAMES = ("judgebench", "rm-bench", "evalbiasbench", "llmbar", "rmb")
+NAMES = ("judgebench", "rm-bench", "evalbiasbench", "llmbar", "rewardbench", "rewardbench2", "ppe", "rmb")
 
 
 @dataclass

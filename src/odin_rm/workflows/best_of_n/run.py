@@ -18,7 +18,7 @@ from odin_rm.core.files import RowWriter, atomic_write_bytes, atomic_write_json,
 from odin_rm.data.columns import Columns
 from odin_rm.data.rows import parse_prompt_response
 from odin_rm.data.sources import iter_preference_rows
-from odin_rm.evaluation.best_of_n import BestOfN, best_of_n, chosen_of_first, default_ns
+from odin_rm.evaluation.best_of_n import BestOfN, best_of_n, chosen_of_first, default_ns, excess_drift
 from odin_rm.evaluation.stored_scores import StoredScores, read_stored_scores
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.best_of_n.config import BestOfNConfig
@@ -49,6 +49,10 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
         stored.quality, stored.prompt, columns, ns, bootstrap_samples=config.bootstrap_samples, seed=config.seed
     )
     content = _content(config, stored, found, gold is not None)
+    if gold is not None:
+        options = {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+        excess = excess_drift(stored.quality, gold, stored.prompt, stored.attributes, ns, **options)
+        content["excess"] = {name: [one.to_json() for one in figures] for name, figures in excess.items()}
     from odin_rm.reports.best_of_n_page import best_of_n_report
     from odin_rm.reports.page import render_report
 

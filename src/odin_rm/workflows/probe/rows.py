@@ -15,6 +15,8 @@ from odin_rm.data.rows import parse_preference_row, parse_prompt_response
 from odin_rm.data.sources import iter_preference_rows
 
 OnBadRow = Literal["error", "skip"]
+TWINS = "twins"
+"""What pairs of a shorter and a longer answer are called where the rows name no edit."""
 _SIDES = (("shorter", "longer"), ("original", "edited"))
 
 
@@ -142,7 +144,7 @@ def read_own_pairs(path: str, on_bad_row: OnBadRow) -> list[OwnPairs]:
             if on_bad_row == "skip":
                 continue
             raise RowError(error.what, where=placed.place, fix=error.fix) from error
-        name = str(row.get("edit") or ("twins" if sides == _SIDES[0] else "pairs"))
+        name = str(row.get("edit") or (TWINS if sides == _SIDES[0] else "pairs"))
         own = found.setdefault(name, OwnPairs(name, str(row.get("attribute") or "response_tokens")))
         own.prompts.append(prompt)
         own.originals.append(original)

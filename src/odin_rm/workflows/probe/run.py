@@ -15,11 +15,13 @@ from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.data.columns import Columns
-from odin_rm.evaluation.edits import EDITS, Edit, shuffled_words, swapped
+from odin_rm.evaluation.edits import EDITS, Edit, priced_attributes, shuffled_words, swapped
+from odin_rm.evaluation.price_list import price_list, usual_difference
 from odin_rm.evaluation.probe import edit_figures, price_sentence, verdicts_kept, within_deviation
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.probe.config import ProbeConfig
 from odin_rm.workflows.probe.rows import (
+    TWINS,
     OwnPairs,
     ProbedRows,
     edited_reply,
@@ -178,7 +180,7 @@ class _Probed:
         for k, one in enumerate(own):
             originals, after = np.array(pairs[2 * k]), np.array(pairs[2 * k + 1])
             prompt = np.unique([repr(p) for p in one.prompts], return_inverse=True)[1]
-            words = "it is the longer twin" if one.name == "twins" else f"it is the edited side of '{one.name}'"
+            words = "it is the longer twin" if one.name == TWINS else f"it is the edited side of '{one.name}'"
             head = {"words": words, "group": "own pairs", "control": False}
             found[one.name] = self._edit(head, one.attribute, originals, after, prompt)
         chosen, rejected, labelled = self._pairs()
@@ -202,12 +204,48 @@ class _Probed:
             "deviation": self.deviation,
             "deviation_of": self.deviation_of,
             "edits": found,
+            "prices": self._prices(edits, edited, own, pairs),
             "prompt_edits": kept,
             "sentences": {name: price_sentence(name, one) for name, one in found.items()},
             "bootstrap": {"samples": self.config.bootstrap_samples, "seed": self.config.seed, "resampled": "prompts"},
             "calibration": self.texts.calibration,
             "data_report": {"rows": self.rows.rows, "skipped_rows": self.rows.skipped},
         }
+
+    def _prices(
+        self,
+        edits: list[Edit],
+        edited: dict[str, list[tuple[int, int]]],
+        own: list[OwnPairs],
+        pairs: list[list[int]],
+    ) -> dict[str, Any]:
+        """What each attribute costs, others equal, from every pure edit and from the user's own edited pairs."""
+        pure = [edit for edit in edits if edit.pure]
+        names = dict.fromkeys(name for edit in pure for name in priced_attributes(edit))
+        before = [np.array([self.place_R[k] for k, _ in edited[edit.name]], dtype=int) for edit in pure]
+        after = [np.array([place for _, place in edited[edit.name]], dtype=int) for edit in pure]
+        prompt = [self.prompt_R[np.array([k for k, _ in edited[edit.name]], dtype=int)] for edit in pure]
+        for k, one in enumerate(own):
+            if one.name == TWINS:
+                continue  # two answers by the same writer: they may differ in more than what is counted
+            names[one.attribute] = None
+            before.append(np.array(pairs[2 * k], dtype=int))
+            after.append(np.array(pairs[2 * k + 1], dtype=int))
+            known = {repr(p): number for p, number in zip(self.rows.prompts, self.rows.prompt, strict=True)}
+            prompt.append(np.array([known.setdefault(repr(p), len(known)) for p in one.prompts], dtype=int))
+        first, second = np.concatenate([*before, np.zeros(0, int)]), np.concatenate([*after, np.zeros(0, int)])
+        held = np.isfinite(self.quality[first]) & np.isfinite(self.quality[second])
+        first, second, clusters = first[held], second[held], np.concatenate([*prompt, np.zeros(0, int)])[held]
+        attributes = [find_attribute(name) for name in names]
+        read = np.flatnonzero(self.read)
+        usual = {
+            one.name: usual_difference(self._attribute(one, self.place_R[read]), self.prompt_R[read], one.step)
+            for one in attributes
+        }
+        units = {a.name: (self._attribute(a, second) - self._attribute(a, first)) / a.step for a in attributes}
+        change = (self.quality[second] - self.quality[first]) / self.deviation
+        found = price_list(change, units, usual, clusters, **self._options)
+        return {a.name: {"words": a.words, "unit": a.unit, **found[a.name].to_json()} for a in attributes}
 
     def _edit(
         self, head: dict[str, Any], name: str, original: np.ndarray, after: np.ndarray, prompt: np.ndarray
