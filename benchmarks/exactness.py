@@ -25,9 +25,12 @@ import numpy as np
 import torch
 import transformers
 
+from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import plan_microbatches
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.objectives.objective import Progress
+from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.loader import RankBatch
 from odin_rm.reward.trainer import RewardTrainer
@@ -86,10 +89,11 @@ def save_tiny_llama(folder: Path) -> Path:
     return folder
 
 
-def load_model(folder: Path) -> RewardModel:
+def load_model(folder: Path, objective: str = "odin") -> RewardModel:
     """The same initial reward model each time."""
     torch.manual_seed(1)
-    return RewardModel.from_backbone(folder)
+    spec = OBJECTIVES[objective]
+    return RewardModel.from_backbone(folder, heads=spec.heads, normalise_heads=spec.normalise_heads)
 
 
 def naive_loss(model: RewardModel, data: TokenisedPreferences, pairs: np.ndarray) -> torch.Tensor:
@@ -113,6 +117,37 @@ def naive_loss(model: RewardModel, data: TokenisedPreferences, pairs: np.ndarray
     rho_quality = torch.corrcoef(torch.stack([quality, tokens]))[0, 1]
     rho_length = torch.corrcoef(torch.stack([length, tokens]))[0, 1]
     return ranking + (rho_quality.abs() - rho_length) + (unit["quality"] @ unit["length"]).abs()
+
+
+def whole_scores(trainer: RewardTrainer, batch: RankBatch) -> RewardScores:
+    """Float64 scores of every response of a batch in one graph, one sequence at a time, straight from hidden states."""
+    model = trainer._reward_model()
+    hidden = []
+    for response in batch.batch.responses:
+        ids = torch.tensor(trainer.train_data.input_ids(int(response)), dtype=torch.long)[None]
+        hidden.append(model.classifier.model(input_ids=ids, use_cache=False).last_hidden_state[0, -1])
+    feature = torch.stack(hidden)
+    heads = {name: (feature @ model.heads.effective(name)).double() for name in model.heads.names}
+    return RewardScores(heads=heads, feature=feature.double() if trainer.objective.reads_feature else None)
+
+
+def prepared(trainer: RewardTrainer, steps: int = 2) -> None:
+    """Give an objective that learns by itself a state other than its first one, from the batch's own scores."""
+    batch = trainer.batches[0]
+    scores = whole_scores(trainer, batch).detach()
+    for step in range(steps):
+        trainer.objective.after_step(scores, batch, Progress(step + 1, steps))
+
+
+def whole_graph(trainer: RewardTrainer, steps: int = 2) -> dict[str, torch.Tensor]:
+    """Gradients of the trainer's objective on its first batch, by autograd through one graph of the whole batch."""
+    prepared(trainer, steps)
+    batch, model, progress = trainer.batches[0], trainer._reward_model(), trainer._progress()
+    total = trainer.objective.value(whole_scores(trainer, batch), batch, progress).total
+    term = trainer.objective.head_term(model.heads, progress)
+    model.zero_grad()
+    (total if term is None else total + term).backward()
+    return gradients(model)
 
 
 def gradients(model: RewardModel) -> dict[str, torch.Tensor]:
@@ -158,7 +193,7 @@ def make_trainer(
         **options,
     }
     config = RewardConfig(output_dir=output, **settings)
-    model = load_model(folder)
+    model = load_model(folder, config.objective)
     return RewardTrainer(model, config, data, tokenizer=PadOnly(), padding_side=padding_side)
 
 

@@ -7,7 +7,7 @@ What a reward needs not know costs bits, and goes. ``mu`` is the quality head an
 
 Deviations: the bottleneck is the reward itself (one number, where the paper has 512 and a linear read-out behind
 them), so what is exported is the mean ``mu(h)``, as at the authors' scoring; the expectation over the noise is an
-integral over one normal variable, done by Gauss-Hermite quadrature with 32 points instead of one draw, so the loss is
+integral over one normal variable, done by Gauss-Hermite quadrature with 64 points instead of one draw, so the loss is
 a function.
 """
 
@@ -26,7 +26,7 @@ from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns,
 from odin_rm.objectives.rivals.settings import InformSettings
 
 SPREAD = "spread"
-POINTS = 32
+POINTS = 64
 
 
 def noisy_ranking(difference_B: Tensor, deviation_B: Tensor) -> Tensor:
