@@ -8,6 +8,7 @@ An objective may ask for more than scalars:
 
 - the *feature* that the heads read (``reads_feature``). The two passes then carry the derivative with respect to it;
 - *variants* of responses (``variants``): edits or twins that ride in the tree of their prompt and stand in no pair;
+- *constants of the training data* (:meth:`Objective.begin`), such as an expected weight;
 - *state* that outlives a step (multipliers, a memory of past batches, a curve of its own). It changes in
   :meth:`Objective.after_step` alone, and checkpoints hold it.
 
@@ -116,6 +117,16 @@ class Objective:
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    def begin(self, data: PairColumns) -> None:
+        """Learn what has to be known of the training data; called once, before the first step and any loaded state.
+
+        Args:
+            data: the columns of all training pairs as one batch. There are no scores yet.
+
+        Raises:
+            OdinError: the data cannot be trained on.
+        """
 
     def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
         """The loss of a whole batch. It changes no state, for a step may be taken again and evaluation calls it too."""
