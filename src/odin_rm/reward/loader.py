@@ -69,6 +69,11 @@ def pair_columns(data: TokenisedPreferences, batch: OptimiserBatch) -> PairColum
     )
 
 
+def all_columns(data: TokenisedPreferences, variants: Sequence[str] = ()) -> PairColumns:
+    """The columns of all pairs of a data set as one batch."""
+    return pair_columns(data, build_optimiser_batch(data, np.arange(data.num_pairs), variants))
+
+
 @dataclass(frozen=True)
 class RankBatch(PairColumns):
     """One optimiser step as one rank sees it: the whole batch as indices and columns, its own part as tensors.
