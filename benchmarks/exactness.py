@@ -1,12 +1,13 @@
 """How exact is the gradient of the whole optimiser batch? (docs/evidence.md, item 3)
 
-    python benchmarks/exactness.py [--output FILE.json]
+    python benchmarks/exactness.py [--output FILE.json] [--parts splits objectives]
 
 A fixed batch in float32 is differentiated by a naive implementation that scores all 2B slots at once with autograd, and
 by the trainer in one pass, 2, 4 and 16 micro-batches, with kept graphs, in shuffled order, with right and left padding,
 as trees and as packed rows, and by two processes (gloo, started with torchrun). Printed is the largest difference of a
 gradient tensor relative to that tensor's largest entry, and after 20 optimiser steps the largest relative difference of
-the weights.
+the weights. ``--parts objectives`` does the same for the gradient of every objective of the table, against one graph of
+the whole batch.
 """
 
 from __future__ import annotations
@@ -272,6 +273,32 @@ def measure(folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, f
     return results
 
 
+def measure_objectives(folder: Path, output: str) -> dict[str, dict[str, float]]:
+    """Every objective of the table: its gradient by splits and by two processes against one graph of the whole batch."""
+    save_tiny_llama(folder)
+    data = make_data()
+    results: dict[str, dict[str, float]] = {}
+    for objective in OBJECTIVES:
+        probe = make_trainer(folder, data, output, objective=objective)
+        lengths = np.asarray(data.sequence_tokens)[probe.batches[0].batch.responses]
+        quarter = budget_for(lengths, 4)
+        expected = whole_graph(probe)
+        found: dict[str, float] = {}
+        for name, options in {
+            "one pass": {"microbatch_tokens": int(lengths.max() * len(lengths))},
+            "4 micro-batches": {"microbatch_tokens": quarter},
+            "16 micro-batches": {"microbatch_tokens": budget_for(lengths, 16)},
+            "trees": {"batch_layout": "tree", "microbatch_tokens": quarter // 2},
+        }.items():
+            trainer = make_trainer(folder, data, output, objective=objective, **options)
+            prepared(trainer)
+            found[name] = worst(step_gradients(trainer), expected)
+        two = run_two_processes(folder, output, quarter, 1, objective=objective)
+        found["two processes"] = worst(two["gradients"], expected)
+        results[objective] = found
+    return results
+
+
 def naive_weights(folder: Path, data: TokenisedPreferences, probe: RewardTrainer, steps: int) -> dict[str, Any]:
     """Weights after some AdamW steps on the naive loss, over the same plan of batches."""
     model = load_model(folder)
@@ -286,7 +313,13 @@ def naive_weights(folder: Path, data: TokenisedPreferences, probe: RewardTrainer
 
 
 def run_two_processes(
-    folder: Path, output: str, microbatch_tokens: int, steps: int, layout: str = "padded", kept: int = 0
+    folder: Path,
+    output: str,
+    microbatch_tokens: int,
+    steps: int,
+    layout: str = "padded",
+    kept: int = 0,
+    objective: str = "odin",
 ) -> dict[str, Any]:
     """Start this script under torchrun with two processes and read what rank 0 saved."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -295,7 +328,7 @@ def run_two_processes(
         command += ["--worker", str(target), "--model", str(folder), "--microbatch_tokens", str(microbatch_tokens)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command += ["--steps", str(steps), "--scratch", output, "--batch_layout", layout]
-        command += ["--single_pass_tokens", str(kept)]
+        command += ["--single_pass_tokens", str(kept), "--objective", objective]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(f"torchrun failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -305,11 +338,12 @@ def run_two_processes(
 def worker(arguments: argparse.Namespace) -> None:
     """One of two processes: a gradient of the first batch, then some steps; rank 0 saves both."""
     data = make_data()
-    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens")
+    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens", "objective")
     options: dict[str, Any] = {"ddp_backend": "gloo", **{name: getattr(arguments, name) for name in names}}
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     count = len(trainer.batches[0].micro_batches)
+    prepared(trainer)
     found = step_gradients(trainer)
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, max_steps=arguments.steps, **options)
     trainer.train()
@@ -325,8 +359,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--parts", nargs="+", default=["splits", "objectives"], choices=["splits", "objectives"])
     for name in ("--worker", "--model", "--scratch", "--batch_layout"):
         parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--objective", default="odin", help=argparse.SUPPRESS)
     for name in ("--microbatch_tokens", "--single_pass_tokens"):
         parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -334,11 +370,20 @@ def main() -> None:
     if arguments.worker:
         worker(arguments)
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        results = measure(Path(scratch) / "model", scratch, arguments.steps)
-    print("| variant | micro-batches per rank | gradient | weights after the steps |\n|---|---|---|---|")
-    for name, row in results.items():
-        print(f"| {name} | {row['micro_batches']} | {row['gradient']:.1e} | {row['weights']:.1e} |")
+    results: dict[str, Any] = {}
+    if "splits" in arguments.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            results = measure(Path(scratch) / "model", scratch, arguments.steps)
+        print("| variant | micro-batches per rank | gradient | weights after the steps |\n|---|---|---|---|")
+        for name, row in results.items():
+            print(f"| {name} | {row['micro_batches']} | {row['gradient']:.1e} | {row['weights']:.1e} |")
+    if "objectives" in arguments.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            results["objectives"] = measure_objectives(Path(scratch) / "model", scratch)
+        names = list(next(iter(results["objectives"].values())))
+        print(f"\n| objective | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+        for name, found in results["objectives"].items():
+            print(f"| {name} | {' | '.join(f'{found[one]:.1e}' for one in names)} |")
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

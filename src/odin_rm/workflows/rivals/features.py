@@ -1,124 +1,243 @@
-"""What the heads read of every text, computed once and kept: a backbone is run once for all objectives and seeds.
-
-Features stand in parts of at most ``PART`` sequences, each under a digest of the model, its reading and the token ids.
-A stopped pass goes on where it ended, and another data set, fold or objective finds what is there.
-"""
+"""The data of a comparison: preference sets, edits and pairs of the user's own, all read by one frozen backbone."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from odin_rm.core.files import atomic_write_bytes
+from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.progress import Progress
-from odin_rm.core.reading import read_bytes
 from odin_rm.core.types import QUALITY
-from odin_rm.data.tokenise import EncodingSettings
-from odin_rm.judging.scored import folder_state
+from odin_rm.data.attributes import TOKENS, find_attribute, measure_texts
+from odin_rm.data.columns import Columns
+from odin_rm.data.load import load_preferences
+from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
+from odin_rm.evaluation.edits import EDITS
 from odin_rm.model.backbone import check_model_folder, load_config
 from odin_rm.model.device import pick_device
 from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.model.scoring import FEATURE, load_tokenizer, score_columns
+from odin_rm.model.scoring import load_tokenizer
+from odin_rm.reward.features import frozen_features
+from odin_rm.workflows.probe.rows import edited_reply, read_own_pairs, read_probed, reply_text
+from odin_rm.workflows.rivals.config import RivalsConfig
 
-PART = 512
-"""Sequences of a file."""
 
-
-class Features:
-    """The features that a new head on a backbone would read.
-
-    Args:
-        path: model folder or hub id of the backbone.
-        folder: where features are kept.
-        pooling: where a head reads, as of ``odin-rm reward``.
-        max_length: window in tokens; longer responses are cut.
-        microbatch_tokens: tokens of a forward pass.
-        device: default CUDA where there is one.
+@dataclass(frozen=True)
+class Edited:
+    """What one edit did to some responses of a data set.
 
     Attributes:
-        tokenizer: the model's own.
-        settings: how texts are rendered and cut.
-        seconds: that were spent in forward passes, of this run alone.
+        originals: ``(n,)`` responses of the set.
+        places: ``(n,)`` rows of the set's further texts.
+        units: ``(n,)`` units of its attribute that it adds; ``None`` where it changes nothing countable.
+        unit: that unit in words.
     """
 
-    def __init__(
-        self, path: str, folder: Path, *, pooling: str, max_length: int, microbatch_tokens: int, device: str | None
-    ) -> None:
-        check_model_folder(path)
-        self.tokenizer: Any = load_tokenizer(path)
-        self.settings = EncodingSettings(max_length=max_length, overlong="truncate_response", read_at="end_of_turn")
-        self.folder, self.pooling, self.path = folder, pooling, path
-        self.microbatch_tokens, self.device = microbatch_tokens, pick_device(device)
-        ensure_sound_pad_token(self.tokenizer, load_config(path), self.settings)
-        self.seconds = 0.0
-        self._model: RewardModel | None = None
-        self._key = f"{folder_state(path) or path}:{pooling}"
+    originals: np.ndarray
+    places: np.ndarray
+    units: np.ndarray | None
+    unit: str | None
 
-    def of(self, sequences: Sequence[np.ndarray], what: str) -> np.ndarray:
-        """``(R, D)`` float32 features of token sequences, from the files where they are there.
 
-        Args:
-            sequences: ``R`` arrays of token ids.
-            what: to say what is computed.
-        """
-        if not len(sequences):
-            return np.zeros((0, 0), np.float32)
-        parts = [sequences[first : first + PART] for first in range(0, len(sequences), PART)]
-        found = [self._stored(part) for part in parts]
-        if any(part is None for part in found):
-            missing = sum(len(part) for part, there in zip(parts, found, strict=True) if there is None)
-            with Progress(f"features of {what}", missing, unit="texts") as bar:
-                found = [self._computed(part, bar) if t is None else t for part, t in zip(parts, found, strict=True)]
-        return np.concatenate([part for part in found if part is not None])
+@dataclass(frozen=True)
+class Compared:
+    """A preference set with everything that its heads score.
 
-    def _file(self, sequences: Sequence[np.ndarray]) -> Path:
-        digest = hashlib.sha256(self._key.encode())
-        for one in sequences:
-            ids = np.asarray(one, dtype="<i4")
-            digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-        return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
+    Attributes:
+        name: of the set.
+        data: its pairs.
+        fold_P: ``(P,)`` the part of each prompt.
+        feature_RD: ``(R, D)`` of its responses.
+        further: the texts beside them, and ``further_RD`` their features.
+        edits: by name.
+        pairs: by name of the user's own pairs, ``(n, 2)`` rows of ``further`` (shorter and longer, original and
+            edited), and ``pair_prompts`` their prompts.
+    """
 
-    def _stored(self, sequences: Sequence[np.ndarray]) -> np.ndarray | None:
-        file = self._file(sequences)
-        if not file.is_file():
-            return None
-        try:
-            feature_RD = load(read_bytes(file))[FEATURE]
-        except (SafetensorError, KeyError):
-            return None  # cut off or not ours: it is computed again
-        return feature_RD if len(feature_RD) == len(sequences) else None
+    name: str
+    data: TokenisedPreferences
+    fold_P: np.ndarray
+    feature_RD: np.ndarray
+    further: TokenisedPreferences
+    further_RD: np.ndarray
+    edits: dict[str, Edited] = field(default_factory=dict)
+    pairs: dict[str, np.ndarray] = field(default_factory=dict)
+    pair_prompts: dict[str, np.ndarray] = field(default_factory=dict)
 
-    @torch.no_grad()
-    def _computed(self, sequences: Sequence[np.ndarray], bar: Progress) -> np.ndarray:
-        import time
+    @property
+    def fold_R(self) -> np.ndarray:
+        """``(R,)`` the part of each response's prompt."""
+        return self.fold_P[np.asarray(self.data.response_prompt)]
 
-        model = self._backbone()
-        started = time.perf_counter()
-        columns = score_columns(
-            model,
-            [np.asarray(one) for one in sequences],
-            pad_token_id=int(self.tokenizer.pad_token_id),
-            microbatch_tokens=self.microbatch_tokens,
-            device=self.device,
+    @property
+    def fold_B(self) -> np.ndarray:
+        """``(B,)`` the part of each pair's prompt."""
+        return self.fold_R[np.asarray(self.data.pair_chosen)]
+
+
+class Backbone:
+    """The frozen model that reads all texts.
+
+    Args:
+        config: of the comparison.
+
+    Attributes:
+        tokenizer: its own.
+        settings: how texts are rendered and cut.
+        seconds: that features took, 0 where all stood in the cache.
+    """
+
+    def __init__(self, config: RivalsConfig) -> None:
+        check_model_folder(config.model)
+        self.config = config
+        self.tokenizer: Any = load_tokenizer(config.model)
+        self.settings = EncodingSettings(
+            max_length=config.max_length, overlong="truncate_response", read_at="end_of_turn"
         )
-        self.seconds += time.perf_counter() - started
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(self._file(sequences), save({FEATURE: columns[FEATURE]}))
-        bar.advance(len(sequences))
-        return columns[FEATURE]
+        ensure_sound_pad_token(self.tokenizer, load_config(config.model), self.settings)
+        self.seconds = 0.0
 
-    def _backbone(self) -> RewardModel:
-        if self._model is None:
-            self._model = RewardModel.from_backbone(self.path, heads=(QUALITY,), pooling=self.pooling)
-            self._model.grow_vocabulary(int(self.tokenizer.pad_token_id) + 1)
-            self._model.reads_feature = True
-            self._model.to(self.device).eval()
-        return self._model
+    @functools.cached_property
+    def _model(self) -> RewardModel:
+        model = RewardModel.from_backbone(self.config.model, heads=(QUALITY,), pooling=self.config.pooling)
+        model.grow_vocabulary(int(self.tokenizer.pad_token_id) + 1)
+        return model.to(pick_device(self.config.device)).eval()
+
+    def features(self, data: TokenisedPreferences, what: str) -> np.ndarray:
+        """``(R, D)`` float32 features of a set's sequences."""
+        if not data.num_responses:
+            return np.zeros((0, self._model.heads.in_features), np.float32)
+        with Progress(f"features of {what}", data.num_responses, unit="texts") as bar:
+            found = frozen_features(
+                self._model,
+                data,
+                pad_token_id=int(self.tokenizer.pad_token_id),
+                microbatch_tokens=self.config.microbatch_tokens,
+                cache_dir=self.config.cache_dir,
+                progress=bar.advance,
+            )
+        self.seconds += found.seconds
+        return found.rows
+
+    def encode(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[EncodedResponse]:
+        """Texts as the features are of them."""
+        return encode_responses(self.tokenizer, prompts, responses, self.settings) if len(prompts) else []
+
+
+def named_sources(datasets: Sequence[str]) -> dict[str, str]:
+    """Names and places of data sets that are given as ``NAME=PATH`` or ``PATH``.
+
+    Raises:
+        ConfigError: two have one name.
+    """
+    found: dict[str, str] = {}
+    for text in datasets:
+        name, given, place = text.partition("=")
+        name, place = (name, place) if given else (Path(text).name.split(".")[0] or text, text)
+        if name in found:
+            fix = "Write NAME=PATH for one of them."
+            raise ConfigError(f"two data sets are called '{name}'", where="--datasets", fix=fix)
+        found[name] = place
+    return found
+
+
+def read_compared(config: RivalsConfig, backbone: Backbone, name: str, source: str) -> Compared:
+    """Read one data set with its edits and the user's own pairs, and compute what is not known of their features.
+
+    Raises:
+        OdinError: rows that cannot be used, an edit that there is not, too few prompts for the folds.
+    """
+    wanted = [edit for edit in EDITS if edit.name in config.edits]
+    unknown = [one for one in config.edits if one not in [edit.name for edit in EDITS]]
+    if unknown:
+        fix = f"Use {', '.join(edit.name for edit in EDITS)}, or none."
+        raise ConfigError(f"there is no edit '{unknown[0]}'", where="--edits", fix=fix)
+    gold = [config.gold] if config.gold is not None else []
+    data = load_preferences(
+        source, backbone.tokenizer, backbone.settings,
+        on_bad_row=config.on_bad_row, cache_dir=config.cache_dir, extra_columns=gold,
+    )  # fmt: skip
+    if gold and not np.isfinite(np.asarray(data.extra[gold[0]], np.float64)).any():
+        fix = "Leave --gold out, or name another score."
+        raise DataError(f"no row has chosen_{gold[0]} and rejected_{gold[0]}", where=source, fix=fix)
+    if data.num_prompts < 2 * config.folds:
+        fix = f"Give at least {2 * config.folds}, or fewer --folds."
+        raise DataError(f"has {data.num_prompts} prompts for {config.folds} folds", where=source, fix=fix)
+    fold_P = np.random.default_rng(config.seed).permutation(data.num_prompts) % config.folds
+    texts: list[EncodedResponse] = []
+    edits = _edits(config, backbone, source, data, wanted, texts) if wanted else {}
+    pairs: dict[str, np.ndarray] = {}
+    prompts: dict[str, np.ndarray] = {}
+    for own in read_own_pairs(config.pairs, config.on_bad_row) if config.pairs else []:
+        first = len(texts)
+        texts += backbone.encode(own.prompts, own.originals) + backbone.encode(own.prompts, own.edited)
+        places = np.arange(first, len(texts)).reshape(2, -1).T
+        pairs[own.name] = places
+        prompts[own.name] = np.unique([repr(p) for p in own.prompts], return_inverse=True)[1]
+    further = _as_set(texts, f"{name}, edits and pairs")
+    return Compared(
+        name, data, fold_P, backbone.features(data, name), further, backbone.features(further, f"edits of {name}"),
+        edits, pairs, prompts,
+    )  # fmt: skip
+
+
+def _edits(
+    config: RivalsConfig,
+    backbone: Backbone,
+    source: str,
+    data: TokenisedPreferences,
+    wanted: Sequence[Any],
+    texts: list[EncodedResponse],
+) -> dict[str, Edited]:
+    rows = read_probed(source, Columns([]), config.responses, config.seed, config.on_bad_row)
+    number_of = {np.asarray(data.input_ids(r), np.int32).tobytes(): r for r in range(data.num_responses)}
+    read = backbone.encode(rows.prompts, rows.responses)
+    number = [number_of.get(np.asarray(one.input_ids, np.int32).tobytes()) for one in read]
+    found: dict[str, Edited] = {}
+    for edit in wanted:
+        changed = [
+            (k, reply)
+            for k, response in enumerate(rows.responses)
+            if number[k] is not None and (reply := edited_reply(response, edit.apply)) is not None
+        ]
+        encoded = backbone.encode([rows.prompts[k] for k, _ in changed], [reply for _, reply in changed])
+        places = np.arange(len(texts), len(texts) + len(encoded))
+        texts += encoded
+        attribute = find_attribute(edit.attribute) if edit.attribute else None
+        units = None
+        if attribute is not None and attribute.name == TOKENS:
+            before = np.array([read[k].response_tokens for k, _ in changed], np.float64)
+            units = (np.array([one.response_tokens for one in encoded], np.float64) - before) / attribute.step
+        elif attribute is not None:
+            sides = [[reply_text(rows.responses[k]) for k, _ in changed], [reply_text(reply) for _, reply in changed]]
+            before, after = (np.asarray(measure_texts(side, [attribute])[attribute.name], np.float64) for side in sides)
+            units = (after - before) / attribute.step
+        if changed:
+            originals = np.array([number[k] for k, _ in changed], dtype=np.int64)
+            found[edit.name] = Edited(originals, places, units, None if attribute is None else attribute.unit)
+    return found
+
+
+def _as_set(texts: Sequence[EncodedResponse], source: str) -> TokenisedPreferences:
+    """Texts without a pair between them, in the columns of a preference set."""
+    none = np.zeros(0, np.int32)
+    lengths = [len(one.input_ids) for one in texts]
+    ids = [np.asarray(one.input_ids, np.int32) for one in texts]
+    return TokenisedPreferences(
+        input_ids_flat=np.concatenate(ids) if ids else none,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        response_tokens=np.array([one.response_tokens for one in texts], np.int32),
+        response_prompt=np.arange(len(texts), dtype=np.int32),
+        pair_chosen=none,
+        pair_rejected=none,
+        pair_margin=none.astype(np.float32),
+        pair_row=none.astype(np.int64),
+        source=source,
+    )
