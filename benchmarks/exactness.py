@@ -274,7 +274,7 @@ def measure(folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, f
 
 
 def measure_objectives(folder: Path, output: str) -> dict[str, dict[str, float]]:
-    """Every objective of the table: its gradient by splits and by two processes against one graph of the whole batch."""
+    """The gradient of every objective by splits and by two processes, against one graph of the whole batch."""
     save_tiny_llama(folder)
     data = make_data()
     results: dict[str, dict[str, float]] = {}

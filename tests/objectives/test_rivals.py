@@ -69,9 +69,7 @@ def test_dir_by_hand() -> None:
     expected = math.log(0.75) - (math.log(0.75) + math.log(0.25)) / 2
     assert float(club(double(logit, -logit), double(1, 0))) == pytest.approx(expected, abs=1e-14)
     assert float(club(double(0, 0), double(1, 0))) == pytest.approx(0.0, abs=1e-15)
-    assert float(club(double(logit, -logit), double(1, 1))) == pytest.approx(
-        0.0, abs=1e-14
-    )  # one label only
+    assert float(club(double(logit, -logit), double(1, 1))) == pytest.approx(0.0, abs=1e-14)  # one label only
 
 
 def test_normbt_by_hand() -> None:

@@ -202,7 +202,9 @@ def smallest_subtraction(quality_R: np.ndarray, length_R: np.ndarray) -> float:
     Returns:
         ``lambda s_Q / s_L``, for ``r_Q - factor * r_L``.
     """
-    scale = quality_R.std() / length_R.std() if length_R.std() > 0 else 0.0
+    if assoc.is_constant(length_R) or assoc.is_constant(quality_R):
+        return 0.0
+    scale = quality_R.std() / length_R.std()
     grid = np.arange(20) * 0.05
     found = [abs(stats.spearmanr(quality_R - part * scale * length_R, length_R)[0]) for part in grid]
     within = [part for part, rank in zip(grid, found, strict=True) if rank <= MOST_SPEARMAN]

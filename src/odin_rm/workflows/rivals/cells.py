@@ -83,7 +83,8 @@ class Cells:
 
     def _digest(self, arm: Arm, seed: int, fold: int) -> str:
         settings = {name: getattr(self.config, name) for name in _DECIDES}
-        asked = {"version": VERSION, "data": self._data, "arm": arm.to_json(), "seed": seed, "fold": fold, **settings}
+        asked = {"version": VERSION, "data": self._data, "arm": arm.to_json(), "head_seed": seed, "fold": fold}
+        asked["settings"] = settings
         return hashlib.sha256(dump_json(asked).encode()).hexdigest()[:32]
 
     def _read(self, file: Path) -> Cell | None:
