@@ -75,6 +75,12 @@ bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences; ARGS="--
 bench-exact: $(INSTALLED_TEST)  ## How far the gradient depends on how a batch is split
 	$(BIN)/python benchmarks/exactness.py $(ARGS)
 
+bench-rivals: $(INSTALLED_TEST)  ## All objectives on frozen features of real pairs; ARGS="--data DIR --output DIR"
+	$(BIN)/python -m benchmarks.rival_arms $(ARGS)
+
+bench-rival-batching: $(INSTALLED_TEST)  ## Gradients of the authors' batching beside the exact one; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.rival_batching $(ARGS)
+
 bench-export: $(INSTALLED_TEST)  ## How far an exported quality head is from the original
 	$(BIN)/python -m benchmarks.export_parity $(ARGS)
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import check_options
 from odin_rm.objectives.registry import OBJECTIVES
@@ -93,13 +91,9 @@ def _read_arm(text: str) -> Arm:
 
 
 def _value(text: str, kind: type, word: str, arm: str) -> Any:
-    value = yaml.safe_load(text)
     try:
-        if kind is float:
-            return float(value)
-        if type(value) is kind:
-            return value
-    except (TypeError, ValueError):
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
         pass
     raise ConfigError(f"'{word}' is no {kind.__name__}", where=f"--arms '{arm}'", fix="Give another value.")
 

