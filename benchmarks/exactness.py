@@ -1,13 +1,12 @@
 """How exact is the gradient of the whole optimiser batch? (docs/evidence.md, item 3)
 
-    python benchmarks/exactness.py [--output FILE.json] [--parts splits objectives]
+    python benchmarks/exactness.py [--output FILE.json]
 
 A fixed batch in float32 is differentiated by a naive implementation that scores all 2B slots at once with autograd, and
 by the trainer in one pass, 2, 4 and 16 micro-batches, with kept graphs, in shuffled order, with right and left padding,
 as trees and as packed rows, and by two processes (gloo, started with torchrun). Printed is the largest difference of a
 gradient tensor relative to that tensor's largest entry, and after 20 optimiser steps the largest relative difference of
-the weights. ``--parts objectives`` does the same for the gradient of every objective of the table, against one graph of
-the whole batch.
+the weights. A second table has every objective: its gradient against responses that are scored alone.
 """
 
 from __future__ import annotations
@@ -91,9 +90,9 @@ def save_tiny_llama(folder: Path) -> Path:
 
 
 def load_model(folder: Path, objective: str = "odin") -> RewardModel:
-    """The same initial reward model each time."""
-    torch.manual_seed(1)
+    """The same initial reward model each time, with the heads of an objective."""
     spec = OBJECTIVES[objective]
+    torch.manual_seed(1)
     return RewardModel.from_backbone(folder, heads=spec.heads, normalise_heads=spec.normalise_heads)
 
 
@@ -120,35 +119,46 @@ def naive_loss(model: RewardModel, data: TokenisedPreferences, pairs: np.ndarray
     return ranking + (rho_quality.abs() - rho_length) + (unit["quality"] @ unit["length"]).abs()
 
 
-def whole_scores(trainer: RewardTrainer, batch: RankBatch) -> RewardScores:
-    """Float64 scores of every response of a batch in one graph, one sequence at a time, straight from hidden states."""
-    model = trainer._reward_model()
+def value_alone(trainer: RewardTrainer) -> torch.Tensor:
+    """The trainer's objective on its first batch with each response alone in its forward pass, for any objective."""
+    model, batch = trainer._reward_model(), trainer.batches[0]
     hidden = []
     for response in batch.batch.responses:
         ids = torch.tensor(trainer.train_data.input_ids(int(response)), dtype=torch.long)[None]
         hidden.append(model.classifier.model(input_ids=ids, use_cache=False).last_hidden_state[0, -1])
-    feature = torch.stack(hidden)
-    heads = {name: (feature @ model.heads.effective(name)).double() for name in model.heads.names}
-    return RewardScores(heads=heads, feature=feature.double() if trainer.objective.reads_feature else None)
-
-
-def prepared(trainer: RewardTrainer, steps: int = 2) -> None:
-    """Give an objective that learns by itself a state other than its first one, from the batch's own scores."""
-    batch = trainer.batches[0]
-    scores = whole_scores(trainer, batch).detach()
-    for step in range(steps):
-        trainer.objective.after_step(scores, batch, Progress(step + 1, steps))
-
-
-def whole_graph(trainer: RewardTrainer, steps: int = 2) -> dict[str, torch.Tensor]:
-    """Gradients of the trainer's objective on its first batch, by autograd through one graph of the whole batch."""
-    prepared(trainer, steps)
-    batch, model, progress = trainer.batches[0], trainer._reward_model(), trainer._progress()
-    total = trainer.objective.value(whole_scores(trainer, batch), batch, progress).total
+    feature_RD = torch.stack(hidden)
+    columns = {name: (feature_RD @ model.heads.effective(name)).double() for name in model.heads.names}
+    feature = feature_RD.double() if trainer.objective.reads_feature else None
+    progress = Progress(1, trainer.args.max_steps)
+    value = trainer.objective.value(RewardScores(heads=columns, feature=feature), batch, progress)
     term = trainer.objective.head_term(model.heads, progress)
-    model.zero_grad()
-    (total if term is None else total + term).backward()
-    return gradients(model)
+    return value.total if term is None else value.total + term
+
+
+def measure_objective(name: str, folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, float]]:
+    """Every variant of an objective: its first gradient against responses alone, its weights against one pass."""
+    data = make_data()
+    options: dict[str, Any] = {"objective": name, "max_steps": steps}
+    probe = make_trainer(folder, data, output, **options)
+    lengths = np.asarray(data.sequence_tokens)[probe.batches[0].batch.responses]
+    value_alone(probe).backward()
+    expected = gradients(probe._reward_model())
+    reference: dict[str, torch.Tensor] = {}
+    results: dict[str, dict[str, float]] = {}
+    for variant, changes in variants(lengths).items():
+        shuffle = changes.pop("shuffle", False)
+        trainer = make_trainer(folder, data, output, **options, **changes)
+        difference = worst(step_gradients(trainer, shuffle), expected)
+        trainer = make_trainer(folder, data, output, **options, **changes)
+        trainer.train()
+        weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
+        reference = reference or weights
+        results[variant] = {"gradient": difference, "weights": worst(weights, reference)}
+    for layout in ("padded", "tree"):
+        two = run_two_processes(folder, output, budget_for(lengths, 4), steps, layout, objective=name)
+        far = {"gradient": worst(two["gradients"], expected), "weights": worst(two["weights"], reference)}
+        results[f"two processes, {layout}"] = far
+    return results
 
 
 def gradients(model: RewardModel) -> dict[str, torch.Tensor]:
@@ -273,32 +283,6 @@ def measure(folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, f
     return results
 
 
-def measure_objectives(folder: Path, output: str) -> dict[str, dict[str, float]]:
-    """The gradient of every objective by splits and by two processes, against one graph of the whole batch."""
-    save_tiny_llama(folder)
-    data = make_data()
-    results: dict[str, dict[str, float]] = {}
-    for objective in OBJECTIVES:
-        probe = make_trainer(folder, data, output, objective=objective)
-        lengths = np.asarray(data.sequence_tokens)[probe.batches[0].batch.responses]
-        quarter = budget_for(lengths, 4)
-        expected = whole_graph(probe)
-        found: dict[str, float] = {}
-        for name, options in {
-            "one pass": {"microbatch_tokens": int(lengths.max() * len(lengths))},
-            "4 micro-batches": {"microbatch_tokens": quarter},
-            "16 micro-batches": {"microbatch_tokens": budget_for(lengths, 16)},
-            "trees": {"batch_layout": "tree", "microbatch_tokens": quarter // 2},
-        }.items():
-            trainer = make_trainer(folder, data, output, objective=objective, **options)
-            prepared(trainer)
-            found[name] = worst(step_gradients(trainer), expected)
-        two = run_two_processes(folder, output, quarter, 1, objective=objective)
-        found["two processes"] = worst(two["gradients"], expected)
-        results[objective] = found
-    return results
-
-
 def naive_weights(folder: Path, data: TokenisedPreferences, probe: RewardTrainer, steps: int) -> dict[str, Any]:
     """Weights after some AdamW steps on the naive loss, over the same plan of batches."""
     model = load_model(folder)
@@ -343,7 +327,6 @@ def worker(arguments: argparse.Namespace) -> None:
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     count = len(trainer.batches[0].micro_batches)
-    prepared(trainer)
     found = step_gradients(trainer)
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, max_steps=arguments.steps, **options)
     trainer.train()
@@ -359,10 +342,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--parts", nargs="+", default=["splits", "objectives"], choices=["splits", "objectives"])
-    for name in ("--worker", "--model", "--scratch", "--batch_layout"):
+    parser.add_argument("--objectives", nargs="*", choices=list(OBJECTIVES), default=list(OBJECTIVES))
+    for name in ("--worker", "--model", "--scratch", "--batch_layout", "--objective"):
         parser.add_argument(name, help=argparse.SUPPRESS)
-    parser.add_argument("--objective", default="odin", help=argparse.SUPPRESS)
     for name in ("--microbatch_tokens", "--single_pass_tokens"):
         parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -370,22 +352,22 @@ def main() -> None:
     if arguments.worker:
         worker(arguments)
         return
-    results: dict[str, Any] = {}
-    if "splits" in arguments.parts:
-        with tempfile.TemporaryDirectory() as scratch:
-            results = measure(Path(scratch) / "model", scratch, arguments.steps)
-        print("| variant | micro-batches per rank | gradient | weights after the steps |\n|---|---|---|---|")
-        for name, row in results.items():
-            print(f"| {name} | {row['micro_batches']} | {row['gradient']:.1e} | {row['weights']:.1e} |")
-    if "objectives" in arguments.parts:
-        with tempfile.TemporaryDirectory() as scratch:
-            results["objectives"] = measure_objectives(Path(scratch) / "model", scratch)
-        names = list(next(iter(results["objectives"].values())))
-        print(f"\n| objective | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-        for name, found in results["objectives"].items():
-            print(f"| {name} | {' | '.join(f'{found[one]:.1e}' for one in names)} |")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = measure(Path(scratch) / "model", scratch, arguments.steps)
+        others = {
+            name: measure_objective(name, Path(scratch) / "model", scratch, arguments.steps)
+            for name in arguments.objectives
+        }
+    print("| variant | micro-batches per rank | gradient | weights after the steps |\n|---|---|---|---|")
+    for name, row in results.items():
+        print(f"| {name} | {row['micro_batches']} | {row['gradient']:.1e} | {row['weights']:.1e} |")
+    print("\n| objective | worst gradient over all ways | worst weights |\n|---|---|---|")
+    for name, ways in others.items():
+        far = [max(way[what] for way in ways.values()) for what in ("gradient", "weights")]
+        print(f"| {name} | {far[0]:.1e} | {far[1]:.1e} |")
     if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        whole = {**results, "objectives": others}
+        arguments.output.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

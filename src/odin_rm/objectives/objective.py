@@ -18,6 +18,7 @@ its state is the same on each process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -77,6 +78,10 @@ class Progress:
         """A factor that rises linearly over the first ``share`` of the steps and is 1 from then on."""
         return min(1.0, self.step / (share * max(1, self.steps))) if share else 1.0
 
+    def fall(self) -> float:
+        """A factor that falls from 1 with half a cosine and would be 0 after the last step."""
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (self.step - 1) / max(1, self.steps))))
+
 
 COMPLETE = Progress(1, 1)
 """All weights at full size: what evaluation uses, so that figures of early and late steps are of one objective."""
@@ -126,6 +131,12 @@ class Objective:
 
         Raises:
             OdinError: the data cannot be trained on.
+        """
+
+    def draws(self) -> Tensor | None:
+        """``(B,)`` probability with which each training pair enters an epoch, at most 1; ``None`` for all of them.
+
+        It is a constant of the training data, asked for after :meth:`begin`.
         """
 
     def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:

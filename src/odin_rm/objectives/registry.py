@@ -106,6 +106,42 @@ class BradleyTerrySettings(LengthTerm):
     length_weight: float = option(0.0, "lambda_L of the length-correlation loss.", at_least=0)
 
 
+@dataclass(frozen=True)
+class MatchedSettings:
+    """Options of ``--objective matched``."""
+
+    match_attributes: str = option(
+        "response_tokens",
+        "Attributes that count as a likeness of two answers, with commas between them; name=0.5 gives one a tau of "
+        "its own. The curve reads the same ones.",
+    )
+    match_tau: float = option(
+        0.3,
+        "How unlike two answers may be, as the difference of the logarithms of an attribute; inf: every pair counts.",
+        above=0,
+        infinite=True,
+    )
+    match_by: str = option(
+        "weights",
+        "Pairs count by their likeness (weights), or enter an epoch with that probability (draws: no time is spent on "
+        "unlike pairs).",
+        choices=("weights", "draws"),
+    )
+    match_curve: str = option(
+        "joint",
+        "Explicit curve of the attributes beside the head in training: joint (learns with it), fixed (keeps its fit on "
+        "the attributes alone), none.",
+        choices=("joint", "fixed", "none"),
+    )
+    match_curve_shape: str = option(
+        "powers",
+        "The curve's columns of the length: powers (L, sqrt L, log L) or a natural spline of log L with five knots.",
+        choices=("powers", "spline"),
+    )
+    match_curve_rate: float = option(0.03, "Learning rate of a joint curve; it falls with a cosine.", at_least=0)
+    match_curve_ridge: float = option(1e-3, "Weight of the curve's squared coefficients.", above=0)
+
+
 RANKING_LOSS = Metric(
     "ranking_loss",
     "Ranking loss",
@@ -148,6 +184,14 @@ ORTHOGONALITY = Metric(
     file="reward_orthogonality",
 )
 
+CURVE_DOUBLING = Metric(
+    "curve_doubling",
+    "The curve of length",
+    "reward for twice the length",
+    "What the curve that is thrown away gives for twice the median length: what it takes up, the head need not.",
+    file="reward_curve_doubling",
+)
+
 
 def _term(name: str, title: str, label: str) -> Metric:
     """A term of an objective, measured in training and on held-out data."""
@@ -175,6 +219,17 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         export_card="It is the plain Bradley-Terry baseline; nothing was done about length in its training.",
         settings=BradleyTerrySettings,
         metrics=WATCHED,
+    ),
+    "matched": ObjectiveSpec(
+        place="odin_rm.objectives.matched:Matched",
+        summary="pairs of like length, beside a curve of length",
+        card=(
+            "One head, `quality`, trained on pairs of like length; a curve of the length that took up the rest was "
+            "thrown away\nafter training."
+        ),
+        export_card="It was trained on pairs of like length, beside a curve of the length that is not part of it.",
+        settings=MatchedSettings,
+        metrics=(*WATCHED, CURVE_DOUBLING),
     ),
     "poe": ObjectiveSpec(
         place="odin_rm.objectives.rivals.poe:Poe",

@@ -144,12 +144,14 @@ def train_heads(
     size = batch_pairs or rows.num_pairs
     cap = max_pairs_per_prompt or rows.num_pairs
     whole = np.arange(rows.num_pairs)
-    one_batch = size >= rows.num_pairs and cap >= rows.num_pairs
-    plans = [[whole] if one_batch else plan_epoch(rows, size, cap, seed, epoch) for epoch in range(epochs)]
-    steps = sum(map(len, plans))
     every = build_optimiser_batch(rows, whole, objective.variants)
     all_columns = pair_columns(rows, every)
     objective.begin(all_columns)
+    drawn = objective.draws()
+    draw = None if drawn is None else drawn.numpy()
+    one_batch = draw is None and size >= rows.num_pairs and cap >= rows.num_pairs
+    plans = [[whole] if one_batch else plan_epoch(rows, size, cap, seed, epoch, draw) for epoch in range(epochs)]
+    steps = sum(map(len, plans))
     optimiser = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=weight_decay)
     scheduler = get_scheduler(schedule, optimiser, num_warmup_steps=warmup_steps, num_training_steps=steps)
     losses: list[float] = []

@@ -79,6 +79,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         self.objective = objective or make_objective(args.objective, args.objective_settings)
         model.reads_feature = self.objective.reads_feature
         self.objective.begin(all_columns(train_data, self.objective.variants))
+        drawn = self.objective.draws()
         self.train_data, self.eval_data = train_data, eval_data
         self.batches = PlannedBatches(
             train_data,
@@ -92,6 +93,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
             padding_side=padding_side,
             cost=forward_cost(model),
             variants=self.objective.variants,
+            draw=None if drawn is None else drawn.numpy(),
         )
         self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
         self.saved_budget: dict[str, Any] | None = None

@@ -7,8 +7,8 @@ only, takes them first, and is thrown away. Its gradient is that of the same los
 once.
 
 Deviations: the expert reads the model's own features, standardised over the batch and without a way back into them, in
-the place of a second language model with noise on its embeddings; the noise of a step follows from its number, so every
-process draws the same one.
+the place of a second language model with noise on its embeddings; the noise of a step follows from its number and goes
+by the order of the first column of the features, so it depends on no split and no order of the batch.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def noised(feature_RD: Tensor, noise: float, seed: int) -> Tensor:
     deviation_D = centred_RD.square().mean(0).sqrt()
     standard_RD = torch.where(deviation_D > 0, centred_RD / deviation_D.clamp_min(1e-300), 0.0)
     generator = torch.Generator().manual_seed(seed)
-    drawn_RD = torch.randn(feature_RD.shape, generator=generator, dtype=torch.float64)
-    return standard_RD + noise * drawn_RD.to(feature_RD)
+    drawn_RD = torch.randn(feature_RD.shape, generator=generator, dtype=torch.float64).to(feature_RD)
+    rank_R = feature_RD[:, 0].argsort(stable=True).argsort()
+    return standard_RD + noise * drawn_RD[rank_R]
 
 
 class Poe(Objective):
