@@ -17,7 +17,26 @@ from odin_rm.core.files import read_rows
 from odin_rm.workflows.rivals.config import RivalsConfig
 from odin_rm.workflows.rivals.run import run_rivals
 
-ARMS = ["bradley_terry"]
+ARMS = [
+    "vanilla=bradley_terry",
+    "odin=odin head_scale=12",
+    "odin, scale 3=odin head_scale=3",
+    "odin less length head=odin head_scale=12 after=length_head",
+    "matched",
+    "poe",
+    "crm=crm penalty_weight=0.01",
+    "crm, unconditional=crm penalty_weight=0.01 conditional=false",
+    "fimi",
+    "bsr",
+    "bsr, 0.1=bsr penalty_weight=0.1",
+    "dir=dir information_of=reward",
+    "normbt",
+    "inform=inform penalty_weight=1",
+    "length_balanced",
+    "inverse propensity=length_balanced balance_bins=8",
+    "bag_of_words",
+]
+"""Weights were chosen on two thirds of the prompts (docs/evidence.md, item 36)."""
 
 
 def main() -> None:
@@ -33,10 +52,23 @@ def main() -> None:
     if not joined.is_file():
         write_rows(joined, [row for name in (TRAIN, VAL) for _, row in read_rows(arguments.data / name)])
     config = RivalsConfig(
-        model=encoder_folder(), datasets=[f"alpaca_eval={joined}"], output=str(arguments.output), arms=arguments.arms,
-        pairs=str(arguments.data / TWINS), gold="score", n=8, seeds=arguments.seeds, max_length=256, on_bad_row="skip",
-        learning_rate=0.03, epochs=16, cache_dir=arguments.cache_dir, bootstrap_samples=arguments.bootstrap_samples,
-    )  # fmt: skip
+        model=encoder_folder(),
+        datasets=[f"alpaca_eval={joined}"],
+        output=str(arguments.output),
+        arms=arguments.arms,
+        pairs=str(arguments.data / TWINS),
+        responses=120,
+        gold="score",
+        n=8,
+        seeds=arguments.seeds,
+        max_length=256,
+        batch_pairs=512,
+        learning_rate=0.05,
+        epochs=12,
+        on_bad_row="skip",
+        cache_dir=arguments.cache_dir,
+        bootstrap_samples=arguments.bootstrap_samples,
+    )
     run_rivals(config, print)
     print((arguments.output / "rivals.md").read_text(encoding="utf-8"))
 

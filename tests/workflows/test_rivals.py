@@ -161,6 +161,7 @@ def test_the_length_head_goes_off_after_training(world: Path, tmp_path: Path) ->
     ("arms", "said"),
     [
         (["nothing"], "no objective 'nothing'"),
+        (["x=nothing"], "no objective 'nothing'"),
         (["bsr weight=1"], "no option of bsr"),
         (["bsr penalty_weight=much"], "is no float"),
         (["bsr epochs=1.5"], "is no int"),
@@ -177,7 +178,11 @@ def test_arms_that_cannot_be(arms: list[str], said: str) -> None:
         read_arms(arms)
 
 
-def test_arms_are_read(world: Path) -> None:
+def test_arms_are_read() -> None:
+    names = read_arms(["two words=odin head_scale=2", "bsr penalty_weight=2", "odin"])
+    assert [(arm.name, arm.objective) for arm in names] == [
+        ("two words", "odin"), ("bsr penalty_weight=2", "bsr"), ("odin", "odin")
+    ]  # fmt: skip
     arm = read_arms(["x=dir information_of=reward penalty_weight=1e-2 learning_rate=3e-3 batch_pairs=7"])[0]
     assert (arm.name, arm.settings.penalty_weight, arm.settings.information_of) == ("x", 0.01, "reward")
     assert arm.training == {"learning_rate": 0.003, "batch_pairs": 7}

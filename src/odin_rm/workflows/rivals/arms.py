@@ -67,10 +67,7 @@ def read_arms(texts: Sequence[str]) -> list[Arm]:
 
 
 def _read_arm(text: str) -> Arm:
-    first, *words = text.split()
-    name, named, objective = first.partition("=")
-    objective = objective if named else name
-    name = name if named else text
+    name, objective, words = _parts(text)
     if objective not in OBJECTIVES and objective != BAG:
         fix = f"Use one of {', '.join([*OBJECTIVES, BAG])}."
         raise ConfigError(f"there is no objective '{objective}'", where=f"--arms '{text}'", fix=fix)
@@ -88,6 +85,16 @@ def _read_arm(text: str) -> Arm:
     arm = Arm(name, objective, options, own)
     _check(arm, text)
     return arm
+
+
+def _parts(text: str) -> tuple[str, str, list[str]]:
+    """Name, objective and words of an arm: the name may have blanks and ends at the first ``=``."""
+    name, named, rest = text.partition("=")
+    objective, *words = (rest if named else text).split() or [""]
+    if objective in OBJECTIVES or objective == BAG:
+        return (name if named else text).strip(), objective, words
+    first, *others = text.split() or [""]  # 'OBJECTIVE option=value': the first = is an option's
+    return text.strip(), first if "=" not in first else objective, others
 
 
 def _value(text: str, kind: type, word: str, arm: str) -> Any:
