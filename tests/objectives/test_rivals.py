@@ -14,6 +14,7 @@ from benchmarks import exactness
 from scipy import integrate
 from torch import Tensor
 
+from odin_rm.core.errors import ConfigError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.objectives.objective import COMPLETE, Objective, PairColumns, Progress
@@ -463,6 +464,13 @@ def test_every_split_gives_the_gradient_of_one_graph(world: Any, objective: str)
         assert exactness.worst(exactness.step_gradients(other), expected) < 1e-5
     shuffled = exactness.step_gradients(prepared(make_trainer(world, objective)), shuffle=True)
     assert exactness.worst(shuffled, expected) < 1e-5
+
+
+def test_dir_on_frozen_features_needs_rewards() -> None:
+    given = {"output_dir": "x", "use_cpu": True, "objective": "dir", "train": "heads"}
+    with pytest.raises(ConfigError, match="no gradient in heads on frozen features"):
+        RewardConfig(**given)
+    assert RewardConfig(**given, information_of="reward").objective_settings.information_of == "reward"
 
 
 def test_settings_are_the_flags() -> None:

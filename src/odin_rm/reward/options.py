@@ -240,6 +240,9 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
         for name in filter(lambda one: getattr(self, one), given(self, _IDLE_FOR_HEADS)):
             why = _IDLE_FOR_HEADS[name]
             raise ConfigError("has no effect with --train heads", where=f"--{name}", fix=f"{why[0].upper()}{why[1:]}.")
+        if self.objective == "dir" and vars(self)["information_of"] == "feature":
+            what = "has no gradient in heads on frozen features"
+            raise ConfigError(what, where="--objective dir", fix="Add --information_of reward, or leave --train out.")
         if getattr(self, "world_size", 1) > 1 or getattr(self, "fsdp", None) or getattr(self, "deepspeed", None):
             fix = "Start one process without --fsdp and --deepspeed."
             raise ConfigError("runs in one process", where="--train heads", fix=fix)
