@@ -7,11 +7,12 @@ from typing import Any
 
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.rivals import BITS
+from odin_rm.reports.blocks import Table, format_number
 from odin_rm.reports.chart import Chart, Mark, Series
-from odin_rm.reports.comparison.page import Block, Charts, Part, Report
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.markdown import markdown_table
-from odin_rm.reports.page import Table, format_number
+from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Block, Charts, Section
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -33,21 +34,21 @@ def rivals_report(content: Mapping[str, Any]) -> Report:
         content: of ``rivals.json``.
     """
     sets = content["datasets"]
-    parts = [Part(name if len(sets) > 1 else "Results", _blocks(content, name)) for name in sets]
+    sections = [Section(name if len(sets) > 1 else "Results", _blocks(content, name)) for name in sets]
     settings = Table(
         "Settings of the arms.",
         ["arm", "objective", "options"],
         [[name, arm["objective"], _options(arm)] for name, arm in content["arms"].items()],
         folded=True,
     )
-    parts.append(Part("Settings", [settings]))
+    sections.append(Section("Settings", [settings]))
     some = content["settings"]
     return Report(
         title="Objectives beside each other",
         subtitle=f"Heads on frozen features of {content['model']}: {len(content['arms'])} arms, "
         f"{len(some['seeds'])} seeds, {some['folds']} parts of the prompts, each scored by heads trained on the others",
         headline=[_headline(content, name) for name in sets],
-        parts=parts,
+        sections=sections,
     )
 
 

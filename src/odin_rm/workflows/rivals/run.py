@@ -32,7 +32,7 @@ from odin_rm.evaluation.rivals import (
     reward_deviation,
     standardised,
 )
-from odin_rm.reports.comparison.page import render_report
+from odin_rm.reports.page import render_report
 from odin_rm.reports.rivals_page import rivals_latex, rivals_markdown, rivals_report
 from odin_rm.reward.scoring import as_scored
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder, kind_of
