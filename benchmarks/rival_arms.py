@@ -25,10 +25,8 @@ ARMS = [
     "matched",
     "poe",
     "crm=crm penalty_weight=0.01",
-    "crm, unconditional=crm penalty_weight=0.01 conditional=false",
     "fimi",
     "bsr",
-    "bsr, 0.1=bsr penalty_weight=0.1",
     "dir=dir information_of=reward",
     "normbt",
     "inform=inform penalty_weight=1",
@@ -46,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=ARMS)
     parser.add_argument("--cache_dir")
-    parser.add_argument("--bootstrap_samples", type=int, default=1000)
+    parser.add_argument("--bootstrap_samples", type=int, default=500)
     arguments = parser.parse_args()
     joined = arguments.output.with_name(f"{arguments.output.name}_pairs.jsonl.gz")
     if not joined.is_file():
