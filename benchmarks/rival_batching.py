@@ -42,9 +42,9 @@ WAYS: dict[str, tuple[str, int, float, dict[str, Any]]] = {
     "fimi, 8 pairs": ("fimi", 8, 1.0, {}),
     "fimi, 16 pairs": ("fimi", 16, 1.0, {}),
     "fimi, 32 pairs": ("fimi", 32, 1.0, {}),
-    "crm, 8 pairs": ("crm", 8, 1.0, {}),
-    "crm, 16 pairs": ("crm", 16, 1.0, {}),
-    "crm, 32 pairs": ("crm", 32, 1.0, {}),
+    "crm, 8 pairs": ("crm", 8, 1.0, {"penalty_weight": 1.0}),
+    "crm, 16 pairs": ("crm", 16, 1.0, {"penalty_weight": 1.0}),
+    "crm, 32 pairs": ("crm", 32, 1.0, {"penalty_weight": 1.0}),
     "odin, 16 pairs": ("odin", 16, 1.0, {}),
 }
 LATE = Progress(10, 10)

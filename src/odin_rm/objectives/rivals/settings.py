@@ -22,7 +22,7 @@ class BsrSettings:
 class CrmSettings:
     """Options of ``--objective crm``."""
 
-    penalty_weight: float = option(1.0, _WEIGHT, at_least=0)
+    penalty_weight: float = option(0.01, _WEIGHT, at_least=0)
     length_bins: int = option(10, "Bins of equally many responses, by length.", at_least=2)
     conditional: bool = option(True, "Compare chosen responses with chosen ones, and rejected with rejected ones.")
 
