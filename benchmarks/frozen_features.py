@@ -1,6 +1,6 @@
 """Objectives on frozen features of a real encoder, cross-fitted on real preferences (docs/evidence.md, item 35).
 
-    python benchmarks/frozen_features.py --data DIR [--output DIR] [--arms vanilla matched ...]   # make bench-frozen
+    python -m benchmarks.frozen_features --data DIR [--output DIR] [--arms vanilla matched ...]   # make bench-frozen
 
 The pairs are the 600 instructions of AlpacaEval 2 (``alpaca_eval_preferences_train`` and ``_val``). Features are
 MiniLM's mean of the last hidden states, 256 tokens, computed once (``odin_rm.reward.features``). In five folds by
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ from odin_rm.reward.head_training import TrainedHeads, train_heads
 from odin_rm.reward.scoring import as_scored
 
 FOLDS = 5
-ENCODING = EncodingSettings(max_length=256, overlong="truncate_response")
+ENCODING = EncodingSettings(max_length=256, overlong="truncate_response", read_at="end")
 STEPWISE: dict[str, Any] = {"batch_pairs": 64, "max_pairs_per_prompt": 8, "epochs": 4}
 WHOLE: dict[str, Any] = {"epochs": 200}
 """All pairs in each of so many steps."""
@@ -80,10 +81,14 @@ class Bench:
     Args:
         data: folder of the files.
         output: where features and results go.
+        pairs: how many of the 8,000 pairs of the file ``train``; those of ``val`` are all there.
+        oasst: whether OpenAssistant's pairs are scored too.
     """
 
-    def __init__(self, data: Path, output: Path) -> None:
-        rows = [*rows_of(data / TRAIN), *rows_of(data / VAL)]
+    def __init__(self, data: Path, output: Path, pairs: int = 8000, *, oasst: bool = False) -> None:
+        rows = rows_of(data / TRAIN)
+        random.Random(0).shuffle(rows)
+        rows = [*rows[:pairs], *rows_of(data / VAL)]
         rows.sort(key=lambda row: row["prompt"])
         pairs = write_rows(output / "data" / "pairs.jsonl.gz", rows)
         twins = [
@@ -105,10 +110,11 @@ class Bench:
 
         self.data, self.features = read(pairs)
         self.twins, self.twin_features = read(twin_file)
-        self.oasst, self.oasst_features = read(data / OASST)
+        self.oasst = read(data / OASST) if oasst else None
         self.seconds = time.perf_counter() - started
         # Features of one encoder differ in scale by direction; divided by their deviations they learn at one rate.
-        self.deviation = self.features.std(0)
+        deviation = self.features.std(0)
+        self.deviation = np.where(deviation > 0, deviation, 1)
         self.writer_R = self._writers(rows)
         prompts = np.unique(self.data.response_prompt)
         fold_P = np.random.default_rng(0).permutation(len(prompts)) % FOLDS
@@ -156,14 +162,16 @@ class Bench:
         figures = point_figures(as_scored(held, {"quality": quality_R[numbers]}, "model"))
         twin_R = quality(self.twin_features / self.deviation)
         gap = twin_R[self.twins.pair_chosen] - twin_R[self.twins.pair_rejected]
-        oasst_R = quality(self.oasst_features / self.deviation)
-        there = point_figures(as_scored(self.oasst, {"quality": oasst_R}, "model"))
+        there: dict[str, Any] = {}
+        if self.oasst is not None:
+            oasst_R = quality(self.oasst[1] / self.deviation)
+            figures_there = point_figures(as_scored(self.oasst[0], {"quality": oasst_R}, "model"))
+            there = {f"oasst_{name}": figures_there[name] for name in (BITS, "pearson")}
         return {
             **{name: figures[name] for name in FIGURES},
             "twins": float((gap > 0).mean() + 0.5 * (gap == 0).mean()),
             "given_writer": self.given_writer(quality_R, self.fold_R == fold),
-            "oasst_pearson": there["pearson"],
-            "oasst_information": there["information_beyond_length_curve"],
+            **there,
             "quality": quality_R[self.fold_R == fold].tolist(),
             "deviation": float(quality_R.std()),
         }
@@ -220,7 +228,7 @@ def line(arm: str, results: dict[str, Any]) -> str:
         values = [row[name] for row in folds]
         return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
-    names = (*FIGURES, "twins", "given_writer", "oasst_pearson", "deviation", "seconds")
+    names = (*FIGURES, "twins", "given_writer", "deviation", "seconds")
     cells = [cell(name) for name in names]
     if "vanilla" in results:
         gaps = [a[BITS] - b[BITS] for a, b in zip(folds, results["vanilla"]["folds"], strict=True)]
@@ -233,13 +241,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/frozen"))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--pairs", type=int, default=8000)
+    parser.add_argument("--oasst", action="store_true")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(arguments.data, arguments.output)
+    bench = Bench(arguments.data, arguments.output, arguments.pairs, oasst=arguments.oasst)
     counts = f"{bench.data.num_pairs:,} pairs, {bench.data.num_responses:,} responses"
     print(f"{counts}; data and features {bench.seconds:.0f} s", flush=True)
-    names = (*FIGURES, "twins", "given writer", "OASST pearson", "deviation", "seconds")
+    names = (*FIGURES, "twins", "given writer", "deviation", "seconds")
     names += ("bits less vanilla's", "writers")
     print("| arm | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1), flush=True)
     results = run(bench, arguments.arms, arguments.output, {"learning_rate": arguments.learning_rate})

@@ -1,13 +1,14 @@
 """Agreement with the truth in the testbed's named worlds, by objective (docs/evidence.md, item 34).
 
-    python benchmarks/worlds.py [--seeds 0 1 2 3 4] [--output DIR]                      # make bench-worlds
-    python benchmarks/worlds.py --fine_tune --worlds linear good_writers_write_more --seeds 0
+    python -m benchmarks.worlds [--seeds 0 1 2 3 4] [--output DIR]                      # make bench-worlds
+    python -m benchmarks.worlds --fine_tune --worlds linear good_writers_write_more --seeds 0
 
 Every arm sees the same pairs in the same order; held out are other prompts. By default the heads are linear on a bag
 of words and pairs of words (each counts once), trained by ``odin_rm.reward.head_training.train_heads``: seconds a run.
 ``--fine_tune`` trains the quickstart's tiny Llama instead. The figure is the share of held-out pairs of different true
-quality that the reward orders rightly. ``plain + dial`` takes off the plain reward's own effect of fillers, which are
-worthless by definition: the share of its curve of length that makes an answer with fillers worth as much as without.
+quality that the reward orders rightly, and beside it Pearson with length. ``vanilla + dial`` takes off the share of the
+plain reward's own curve of length that makes an answer with two fillers more worth as much as without; fillers are
+worthless by definition.
 """
 
 from __future__ import annotations
@@ -34,15 +35,20 @@ from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed import phrases
 from odin_rm.testbed.annotator import Row, make_preferences
 from odin_rm.testbed.tiny import build_tokenizer, save_tiny_model
-from odin_rm.testbed.world import TOKEN, count_tokens, is_list, stream
+from odin_rm.testbed.world import TOKEN, count_tokens, is_flattering, is_list, stream
 from odin_rm.testbed.worlds import WORLDS, NamedWorld
 from odin_rm.workflows.reward.run import build_model
 
-STYLE = "response_tokens=0.3,list_items=0.3"
+STYLED = ("lists_and_flattery", "lists_and_good_writers")
+ALL_ATTRIBUTES = "matched, all attributes"
 ARMS: dict[str, dict[str, Any]] = {
     "vanilla": {"objective": "bradley_terry"},
     "odin": {"objective": "odin"},
     "matched": {"objective": "matched"},
+    ALL_ATTRIBUTES: {
+        "objective": "matched",
+        "settings": {"match_attributes": "response_tokens,list_items,flattery"},
+    },
     "joint expert": {"objective": "matched", "settings": {"match_tau": float("inf")}},
     "fixed expert": {"objective": "matched", "settings": {"match_tau": float("inf"), "match_curve": "fixed"}},
 }
@@ -100,7 +106,10 @@ def as_data(rows: list[Row], tokenizer: Any = None) -> tuple[TokenisedPreference
         pair_rejected=numbers[1::2],
         pair_margin=np.zeros(len(rows), dtype=np.float32),
         pair_row=np.arange(1, len(rows) + 1),
-        extra={"list_items": np.array([text.count("\n- ") + is_list(text) for text in texts], dtype=np.float64)},
+        extra={
+            "list_items": np.array([text.count("\n- ") + is_list(text) for text in texts], dtype=np.float64),
+            "flattery": np.array([is_flattering(text) for text in texts], dtype=np.float64),
+        },
     )
     return data, texts, truth
 
@@ -198,8 +207,8 @@ def run(named: NamedWorld, seed: int, arms: list[str], output: Path, *, fine_tun
             continue
         score = bag_scores(arm, data, texts, seed)
         note(arm, score(held_texts))
-        if arm in ("vanilla", "matched"):
-            note(f"{arm} + dial", dial(score, held_texts, seed))
+        if arm == "vanilla":
+            note("vanilla + dial", dial(score, held_texts, seed))
     return found
 
 
@@ -207,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/worlds"))
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["vanilla", "odin", "matched", ALL_ATTRIBUTES])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--fine_tune", action="store_true")
     options = parser.parse_args()
@@ -218,18 +227,22 @@ def main() -> None:
     for seed in options.seeds:
         for world in options.worlds:
             key = f"{world}/{seed}"
-            missing = [arm for arm in options.arms if arm not in results.get(key, {})]
+            asked = [arm for arm in options.arms if arm != ALL_ATTRIBUTES or world in STYLED]
+            missing = [arm for arm in asked if arm not in results.get(key, {})]
             if missing:
                 figures = run(WORLDS[world], seed, missing, options.output, fine_tune=options.fine_tune)
                 results[key] = {**results.get(key, {}), **figures}
                 atomic_write_json(path, results)
                 print(key, {arm: round(row["agreement"], 3) for arm, row in results[key].items()}, flush=True)
-    arms = list(next(iter(results.values())))
+    arms = list(dict.fromkeys(arm for row in results.values() for arm in row))
     print("\n| world | " + " | ".join(arms) + " |\n|" + "---|" * (len(arms) + 1))
     for world in options.worlds:
         cells = []
         for arm in arms:
             rows = [row[arm] for key, row in results.items() if key.startswith(f"{world}/") and arm in row]
+            if not rows:
+                cells.append("")
+                continue
             share, rho = ([row[name] for row in rows] for name in ("agreement", "pearson"))
             spread = f" ± {np.std(share, ddof=1):.3f}" if len(share) > 1 else ""
             cells.append(f"{np.mean(share):.3f}{spread} / {np.mean(rho):.2f}")
