@@ -26,6 +26,7 @@ import torch
 from transformers import set_seed
 
 from odin_rm.core.files import atomic_write_json
+from odin_rm.data.attributes import MEASURED
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.objectives.attribute_curve import length_powers
 from odin_rm.objectives.registry import OBJECTIVES
@@ -107,8 +108,8 @@ def as_data(rows: list[Row], tokenizer: Any = None) -> tuple[TokenisedPreference
         pair_margin=np.zeros(len(rows), dtype=np.float32),
         pair_row=np.arange(1, len(rows) + 1),
         extra={
-            "list_items": np.array([text.count("\n- ") + is_list(text) for text in texts], dtype=np.float64),
-            "flattery": np.array([is_flattering(text) for text in texts], dtype=np.float64),
+            f"{MEASURED}list_items": np.array([text.count("\n- ") + is_list(text) for text in texts], dtype=np.float64),
+            f"{MEASURED}flattery": np.array([is_flattering(text) for text in texts], dtype=np.float64),
         },
     )
     return data, texts, truth
