@@ -65,6 +65,37 @@ def test_features_are_computed_once(train: Train, tmp_path: Path) -> None:
     assert set(load_file(run / "model" / "reward_heads.safetensors")) == {"quality"}
 
 
+def test_matched_reads_any_attribute_and_goes_on_from_its_checkpoint(train: Train, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        **HEADS,
+        "objective": "matched",
+        "match_attributes": "response_tokens,list_items=0.5,tests.workflows.test_train_heads:stops",
+        "match_tau": 1.0,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "save_total_limit": 10,
+    }
+    whole = train("whole", **options)
+    rows = [row for row in read_metrics(whole) if "loss" in row]
+    assert all(row["match_weight"] > 0 and row["curve_doubling"] != 0 for row in rows)
+    assert len({row["quality_list_items_correlation"] for row in rows}) > 1
+    checkpoint = tmp_path / "whole" / "checkpoints" / "checkpoint-4"
+    curve = load_file(checkpoint / "objective_state.safetensors")["curve"]
+    assert len(curve) > 3
+    assert_equal_weights(whole, train("cut", **options, resume_from_checkpoint=str(checkpoint)))
+    last = [
+        tmp_path / name / "checkpoints" / "checkpoint-12" / "objective_state.safetensors" for name in ("whole", "cut")
+    ]
+    assert last[0].read_bytes() == last[1].read_bytes()
+    with pytest.raises(ConfigError, match="characterz"):
+        train("unknown", **options | {"match_attributes": "characterz"})
+
+
+def stops(text: str) -> float:
+    """A user's own attribute."""
+    return float(text.count("."))
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

@@ -33,6 +33,8 @@ from odin_rm.data.render import Reply, response_texts
 from odin_rm.data.text_view import Phrases, TextView
 
 COLUMN = "column:"
+MEASURED = "measured."
+"""What stands before the name of an attribute among the columns of a preference set, where a command asked for it."""
 TOKENS = "response_tokens"
 
 
@@ -46,6 +48,7 @@ class Attribute:
         unit: the amount that a price is told for ("list item", "100 words").
         step: that amount in the attribute's own numbers (1, 100).
         measure: what computes it, from the text; ``None`` where the rows or a tokenizer have to give it.
+        own: whether it is a user's function, whose figures must not be remembered: the function may change.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Attribute:
     unit: str
     step: float
     measure: Callable[[TextView], float] | None
+    own: bool = False
 
 
 # ---- markdown, as LMArena counts it ----------------------------------------------------------------------------------
@@ -317,6 +321,12 @@ def measure_attributes(response: Reply) -> dict[str, float]:
     return {name: float(measure(view)) for name, measure in found.items() if measure is not None}
 
 
+def measure_reply(response: Reply, attributes: Sequence[Attribute]) -> list[float]:
+    """Attributes of what the assistant says in a response, in their order; each needs its ``measure``."""
+    view = TextView("\n\n".join(response_texts(response)))
+    return [float(one.measure(view)) for one in attributes if one.measure is not None]
+
+
 def describe(name: str) -> dict[str, str]:
     """What reports say of an attribute: its ``words`` and ``unit``."""
     one = ATTRIBUTES.get(name) or given(name)
@@ -369,7 +379,7 @@ def _of_function(name: str) -> Attribute:
         return _checked_number(found(view.text), name)
 
     words_ = function.replace("_", " ")
-    return Attribute(function, words_, f"1 {words_}", 1, measure)
+    return Attribute(function, words_, f"1 {words_}", 1, measure, own=True)
 
 
 def _checked_number(value: object, name: str) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from odin_rm.core.errors import RowError
 from odin_rm.core.files import RowWriter
 from odin_rm.core.progress import Progress
-from odin_rm.data.attributes import measure_attributes, text_attributes
+from odin_rm.data.attributes import MEASURED, Attribute, measure_attributes, measure_reply, text_attributes
 from odin_rm.data.messages import ChatPrompt, template_variables
 from odin_rm.data.render import Prompt, Reply
 from odin_rm.data.rows import PreferenceRow, parse_preference_row
@@ -46,6 +46,7 @@ class Collected:
         rows, skipped, ties: counts.
         first_reason: why the first of the skipped rows was.
         layouts: rows that were read from each public layout.
+        measured: further attributes of the texts, kept in ``extra`` under ``MEASURED`` and their name.
     """
 
     texts: Path
@@ -62,6 +63,7 @@ class Collected:
     ties: int = 0
     first_reason: str = ""
     layouts: dict[str, int] = field(default_factory=dict)
+    measured: Sequence[Attribute] = ()
 
     @property
     def slots(self) -> int:
@@ -87,6 +89,9 @@ class Collected:
         for response in row.responses:
             for name, value in measure_attributes(response).items():
                 self.extra[name].append(value)
+            if self.measured:
+                for one, value in zip(self.measured, measure_reply(response, self.measured), strict=True):
+                    self.extra[MEASURED + one.name].append(value)
         self.ties += row.ties
         return prompt, responses
 
@@ -98,6 +103,7 @@ def collect(
     skip_bad_rows: bool,
     extra_columns: Sequence[str] = (),
     check: Callable[[PreferenceRow], None] | None = None,
+    measured: Sequence[Attribute] = (),
 ) -> Collected:
     """Read a source once.
 
@@ -107,13 +113,14 @@ def collect(
         skip_bad_rows: leave out unusable rows instead of raising.
         extra_columns: per-response numbers to keep.
         check: a further check of each row; raises :class:`RowError`.
+        measured: further attributes to compute of every response's text.
 
     Raises:
         RowError: an unusable row, with file, row number, field and cure.
         DataError: the source cannot be read.
     """
-    columns = dict.fromkeys([*extra_columns, *text_attributes()])
-    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in columns})
+    columns = dict.fromkeys([*extra_columns, *text_attributes(), *(MEASURED + one.name for one in measured)])
+    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in columns}, measured=measured)
     with (
         _TextFile(found.texts) as texts,
         _SkippedRows(folder / "skipped.jsonl") as skipped,

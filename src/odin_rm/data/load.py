@@ -21,6 +21,7 @@ from odin_rm.core.errors import ConfigError, DataError, OutputError
 from odin_rm.core.files import PathLike, atomic_file, atomic_folder
 from odin_rm.core.reading import opened
 from odin_rm.data import cache
+from odin_rm.data.attributes import Attribute
 from odin_rm.data.cache_size import cache_limit, keep_within, mark_used
 from odin_rm.data.collect import Collected, collect, first_appearances
 from odin_rm.data.encode import (
@@ -60,6 +61,7 @@ def load_preferences(
     num_proc: int | None = None,
     extra_columns: Sequence[str] = (),
     columns: Sequence[str] = (),
+    measured: Sequence[Attribute] = (),
 ) -> TokenisedPreferences:
     """Load, check and tokenise preference data.
 
@@ -77,6 +79,8 @@ def load_preferences(
         extra_columns: per-response numbers to take along, from ``chosen_<name>`` and ``rejected_<name>`` of a pair or
             the list ``<name>`` of a ranked list. A response that appears several times keeps its first number.
         columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
+        measured: attributes to compute of every response's text, beside those that are always carried; with a user's
+            own function among them nothing is cached.
 
     Returns:
         The data. ``report`` counts: ``rows`` read, ``skipped_rows``, ``ties``; ``pairs_stated`` by the usable rows;
@@ -98,12 +102,18 @@ def load_preferences(
     if on_bad_row not in ("error", "skip"):
         raise ConfigError(f"on_bad_row is '{on_bad_row}'", where="--on_bad_row", fix="Use error or skip.")
     opened = open_source(source, columns=columns, want="preferences")
-    root = None if opened.in_memory and cache_dir is None else cache.usable_cache_dir(cache_dir)
+    unnamed = (opened.in_memory and cache_dir is None) or any(one.own for one in measured)
+    root = None if unnamed else cache.usable_cache_dir(cache_dir)
 
     def build(scratch: Path, out: Path | None) -> TokenisedPreferences:
         check = TemplateCheck(tokenizer, settings.chat_template, every_row=on_bad_row == "skip")
         collected = collect(
-            opened, scratch, skip_bad_rows=on_bad_row == "skip", extra_columns=extra_columns, check=check
+            opened,
+            scratch,
+            skip_bad_rows=on_bad_row == "skip",
+            extra_columns=extra_columns,
+            check=check,
+            measured=measured,
         )
         return _build(opened, collected, tokenizer, settings, scratch, out, num_proc, check.unrendered)
 
@@ -116,6 +126,7 @@ def load_preferences(
         "on_bad_row": on_bad_row,
         "extra_columns": list(extra_columns),
         "columns": list(columns),
+        "measured": [one.name for one in measured],
     }
     folder = root / cache.cache_key(f"{opened.name}:{opened.fingerprint()}", tokenizer, chosen)
     cached = cache.read_columns(folder)

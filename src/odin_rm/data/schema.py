@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.types import RESPONSE_TOKENS
-from odin_rm.data.attributes import text_attributes
+from odin_rm.data.attributes import MEASURED, text_attributes
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class TokenisedPreferences:
     def attributes(self) -> dict[str, np.ndarray]:
         """``(R,)`` columns by name (:mod:`odin_rm.data.attributes`): ``response_tokens``, and those of the texts."""
         others = {name: self.extra[name] for name in text_attributes() if name in self.extra}
+        others |= {n.removeprefix(MEASURED): column for n, column in self.extra.items() if n.startswith(MEASURED)}
         return {RESPONSE_TOKENS: self.response_tokens, **others}
 
     @property

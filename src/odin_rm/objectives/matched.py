@@ -75,12 +75,18 @@ class Matched(Objective):
     def __init__(self, settings: MatchedSettings) -> None:
         super().__init__(settings)
         self.widths = widths(settings.match_attributes, settings.match_tau)
-        self.names = tuple(self.widths)
+        # A function is given as module:function, and its column is called after the function.
+        self.names = tuple(name.rpartition(":")[2] for name in self.widths)
         self.mean_weight = 1.0
         self.basis: CurveBasis | None = None
         self.curve_D = self._first_D = self._second_D = torch.zeros(0, dtype=torch.float64)
         self._updates = torch.zeros((), dtype=torch.int64)
         self._draw_B: Tensor | None = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What is matched beside the response tokens."""
+        return tuple(name for name in self.widths if name != RESPONSE_TOKENS)
 
     # ---- constants of the data ---------------------------------------------------------------------------------------
 

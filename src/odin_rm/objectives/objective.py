@@ -123,6 +123,11 @@ class Objective:
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that it reads beside the response tokens; a run measures them of its data."""
+        return ()
+
     def begin(self, data: PairColumns) -> None:
         """Learn what has to be known of the training data; called once, before the first step and any loaded state.
 

@@ -19,6 +19,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import together
 from odin_rm.core.reading import read_bytes
+from odin_rm.data.attributes import Attribute, find_attribute
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
@@ -32,7 +33,7 @@ from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.objectives.flags import foreign_options
-from odin_rm.objectives.registry import OBJECTIVES
+from odin_rm.objectives.registry import OBJECTIVES, make_objective
 from odin_rm.reward.config import REFUSED, RewardConfig
 from odin_rm.reward.frozen import as_rows
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
@@ -254,6 +255,7 @@ def load_data(
         "cache_dir": config.cache_dir,
         "num_proc": config.num_proc,
         "columns": config.columns,
+        "measured": attributes_of_objective(config),
     }
     assert config.dataset is not None
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
@@ -270,6 +272,21 @@ def load_data(
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
         raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
     return data, eval_data
+
+
+def attributes_of_objective(config: RewardConfig) -> list[Attribute]:
+    """The attributes that the objective reads beside the response tokens, to be measured of the texts.
+
+    Raises:
+        ConfigError: there is no such attribute, or it is none of the text.
+    """
+    names = make_objective(config.objective, config.objective_settings).attributes
+    found = [find_attribute(name) for name in names]
+    for name, one in zip(names, found, strict=True):
+        if one.measure is None:
+            fix = "Use attributes of the text, such as list_items, or module:function."
+            raise ConfigError(f"'{name}' is not measured of the text", where="--match_attributes", fix=fix)
+    return found
 
 
 def data_records(train_data: TokenisedPreferences, eval_data: TokenisedPreferences | None) -> Records:
