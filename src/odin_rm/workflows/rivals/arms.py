@@ -10,7 +10,7 @@ from typing import Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import check_options
-from odin_rm.objectives.registry import OBJECTIVES
+from odin_rm.objectives.registry import OBJECTIVES, make_objective
 
 BAG = "bag_of_words"
 LENGTH_HEAD = "length_head"
@@ -42,6 +42,11 @@ class Arm:
     def settings(self) -> Any:
         """The record of the objective's options."""
         return OBJECTIVES[self.objective].settings(**self.options)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What it reads of the texts beside the response tokens."""
+        return () if self.objective == BAG else make_objective(self.objective, self.settings).attributes
 
     def to_json(self) -> dict[str, Any]:
         """For files and digests."""

@@ -13,7 +13,7 @@ import numpy as np
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.progress import Progress
 from odin_rm.core.types import QUALITY
-from odin_rm.data.attributes import TOKENS, find_attribute, measure_texts
+from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.data.columns import Columns
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
@@ -148,8 +148,16 @@ def named_sources(datasets: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def read_compared(config: RivalsConfig, backbone: Backbone, name: str, source: str) -> Compared:
+def read_compared(
+    config: RivalsConfig, backbone: Backbone, name: str, source: str, measured: Sequence[Attribute] = ()
+) -> Compared:
     """Read one data set with its edits and the user's own pairs, and compute what is not known of their features.
+
+    Args:
+        config: of the comparison.
+        backbone: the frozen model.
+        name, source: of the set.
+        measured: attributes that an arm reads of the texts.
 
     Raises:
         OdinError: rows that cannot be used, an edit that there is not, too few prompts for the folds.
@@ -162,7 +170,7 @@ def read_compared(config: RivalsConfig, backbone: Backbone, name: str, source: s
     gold = [config.gold] if config.gold is not None else []
     data = load_preferences(
         source, backbone.tokenizer, backbone.settings,
-        on_bad_row=config.on_bad_row, cache_dir=config.cache_dir, extra_columns=gold,
+        on_bad_row=config.on_bad_row, cache_dir=config.cache_dir, extra_columns=gold, measured=measured,
     )  # fmt: skip
     if gold and not np.isfinite(np.asarray(data.extra[gold[0]], np.float64)).any():
         fix = "Leave --gold out, or name another score."

@@ -17,7 +17,7 @@ import yaml
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
-from odin_rm.data.attributes import describe
+from odin_rm.data.attributes import describe, find_attribute
 from odin_rm.evaluation.bootstrap import PromptBootstrap, ratio_statistic
 from odin_rm.evaluation.pairs import half_ties
 from odin_rm.evaluation.records import Figure, ScoredPreferences
@@ -61,6 +61,7 @@ def run_rivals(config: RivalsConfig, tell: Callable[[str], None] = lambda text: 
     arms = read_arms(config.arms)
     sources = named_sources(config.datasets)
     folder = _check_folder(config)
+    measured = [find_attribute(one) for one in dict.fromkeys(one for arm in arms for one in arm.attributes)]
     backbone = Backbone(config)
     with OutputFolder(folder, "rivals") as output:
         output.claim(resume=True, results=(RESULT,))
@@ -68,7 +69,7 @@ def run_rivals(config: RivalsConfig, tell: Callable[[str], None] = lambda text: 
         atomic_write_json(folder / "environment.json", environment_record())
         found = {}
         for name, source in sources.items():
-            compared = read_compared(config, backbone, name, source)
+            compared = read_compared(config, backbone, name, source, measured)
             tell(f"{name}: {compared.data.num_pairs:,} pairs of {compared.data.num_prompts:,} prompts")
             cells = _trained(config, compared, arms, folder / "cells")
             found[name] = _measured(config, compared, arms, cells, source)
