@@ -90,7 +90,7 @@ class Bench:
         random.Random(0).shuffle(rows)
         rows = [*rows[:pairs], *rows_of(data / VAL)]
         rows.sort(key=lambda row: row["prompt"])
-        pairs = write_rows(output / "data" / "pairs.jsonl.gz", rows)
+        pair_file = write_rows(output / "data" / "pairs.jsonl.gz", rows)
         twins = [
             {"prompt": row["prompt"], "chosen": row["longer"], "rejected": row["shorter"]}
             for _, row in read_rows(data / TWINS)
@@ -108,7 +108,7 @@ class Bench:
             kwargs: dict[str, Any] = {"pad_token_id": int(tokenizer.pad_token_id), "cache_dir": cache}
             return found, frozen_features(model, found, microbatch_tokens=4096, **kwargs).rows
 
-        self.data, self.features = read(pairs)
+        self.data, self.features = read(pair_file)
         self.twins, self.twin_features = read(twin_file)
         self.oasst = read(data / OASST) if oasst else None
         self.seconds = time.perf_counter() - started
@@ -249,8 +249,8 @@ def main() -> None:
     bench = Bench(arguments.data, arguments.output, arguments.pairs, oasst=arguments.oasst)
     counts = f"{bench.data.num_pairs:,} pairs, {bench.data.num_responses:,} responses"
     print(f"{counts}; data and features {bench.seconds:.0f} s", flush=True)
-    names = (*FIGURES, "twins", "given writer", "deviation", "seconds")
-    names += ("bits less vanilla's", "writers")
+    names = [*FIGURES, "twins", "given writer", "deviation", "seconds"]
+    names += ["bits less vanilla's", "writers"]
     print("| arm | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1), flush=True)
     results = run(bench, arguments.arms, arguments.output, {"learning_rate": arguments.learning_rate})
     print("\n" + "\n".join(line(arm, results) for arm in arguments.arms))

@@ -18,7 +18,7 @@ from odin_rm.core.options import (
     option,
     options_of,
 )
-from odin_rm.core.settings import at_least, given
+from odin_rm.core.settings import at_least, non_default_fields
 from odin_rm.core.shared_options import LoraOptions, RowOptions, TrainerOptions
 from odin_rm.objectives.flags import GROUP, ObjectiveOptions
 from odin_rm.objectives.registry import OBJECTIVES
@@ -237,7 +237,7 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
     def _check_heads_alone(self) -> None:
         """Refuse what would do nothing where the backbone is frozen, and settle the heads' rate."""
         # transformers turns some of its own defaults into others that mean the same: off.
-        for name in filter(lambda one: getattr(self, one), given(self, _IDLE_FOR_HEADS)):
+        for name in filter(lambda one: getattr(self, one), non_default_fields(self, _IDLE_FOR_HEADS)):
             why = _IDLE_FOR_HEADS[name]
             raise ConfigError("has no effect with --train heads", where=f"--{name}", fix=f"{why[0].upper()}{why[1:]}.")
         if self.objective == "dir" and vars(self)["information_of"] == "feature":

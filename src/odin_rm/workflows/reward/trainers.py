@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from odin_rm.core.progress import Progress
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.fast import choose_layout, longest_and_first, set_products
+from odin_rm.fast import choose_layout, choose_matmul, longest_and_first
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.features import Features, frozen_features
@@ -82,13 +82,13 @@ def _features(config: RewardConfig, model: RewardModel, data: TokenisedPreferenc
         return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
 
     model.to(device).eval()
-    set_products(model, config.cpu_products)
+    choose_matmul(model, config.cpu_products)
     with autocast():
         layout = choose_layout(
             model,
             longest_and_first(data),
             pad_token_id,
-            wish=config.batch_layout,
+            requested=config.batch_layout,
             kernel=config.tree_attention,
             device=device,
         )
