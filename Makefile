@@ -30,7 +30,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -75,6 +75,12 @@ bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences; ARGS="--
 bench-exact: $(INSTALLED_TEST)  ## How far the gradient depends on how a batch is split
 	$(BIN)/python benchmarks/exactness.py $(ARGS)
 
+bench-rivals: $(INSTALLED_TEST)  ## All objectives on frozen features of real pairs; ARGS="--data DIR --output DIR"
+	$(BIN)/python -m benchmarks.rival_arms $(ARGS)
+
+bench-rival-batching: $(INSTALLED_TEST)  ## Gradients of the authors' batching beside the exact one; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.rival_batching $(ARGS)
+
 bench-export: $(INSTALLED_TEST)  ## How far an exported quality head is from the original
 	$(BIN)/python -m benchmarks.export_parity $(ARGS)
 
@@ -86,6 +92,12 @@ bench-serve: $(INSTALLED_TEST)  ## Load on odin-rm serve beside in-process scori
 
 bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 	$(BIN)/python benchmarks/score_rows.py $(ARGS)
+
+bench-worlds: $(INSTALLED_TEST)  ## Agreement with the truth in the testbed's named worlds, by objective
+	$(BIN)/python -m benchmarks.worlds $(ARGS)
+
+bench-frozen: $(INSTALLED_TEST)  ## Objectives on frozen features of real pairs, cross-fitted; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.frozen_features $(ARGS)
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python -m benchmarks.compare_trl $(ARGS)

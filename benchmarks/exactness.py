@@ -6,7 +6,7 @@ A fixed batch in float32 is differentiated by a naive implementation that scores
 by the trainer in one pass, 2, 4 and 16 micro-batches, with kept graphs, in shuffled order, with right and left padding,
 as trees and as packed rows, and by two processes (gloo, started with torchrun). Printed is the largest difference of a
 gradient tensor relative to that tensor's largest entry, and after 20 optimiser steps the largest relative difference of
-the weights.
+the weights. A second table has every objective: its gradient against responses that are scored alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ import numpy as np
 import torch
 import transformers
 
+from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import plan_microbatches
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.objectives.objective import Progress
+from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.loader import RankBatch
 from odin_rm.reward.trainer import RewardTrainer
@@ -86,10 +89,11 @@ def save_tiny_llama(folder: Path) -> Path:
     return folder
 
 
-def load_model(folder: Path) -> RewardModel:
-    """The same initial reward model each time."""
+def load_model(folder: Path, objective: str = "odin") -> RewardModel:
+    """The same initial reward model each time, with the heads of an objective."""
+    spec = OBJECTIVES[objective]
     torch.manual_seed(1)
-    return RewardModel.from_backbone(folder)
+    return RewardModel.from_backbone(folder, heads=spec.heads, normalise_heads=spec.normalise_heads)
 
 
 def naive_loss(model: RewardModel, data: TokenisedPreferences, pairs: np.ndarray) -> torch.Tensor:
@@ -113,6 +117,48 @@ def naive_loss(model: RewardModel, data: TokenisedPreferences, pairs: np.ndarray
     rho_quality = torch.corrcoef(torch.stack([quality, tokens]))[0, 1]
     rho_length = torch.corrcoef(torch.stack([length, tokens]))[0, 1]
     return ranking + (rho_quality.abs() - rho_length) + (unit["quality"] @ unit["length"]).abs()
+
+
+def value_alone(trainer: RewardTrainer) -> torch.Tensor:
+    """The trainer's objective on its first batch with each response alone in its forward pass, for any objective."""
+    model, batch = trainer._reward_model(), trainer.batches[0]
+    hidden = []
+    for response in batch.batch.responses:
+        ids = torch.tensor(trainer.train_data.input_ids(int(response)), dtype=torch.long)[None]
+        hidden.append(model.classifier.model(input_ids=ids, use_cache=False).last_hidden_state[0, -1])
+    feature_RD = torch.stack(hidden)
+    columns = {name: (feature_RD @ model.heads.effective(name)).double() for name in model.heads.names}
+    feature = feature_RD.double() if trainer.objective.reads_feature else None
+    progress = Progress(1, trainer.args.max_steps)
+    value = trainer.objective.value(RewardScores(heads=columns, feature=feature), batch, progress)
+    term = trainer.objective.head_term(model.heads, progress)
+    return value.total if term is None else value.total + term
+
+
+def measure_objective(name: str, folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, float]]:
+    """Every variant of an objective: its first gradient against responses alone, its weights against one pass."""
+    data = make_data()
+    options: dict[str, Any] = {"objective": name, "max_steps": steps}
+    probe = make_trainer(folder, data, output, **options)
+    lengths = np.asarray(data.sequence_tokens)[probe.batches[0].batch.responses]
+    value_alone(probe).backward()
+    expected = gradients(probe._reward_model())
+    reference: dict[str, torch.Tensor] = {}
+    results: dict[str, dict[str, float]] = {}
+    for variant, changes in variants(lengths).items():
+        shuffle = changes.pop("shuffle", False)
+        trainer = make_trainer(folder, data, output, **options, **changes)
+        difference = worst(step_gradients(trainer, shuffle), expected)
+        trainer = make_trainer(folder, data, output, **options, **changes)
+        trainer.train()
+        weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
+        reference = reference or weights
+        results[variant] = {"gradient": difference, "weights": worst(weights, reference)}
+    for layout in ("padded", "tree"):
+        two = run_two_processes(folder, output, budget_for(lengths, 4), steps, layout, objective=name)
+        far = {"gradient": worst(two["gradients"], expected), "weights": worst(two["weights"], reference)}
+        results[f"two processes, {layout}"] = far
+    return results
 
 
 def gradients(model: RewardModel) -> dict[str, torch.Tensor]:
@@ -158,7 +204,7 @@ def make_trainer(
         **options,
     }
     config = RewardConfig(output_dir=output, **settings)
-    model = load_model(folder)
+    model = load_model(folder, config.objective)
     return RewardTrainer(model, config, data, tokenizer=PadOnly(), padding_side=padding_side)
 
 
@@ -251,7 +297,13 @@ def naive_weights(folder: Path, data: TokenisedPreferences, probe: RewardTrainer
 
 
 def run_two_processes(
-    folder: Path, output: str, microbatch_tokens: int, steps: int, layout: str = "padded", kept: int = 0
+    folder: Path,
+    output: str,
+    microbatch_tokens: int,
+    steps: int,
+    layout: str = "padded",
+    kept: int = 0,
+    objective: str = "odin",
 ) -> dict[str, Any]:
     """Start this script under torchrun with two processes and read what rank 0 saved."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -260,7 +312,7 @@ def run_two_processes(
         command += ["--worker", str(target), "--model", str(folder), "--microbatch_tokens", str(microbatch_tokens)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command += ["--steps", str(steps), "--scratch", output, "--batch_layout", layout]
-        command += ["--single_pass_tokens", str(kept)]
+        command += ["--single_pass_tokens", str(kept), "--objective", objective]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(f"torchrun failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -270,7 +322,7 @@ def run_two_processes(
 def worker(arguments: argparse.Namespace) -> None:
     """One of two processes: a gradient of the first batch, then some steps; rank 0 saves both."""
     data = make_data()
-    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens")
+    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens", "objective")
     options: dict[str, Any] = {"ddp_backend": "gloo", **{name: getattr(arguments, name) for name in names}}
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
@@ -290,7 +342,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    for name in ("--worker", "--model", "--scratch", "--batch_layout"):
+    parser.add_argument("--objectives", nargs="*", choices=list(OBJECTIVES), default=list(OBJECTIVES))
+    for name in ("--worker", "--model", "--scratch", "--batch_layout", "--objective"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--microbatch_tokens", "--single_pass_tokens"):
         parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
@@ -301,11 +354,20 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         results = measure(Path(scratch) / "model", scratch, arguments.steps)
+        others = {
+            name: measure_objective(name, Path(scratch) / "model", scratch, arguments.steps)
+            for name in arguments.objectives
+        }
     print("| variant | micro-batches per rank | gradient | weights after the steps |\n|---|---|---|---|")
     for name, row in results.items():
         print(f"| {name} | {row['micro_batches']} | {row['gradient']:.1e} | {row['weights']:.1e} |")
+    print("\n| objective | worst gradient over all ways | worst weights |\n|---|---|---|")
+    for name, ways in others.items():
+        far = [max(way[what] for way in ways.values()) for what in ("gradient", "weights")]
+        print(f"| {name} | {far[0]:.1e} | {far[1]:.1e} |")
     if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        whole = {**results, "objectives": others}
+        arguments.output.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

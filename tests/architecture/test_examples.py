@@ -21,6 +21,7 @@ PRINTS = {
     "own_training_loop.py": r"step  5  ranking \d\.\d{3}  accuracy 0\.\d\d(.*\n)*The model, which .*/own",
     "grpo_with_trl.py": r"step 1  mean quality reward -?\d\.\d{3}\n.*\nstep 3  mean quality reward -?\d\.\d{3}",
     "judge_and_win_rates.py": r"chosen +win score +\d+\.\d \(\d+\.\d to \d+\.\d; 50 is a tie\), \d+ words",
+    "heads_on_frozen_features.py": r"bradley_terry +accuracy 0\.\d{3} .*\nodin .*\nmatched +accuracy 0\.\d{3}  pearson",
     "score_and_export.py": r"exported [+-]\d\.\d{4}  difference \d\.\de-0[6-9]",
 }
 

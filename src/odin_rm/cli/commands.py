@@ -238,6 +238,18 @@ COMMANDS: dict[str, Command] = {
         run="odin_rm.cli.retention:run",
         kept=_DONE,
     ),
+    "rivals": Command(
+        summary="Objectives x seeds x data sets on the same frozen features: content, prices, paired differences.",
+        usage="--config F --output DIR [options]",
+        example=(
+            "odin-rm rivals --config rivals.yaml --output rivals\n"
+            "odin-rm rivals --model MODEL --datasets pairs.jsonl --arms bradley_terry odin crm --output rivals"
+        ),
+        config="odin_rm.workflows.rivals.config:RivalsConfig",
+        run="odin_rm.cli.rivals:run",
+        swept=False,
+        kept=_DONE,
+    ),
     "sweep": Command(
         summary="Run a command over a grid or random draws of its settings; resumable, failed runs isolated.",
         usage="--config F --output DIR [options]",

@@ -131,6 +131,10 @@ def _doctor(c: Any) -> Words:
     return NOTHING if c.json else _line("quickstart", output="quickstart")
 
 
+def _rivals(c: Any) -> Words:
+    return _page(Path(c.output) / "report.html")
+
+
 def _nothing(c: Any) -> Words:
     return NOTHING
 
@@ -155,6 +159,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "win-rate": _win_rate,
     "evaluate": _evaluate,
     "retention": _nothing,
+    "rivals": _rivals,
     "sweep": _sweep,
     "pareto": _pareto,
     "reproduce": _reproduce,

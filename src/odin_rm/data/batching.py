@@ -9,7 +9,7 @@ pairs of one prompt are not independent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,9 @@ from odin_rm.data.schema import TokenisedPreferences
 
 if TYPE_CHECKING:
     import torch
+
+
+_PAIR_COLUMNS = ("pair_chosen", "pair_rejected", "pair_margin", "pair_row")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,33 @@ class OptimiserBatch:
     variants: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def draw_pairs(probability_B: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Numbers of the pairs that enter an epoch, ascending: systematic draws from a random order.
+
+    Every epoch has ``floor(sum p)`` pairs, and pair ``b`` is among them with the probability
+    ``p_b * floor(sum p) / sum p``.
+
+    Args:
+        probability_B: ``(B,)`` numbers in ``[0, 1]``.
+        seed, epoch: decide the draw.
+    """
+    generator = np.random.default_rng([seed, epoch, 1])
+    order = generator.permutation(len(probability_B))
+    total = float(probability_B.sum())
+    size = max(1, int(total))
+    ends = np.cumsum(probability_B[order]) * (size / total)
+    ends[-1] = size  # whatever the rounding
+    marks = np.arange(size) + generator.random()
+    return np.sort(order[np.searchsorted(ends, marks, side="right")]).astype(np.int64)
+
+
 def plan_epoch(
-    data: TokenisedPreferences, batch_pairs: int, max_pairs_per_prompt: int, seed: int, epoch: int
+    data: TokenisedPreferences,
+    batch_pairs: int,
+    max_pairs_per_prompt: int,
+    seed: int,
+    epoch: int,
+    draw: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Split the pairs of a data set into the optimiser batches of one epoch.
 
@@ -58,6 +86,7 @@ def plan_epoch(
         max_pairs_per_prompt: cap on the pairs of one prompt in one batch.
         seed: with ``epoch`` decides everything that is random here.
         epoch: number of the epoch, from 0.
+        draw: ``(B,)`` probability with which each pair enters an epoch (:func:`draw_pairs`); ``None`` for all pairs.
 
     Returns:
         Pair numbers of each batch, int64.
@@ -66,6 +95,11 @@ def plan_epoch(
         ConfigError: ``batch_pairs`` or ``max_pairs_per_prompt`` is below 1.
         DataError: the data set has no pair.
     """
+    if draw is not None:
+        drawn = draw_pairs(draw, seed, epoch)
+        columns = {name: np.asarray(getattr(data, name))[drawn] for name in _PAIR_COLUMNS}
+        fewer = plan_epoch(replace(data, **columns), batch_pairs, max_pairs_per_prompt, seed, epoch)
+        return [drawn[numbers] for numbers in fewer]
     counts, target = _counts_and_target(data, batch_pairs, max_pairs_per_prompt)
     number_of_batches = batches_per_epoch(data, batch_pairs, max_pairs_per_prompt)
     generator = np.random.default_rng([seed, epoch])

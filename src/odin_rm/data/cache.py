@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +130,36 @@ def write_columns(folder: Path, data: TokenisedPreferences) -> None:
         path = folder / f"{name}.npy"
         if not path.exists():
             np.save(path, array)
-    files = {name: _file_record(folder / f"{name}.npy") for name in arrays}
-    atomic_write_json(folder / _RECORD, {"source": data.source, "report": data.report, "files": files})
+    write_record(folder, arrays, {"source": data.source, "report": data.report})
+
+
+def write_record(folder: Path, names: Iterable[str], about: Mapping[str, Any]) -> None:
+    """Write the record of a cache folder: sizes and checksums of its arrays, beside what is to be said about them."""
+    files = {name: _file_record(folder / f"{name}.npy") for name in names}
+    atomic_write_json(folder / _RECORD, {**about, "files": files})
 
 
 def read_columns(folder: Path) -> TokenisedPreferences | None:
     """The data set in a folder, memory-mapped; ``None`` where there is none or it is damaged."""
+    found = read_arrays(folder)
+    if found is None:
+        return None
+    arrays, record = found
+    try:
+        extra, variants = (
+            {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+            for prefix in (_EXTRA, _VARIANTS)
+        )
+        columns: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
+        described = {"source": record["source"], "report": record["report"]}
+        return TokenisedPreferences(**columns, **described, extra=extra, variants=variants)
+    except (KeyError, TypeError) as error:
+        _say_damaged(folder, error)
+        return None
+
+
+def read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """The arrays of a cache folder by name, memory-mapped, and its record; ``None`` where they are not as written."""
     try:
         record = read_json(folder / _RECORD)
         arrays: dict[str, np.ndarray] = {}
@@ -145,18 +169,16 @@ def read_columns(folder: Path) -> TokenisedPreferences | None:
                 raise ValueError(f"{path.name} has changed")
             # Plain views of the mapped memory: numpy's memmap class is slow to index.
             arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        extra, variants = (
-            {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-            for prefix in (_EXTRA, _VARIANTS)
-        )
-        columns: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
-        described = {"source": record["source"], "report": record["report"]}
-        return TokenisedPreferences(**columns, **described, extra=extra, variants=variants)
+        return arrays, record
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning("the cached data in %s are damaged (%s); they are built again", folder, error)
+        _say_damaged(folder, error)
         return None
+
+
+def _say_damaged(folder: Path, error: Exception) -> None:
+    _log.warning("the cached data in %s are damaged (%s); they are built again", folder, error)
 
 
 def _file_record(path: Path) -> list[int]:

@@ -8,6 +8,7 @@ An objective may ask for more than scalars:
 
 - the *feature* that the heads read (``reads_feature``). The two passes then carry the derivative with respect to it;
 - *variants* of responses (``variants``): edits or twins that ride in the tree of their prompt and stand in no pair;
+- *constants of the training data* (:meth:`Objective.begin`), such as an expected weight;
 - *state* that outlives a step (multipliers, a memory of past batches, a curve of its own). It changes in
   :meth:`Objective.after_step` alone, and checkpoints hold it.
 
@@ -17,6 +18,7 @@ its state is the same on each process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -76,6 +78,10 @@ class Progress:
         """A factor that rises linearly over the first ``share`` of the steps and is 1 from then on."""
         return min(1.0, self.step / (share * max(1, self.steps))) if share else 1.0
 
+    def fall(self) -> float:
+        """A factor that falls from 1 with half a cosine and would be 0 after the last step."""
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (self.step - 1) / max(1, self.steps))))
+
 
 COMPLETE = Progress(1, 1)
 """All weights at full size: what evaluation uses, so that figures of early and late steps are of one objective."""
@@ -111,11 +117,32 @@ class Objective:
         variants: kinds of variants of responses that its batches hold.
     """
 
-    reads_feature: ClassVar[bool] = False
+    reads_feature: bool = False
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that it reads beside the response tokens; a run measures them of its data."""
+        return ()
+
+    def begin(self, data: PairColumns) -> None:
+        """Learn what has to be known of the training data; called once, before the first step and any loaded state.
+
+        Args:
+            data: the columns of all training pairs as one batch. There are no scores yet.
+
+        Raises:
+            OdinError: the data cannot be trained on.
+        """
+
+    def draws(self) -> Tensor | None:
+        """``(B,)`` probability with which each training pair enters an epoch, at most 1; ``None`` for all of them.
+
+        It is a constant of the training data, asked for after :meth:`begin`.
+        """
 
     def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
         """The loss of a whole batch. It changes no state, for a step may be taken again and evaluation calls it too."""

@@ -69,6 +69,11 @@ def pair_columns(data: TokenisedPreferences, batch: OptimiserBatch) -> PairColum
     )
 
 
+def all_columns(data: TokenisedPreferences, variants: Sequence[str] = ()) -> PairColumns:
+    """The columns of all pairs of a data set as one batch."""
+    return pair_columns(data, build_optimiser_batch(data, np.arange(data.num_pairs), variants))
+
+
 @dataclass(frozen=True)
 class RankBatch(PairColumns):
     """One optimiser step as one rank sees it: the whole batch as indices and columns, its own part as tensors.
@@ -120,6 +125,7 @@ class PlannedBatches(Dataset):
         layout: ``tree``, ``packed`` or ``padded`` (:mod:`odin_rm.data.planning`).
         cost: by which work is shared out between ranks.
         variants: kinds of variants of responses that a batch holds beside those in pairs.
+        draw: ``(B,)`` probability with which a pair enters an epoch; ``None`` for all pairs.
     """
 
     def __init__(
@@ -137,8 +143,9 @@ class PlannedBatches(Dataset):
         layout: str = "padded",
         cost: Cost | None = None,
         variants: Sequence[str] = (),
+        draw: np.ndarray | None = None,
     ) -> None:
-        self.data = data
+        self.data, self.draw = data, draw
         self.variants = tuple(variants)
         self.batch_pairs, self.max_pairs_per_prompt, self.seed = batch_pairs, max_pairs_per_prompt, seed
         self.microbatch_tokens, self.pad_token_id, self.padding_side = microbatch_tokens, pad_token_id, padding_side
@@ -154,7 +161,8 @@ class PlannedBatches(Dataset):
         """Plan another epoch; the same (seed, epoch) gives the same plan."""
         if epoch != self.epoch:
             self.epoch = epoch
-            self.plan = plan_epoch(self.data, self.batch_pairs, self.max_pairs_per_prompt, self.seed, epoch)
+            sizes = self.batch_pairs, self.max_pairs_per_prompt
+            self.plan = plan_epoch(self.data, *sizes, self.seed, epoch, self.draw)
 
     def __len__(self) -> int:
         return self.steps

@@ -18,12 +18,26 @@ from odin_rm.core.options import (
     option,
     options_of,
 )
-from odin_rm.core.settings import at_least
+from odin_rm.core.settings import at_least, non_default_fields
 from odin_rm.core.shared_options import LoraOptions, RowOptions, TrainerOptions
 from odin_rm.data.dial import ANCHORS
 from odin_rm.objectives.flags import GROUP, ObjectiveOptions
 from odin_rm.objectives.registry import OBJECTIVES
 
+TRAINED = ("all", "heads")
+HEADS_RATE = 1e-3
+"""Learning rate of heads on frozen features, by default."""
+# What does nothing where the backbone is only read, and why.
+_IDLE_FOR_HEADS = {
+    "learning_rate": "the backbone is not trained; use --head_learning_rate",
+    "weight_decay": "it is never applied to the heads",
+    "lora_r": "the backbone is not trained",
+    "single_pass_tokens": "no graph of the backbone is kept",
+    "compile_layers": "the backbone is run once",
+    "dry_run": "features are computed once and the heads train in seconds",
+    "gradient_checkpointing": "no graph of the backbone is kept",
+    "activation_checkpointing": "no graph of the backbone is kept",
+}
 POOLINGS = ("backbone", "mean")
 READ_AT = ("end_of_turn", "end")
 OVERLONG = ("drop", "truncate_prompt_left", "truncate_response", "error")
@@ -105,6 +119,12 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
         "odin",
         f"What is trained: {', '.join(f'{name} ({spec.summary})' for name, spec in OBJECTIVES.items())}.",
         choices=tuple(OBJECTIVES),
+    )
+    train: str = _of_objective(
+        "all",
+        "What is trained: all weights, or the heads alone on the features of the frozen backbone, which are computed "
+        f"once and cached. Heads have a rate of {HEADS_RATE:g} then, unless --head_learning_rate says otherwise.",
+        choices=TRAINED,
     )
     normalise_heads: bool | None = _of_objective(
         None,
@@ -233,6 +253,23 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
         if self.calibrate == "twins" and self.calibrate_twins is None:
             fix = "Give --calibrate_twins F, or --calibrate interventions, which needs no file."
             raise ConfigError("needs twins", where="--calibrate twins", fix=fix)
+        if self.train == "heads":
+            self._check_heads_alone()
+
+    def _check_heads_alone(self) -> None:
+        """Refuse what would do nothing where the backbone is frozen, and settle the heads' rate."""
+        # transformers turns some of its own defaults into others that mean the same: off.
+        for name in filter(lambda one: getattr(self, one), non_default_fields(self, _IDLE_FOR_HEADS)):
+            why = _IDLE_FOR_HEADS[name]
+            raise ConfigError("has no effect with --train heads", where=f"--{name}", fix=f"{why[0].upper()}{why[1:]}.")
+        if self.objective == "dir" and vars(self)["information_of"] == "feature":
+            what = "has no gradient in heads on frozen features"
+            raise ConfigError(what, where="--objective dir", fix="Add --information_of reward, or leave --train out.")
+        if getattr(self, "world_size", 1) > 1 or getattr(self, "fsdp", None) or getattr(self, "deepspeed", None):
+            fix = "Start one process without --fsdp and --deepspeed."
+            raise ConfigError("runs in one process", where="--train heads", fix=fix)
+        if self.head_learning_rate is None:
+            self.head_learning_rate = HEADS_RATE
 
 
 def token_budget(name: str, value: Any) -> int | str:

@@ -39,7 +39,7 @@ from odin_rm.objectives.registry import make_objective
 from odin_rm.reward.callbacks import BeforeTraining, PlanEpochs, StepMeter
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import OutOfMemory, exact_backward
-from odin_rm.reward.loader import PlannedBatches, RankBatch, make_loader, pair_columns
+from odin_rm.reward.loader import PlannedBatches, RankBatch, all_columns, make_loader, pair_columns
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
 from odin_rm.reward.step import ScoringClock, StepMemory, bare
@@ -78,6 +78,8 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         self.config: RewardConfig = args
         self.objective = objective or make_objective(args.objective, args.objective_settings)
         model.reads_feature = self.objective.reads_feature
+        self.objective.begin(all_columns(train_data, self.objective.variants))
+        drawn = self.objective.draws()
         self.train_data, self.eval_data = train_data, eval_data
         self.batches = PlannedBatches(
             train_data,
@@ -91,6 +93,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
             padding_side=padding_side,
             cost=forward_cost(model),
             variants=self.objective.variants,
+            draw=None if drawn is None else drawn.numpy(),
         )
         self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
         self.saved_budget: dict[str, Any] | None = None
@@ -394,6 +397,10 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
             super()._load_best_model()
         elif self.state.best_model_checkpoint is not None:
             self._reward_model().load_weights(self.state.best_model_checkpoint)
+
+    def trained_model(self) -> RewardModel:
+        """The model that the run makes."""
+        return self._reward_model()
 
     def _reward_model(self) -> RewardModel:
         return self.accelerator.unwrap_model(self.model)

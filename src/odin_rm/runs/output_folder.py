@@ -96,6 +96,7 @@ KINDS: dict[str, Kind] = {
     "judge": Kind("a comparison", (*_SETTINGS, "annotations.json", "judge.json", "cache.sqlite*")),
     "evaluate": Kind("an evaluation", (*_SETTINGS, "evaluation.json", "win_rates.json"), {"runs": ("*",)}),
     "retention": Kind("measured tasks", (*_SETTINGS, "retention.*"), {"results": ("*",)}),
+    "rivals": Kind("a comparison of objectives", (*_SETTINGS, "rivals*", "report.html"), {"cells": ("*",)}),
     "study": Kind("a study", (*_SETTINGS, "annotations.json", "study.json", "study.sqlite*")),
     "pareto": Kind("fronts", ("pareto.*",)),
     "sweep": Kind("a sweep", ("sweep.json", "sweep.csv"), {"state": ("*",), "runs": ("*",)}),

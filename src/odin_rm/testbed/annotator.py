@@ -2,14 +2,18 @@
 
 Of two responses it prefers by a Bradley-Terry choice on its utility
 
-    U = quality_scale * true quality + length_bias * tokens + list_bias * [is a list] + flattery_bias * [is flattering]
+    U = quality_scale * true quality + length_bias * f(tokens)
+        + list_bias * [is a list] + flattery_bias * [is flattering]
 
-that is ``P(a over b) = sigmoid((U_a - U_b) / temperature)``. Of more than two it makes a ranked list by the
-Plackett-Luce choice, whose pairs are the same Bradley-Terry choices.
+with ``f`` the identity unless ``length_bias_curve`` says otherwise; in prompts outside of ``biased_prompts`` only the
+first term counts. That is ``P(a over b) = sigmoid((U_a - U_b) / temperature)``. Of more than two it makes a ranked
+list by the Plackett-Luce choice, whose pairs are the same Bradley-Terry choices.
 """
 
 from __future__ import annotations
 
+import math
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,9 @@ from odin_rm.core.options import check_options, option
 from odin_rm.testbed.world import World, count_tokens, is_flattering, is_list, stream
 
 Row = dict[str, Any]
+LINEAR, LOG, SATURATING = "linear", "log", "saturating"
+MIDDLE = 25
+"""Tokens at which the curved biases are about as steep as the linear one, or end."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,15 @@ class AnnotatorSettings:
         4.0, "what the annotator gives for one unit of true quality, in log-odds", finite=True
     )
     length_bias: float = option(0.1, "what the annotator gives for one more token, in log-odds", finite=True)
+    length_bias_curve: str = option(
+        LINEAR,
+        f"how tokens count: linear; log ({MIDDLE} ln(1 + tokens), so one more of {MIDDLE} counts about as in linear); "
+        f"saturating (tokens beyond {MIDDLE} count nothing)",
+        choices=(LINEAR, LOG, SATURATING),
+    )
+    biased_prompts: float = option(
+        1.0, "share of the prompts in which the annotator is biased at all (0 to 1)", at_least=0, at_most=1
+    )
     list_bias: float = option(0.0, "what the annotator gives for list formatting, in log-odds", finite=True)
     flattery_bias: float = option(0.0, "what the annotator gives for a flattering opener, in log-odds", finite=True)
     temperature: float = option(
@@ -45,6 +61,13 @@ class AnnotatorSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+def length_effect(tokens: float, curve: str) -> float:
+    """``f(tokens)`` of the module's text."""
+    if curve == LOG:
+        return MIDDLE * math.log1p(tokens)
+    return min(tokens, MIDDLE) if curve == SATURATING else tokens
 
 
 class Annotator:
@@ -62,12 +85,19 @@ class Annotator:
     def utility(self, prompt: str, response: str) -> float:
         """What a response is worth to the annotator, biases included, in log-odds at temperature 1."""
         knobs = self.settings
+        worth = knobs.quality_scale * self.world.true_quality(prompt, response)
+        if not self.is_biased(prompt):
+            return worth
         return (
-            knobs.quality_scale * self.world.true_quality(prompt, response)
-            + knobs.length_bias * count_tokens(response)
+            worth
+            + knobs.length_bias * length_effect(count_tokens(response), knobs.length_bias_curve)
             + knobs.list_bias * is_list(response)
             + knobs.flattery_bias * is_flattering(response)
         )
+
+    def is_biased(self, prompt: str) -> bool:
+        """Whether a prompt is one of those in which the annotator is biased; decided by its text alone."""
+        return zlib.crc32(f"bias {prompt}".encode()) < self.settings.biased_prompts * 2**32
 
     def preference_probability(self, prompt: str, first: str, second: str) -> float:
         """``P(first over second)``, lapses included."""

@@ -7,7 +7,6 @@ Everything that can be refused is refused before the run folder is touched. The 
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, OutputE
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.reading import read_bytes
+from odin_rm.data.attributes import Attribute, find_attribute
 from odin_rm.data.dial import CALIBRATION_FILE
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
@@ -34,15 +34,15 @@ from odin_rm.model.saved_reading import saved_settings
 from odin_rm.model.scoring import DTYPES, load_tokenizer
 from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.objectives.flags import foreign_options
-from odin_rm.objectives.registry import OBJECTIVES
+from odin_rm.objectives.registry import OBJECTIVES, make_objective
 from odin_rm.reward.config import REFUSED, RewardConfig
+from odin_rm.reward.frozen import as_rows
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.runs.callbacks import MetricsFile, StopOnSignal
 from odin_rm.runs.data_record import DATA_FILE, Records, data_record, say_data
 from odin_rm.runs.output_folder import OutputFolder, replaced_model
 from odin_rm.runs.run_folder import (
     Start,
-    as_config_errors,
     check_required,
     check_same_settings,
     check_state_files,
@@ -52,6 +52,7 @@ from odin_rm.runs.run_folder import (
 )
 from odin_rm.runs.talk import talking
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
+from odin_rm.workflows.reward.trainers import build_head_trainer, build_trainer
 
 log = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 1024
@@ -94,14 +95,17 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with fail_on_all_ranks():
-        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, train_data))
-        if start.nothing_left(config, REFUSED):
-            return run
         for data in filter(None, (train_data, eval_data)):
             check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
-        trainer = build_trainer(
-            config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
-        )
+        noted = as_rows(train_data) if config.train == "heads" else train_data
+        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, noted))
+        if start.nothing_left(config, REFUSED):
+            return run
+        parts: dict[str, Any] = {"eval_data": eval_data, "tokenizer": tokenizer, "callbacks": callbacks}
+        if config.train == "heads":
+            trainer: RewardTrainer = build_head_trainer(config, model, train_data, **parts)
+        else:
+            trainer = build_trainer(config, model, train_data, **parts)
         trainer.args.output_dir = str(run / "checkpoints")
     with fail_on_all_ranks():
         if config.process_index == 0:
@@ -246,23 +250,6 @@ def _load_data(
         return train_data, eval_data, read_bytes(skipped) if skipped.is_file() else None
 
 
-def build_trainer(
-    config: RewardConfig, model: RewardModel, train_data: TokenisedPreferences, **parts: Any
-) -> RewardTrainer:
-    """The trainer of a config, made beside the run folder: what the Trainer refuses must not leave half a run.
-
-    Raises:
-        ConfigError: an optimiser, a tracker or an engine that is asked for is not installed or cannot work.
-    """
-    args = copy.copy(config)
-    args.push_to_hub = False  # the finished model is uploaded, not every checkpoint
-    with tempfile.TemporaryDirectory() as scratch, as_config_errors("reward"):
-        args.output_dir = scratch
-        trainer = RewardTrainer(model, args, train_data, **parts)
-        trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
-    return trainer
-
-
 def build_model(config: RewardConfig, path: str) -> RewardModel:
     """The model that a config asks for: new heads on a backbone, or a saved reward model to go on from."""
     kwargs: dict[str, Any] = {
@@ -300,6 +287,7 @@ def load_data(
         "cache_dir": config.cache_dir,
         "num_proc": config.num_proc,
         "columns": config.columns,
+        "measured": attributes_of_objective(config),
     }
     assert config.dataset is not None
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)
@@ -316,6 +304,21 @@ def load_data(
     if eval_data is None and str(getattr(config.eval_strategy, "value", config.eval_strategy)) != "no":
         raise ConfigError("needs held-out data", where="--eval_strategy", fix="Give --eval_dataset or --eval_fraction.")
     return data, eval_data
+
+
+def attributes_of_objective(config: RewardConfig) -> list[Attribute]:
+    """The attributes that the objective reads beside the response tokens, to be measured of the texts.
+
+    Raises:
+        ConfigError: there is no such attribute, or it is none of the text.
+    """
+    names = make_objective(config.objective, config.objective_settings).attributes
+    found = [find_attribute(name) for name in names]
+    for name, one in zip(names, found, strict=True):
+        if one.measure is None:
+            fix = "Use attributes of the text, such as list_items, or module:function."
+            raise ConfigError(f"'{name}' is not measured of the text", where="--match_attributes", fix=fix)
+    return found
 
 
 def data_records(train_data: TokenisedPreferences, eval_data: TokenisedPreferences | None) -> Records:
@@ -337,7 +340,7 @@ def _finish(trainer: RewardTrainer, config: RewardConfig, run: Path) -> None:
     """Reference statistics, held-out figures and the model folder; every rank takes part in scoring."""
     reference = trainer.eval_data or _sample(trainer.train_data, REFERENCE_RESPONSES)
     scored = trainer.score(reference)
-    model, tokenizer = trainer._reward_model(), trainer.processing_class
+    model, tokenizer = trainer.trained_model(), trainer.processing_class
     audit = {}
     if trainer.eval_data is not None:
         audit = audit_preferences(scored, seed=config.seed).to_json()
@@ -372,6 +375,7 @@ def _push(model: RewardModel, config: RewardConfig, run: Path, tokenizer: Any) -
 def _training_note(trainer: RewardTrainer, config: RewardConfig) -> dict[str, Any]:
     names = [
         "objective",
+        "train",
         "learning_rate",
         "head_learning_rate",
         "num_train_epochs",
@@ -408,7 +412,7 @@ def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPre
     # A checkpoint from before there was a choice was read at the template's own end.
     # An option of other objectives decides nothing, and a checkpoint may be older than it.
     theirs = {name: value for name, value in theirs.items() if name not in foreign_options(config.objective)}
-    check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", **theirs})
+    check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", "train": "all", **theirs})
     if their_data != data_note(data):
         raise CheckpointError(
             f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",
@@ -417,7 +421,8 @@ def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPre
         )
     if not (config.deepspeed or config.fsdp):
         check_state_files(checkpoint, (HEADS_FILE,))
-        check_model_folder(checkpoint, extra_weight_files=(ADAPTER_WEIGHTS,))
+        if config.train == "all":
+            check_model_folder(checkpoint, extra_weight_files=(ADAPTER_WEIGHTS,))
 
 
 def _findable(path: str) -> str:

@@ -1,0 +1,207 @@
+"""``--objective matched``: Bradley-Terry on pairs of like length (or other attributes), beside an explicit curve.
+
+    w_b  = exp( -sum_k (a_k(chosen) - a_k(rejected))^2 / (2 tau_k^2) )       a_k on a logarithmic scale
+    d_b  = r_Q(chosen) - r_Q(rejected) + g(chosen) - g(rejected) - margin_b
+    L    = 1/B sum_b (w_b / w) log(1 + exp(-d_b)) + ridge |beta|^2           w = mean of w_b over the training pairs
+
+Pairs whose answers agree in an attribute say what the reader wants beside it, whatever the bias is. The curve ``g`` is
+``S(a) . beta`` of whitened columns of the attributes and of nothing else, so it can take no content; it takes what
+difference is left within a pair. It is thrown away after training: the model is one head.
+
+The weight is normalised by a constant of the data set, not of the batch. The loss is then a sum over pairs, and any
+split into micro-batches or processes gives the same gradient; no correlation of a batch can be degenerate.
+
+``beta`` starts at its fit on the attributes alone and has a rate of its own, larger than the heads'. With one rate for
+both the head takes the length first. With ``tau`` infinite every pair counts (a product of experts with a local curve);
+a *fixed* curve keeps its first fit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.types import RESPONSE_TOKENS, RewardScores
+from odin_rm.objectives.attribute_curve import CurveBasis, curve_gradient, fit_curve, log_attribute, match_weight
+from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress, ranked
+from odin_rm.objectives.preference import bradley_terry
+from odin_rm.objectives.registry import MatchedSettings
+
+log = logging.getLogger(__name__)
+FEW_PAIRS = 4000
+"""With fewer pairs of any likeness the weights leave too little to learn from (docs/objectives.md)."""
+_DECAY, _SQUARE_DECAY, _TINY = 0.9, 0.999, 1e-8
+
+
+def widths(text: str, tau: float) -> dict[str, float]:
+    """The attributes to match, each with its width.
+
+    Args:
+        text: names with commas between them; ``name=tau`` gives one a width of its own.
+        tau: width of the others.
+
+    Raises:
+        ConfigError: a name is missing or stands twice, or a width is not a positive number.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, own = part.strip().partition("=")
+        try:
+            width = float(own) if own else tau
+        except ValueError:
+            width = math.nan
+        if not name or name in found or not width > 0:
+            fix = "Write names with commas between them, such as response_tokens,list_items=0.5."
+            raise ConfigError(f"cannot read {text!r}", where="--match_attributes", fix=fix)
+        found[name] = width
+    return found
+
+
+class Matched(Objective):
+    """See the module's text.
+
+    Attributes:
+        mean_weight: ``w``, the mean weight of the training pairs.
+        curve_D: ``beta``, float64.
+    """
+
+    settings: MatchedSettings
+
+    def __init__(self, settings: MatchedSettings) -> None:
+        super().__init__(settings)
+        self.widths = widths(settings.match_attributes, settings.match_tau)
+        # A function is given as module:function, and its column is called after the function.
+        self.names = tuple(name.rpartition(":")[2] for name in self.widths)
+        self.mean_weight = 1.0
+        self.basis: CurveBasis | None = None
+        self.curve_D = self._first_D = self._second_D = torch.zeros(0, dtype=torch.float64)
+        self._updates = torch.zeros((), dtype=torch.int64)
+        self._draw_B: Tensor | None = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What is matched beside the response tokens."""
+        return tuple(name for name in self.widths if name != RESPONSE_TOKENS)
+
+    # ---- constants of the data ---------------------------------------------------------------------------------------
+
+    def begin(self, data: PairColumns) -> None:
+        """The mean weight, the whitening of the curve's columns, and the curve's fit on the attributes alone."""
+        for name in self.names:
+            if name not in data.attributes:
+                fix = f"Use some of {', '.join(data.attributes)}."
+                raise ConfigError(f"the data have no attribute '{name}'", where="--match_attributes", fix=fix)
+            if bool((data.attributes[name] < 0).any()):
+                fix = "Match counts; a logarithm is taken of them."
+                raise ConfigError(f"the attribute '{name}' has negative values", where="--match_attributes", fix=fix)
+        weight_B = self._likeness(data)
+        self.mean_weight = float(weight_B.mean())
+        if not float(weight_B.sum()) > 1:
+            what = f"leaves the weight of {float(weight_B.sum()):.2g} of {len(weight_B):,} pairs"
+            raise ConfigError(what, where="--match_tau", fix="Raise it, or match fewer attributes.")
+        self._say(weight_B)
+        drawn = self.settings.match_by == "draws"
+        self._draw_B = weight_B if drawn else None
+        if self.settings.match_curve == "none":
+            return
+        self.basis = CurveBasis.of(data.attributes, self.names, self.settings.match_curve_shape)
+        share_B = weight_B / weight_B.sum()
+        self.curve_D = fit_curve(-data.margin_B, self._differences(data), share_B, self.settings.match_curve_ridge)
+        self._first_D, self._second_D = torch.zeros_like(self.curve_D), torch.zeros_like(self.curve_D)
+
+    def draws(self) -> Tensor | None:
+        """``(B,)`` the pairs' weights as probabilities of entering an epoch (``--match_by draws``)."""
+        return self._draw_B
+
+    def _likeness(self, batch: PairColumns) -> Tensor:
+        logs_KR = torch.stack([log_attribute(name, batch.attributes[name].double().cpu()) for name in self.names])
+        tau_K = torch.tensor(list(self.widths.values()), dtype=torch.float64)
+        return match_weight(logs_KR[:, batch.chosen_B] - logs_KR[:, batch.rejected_B], tau_K)
+
+    def _differences(self, batch: PairColumns) -> Tensor:
+        """``(B, D)`` columns of the chosen less those of the rejected responses."""
+        assert self.basis is not None
+        columns_RD = self.basis.columns({name: value.double().cpu() for name, value in batch.attributes.items()})
+        return columns_RD[batch.chosen_B] - columns_RD[batch.rejected_B]
+
+    def _weights(self, batch: PairColumns) -> Tensor:
+        """``(B,)`` weights with a mean of 1 over the training pairs; ones where pairs are drawn instead."""
+        if self._draw_B is not None:
+            return torch.ones(len(batch.chosen_B), dtype=torch.float64)
+        return self._likeness(batch) / self.mean_weight
+
+    def _say(self, weight_B: Tensor) -> None:
+        effective = float(weight_B.sum() ** 2 / weight_B.pow(2).sum())
+        log.info("matched pairs: %s, of which weights leave as many as %.0f", f"{len(weight_B):,}", effective)
+        if len(weight_B) < FEW_PAIRS and any(math.isfinite(width) for width in self.widths.values()):
+            log.warning(
+                "%s pairs are few for --objective matched, which learns from pairs of like length; plain Bradley-Terry "
+                "and a length curve taken off afterwards keep more (docs/objectives.md)",
+                f"{len(weight_B):,}",
+            )
+
+    # ---- the loss ----------------------------------------------------------------------------------------------------
+
+    def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
+        """The weighted ranking loss with the curve as it stands."""
+        quality_R = scores.quality
+        watched = ranked(scores, batch)
+        gap_B = quality_R[batch.chosen_B] - quality_R[batch.rejected_B]
+        curve_B, ridge = torch.zeros_like(gap_B), 0.0
+        if self.basis is not None:
+            curve_B = (self._differences(batch) @ self.curve_D).to(gap_B)
+            ridge = self.settings.match_curve_ridge * float(self.curve_D.pow(2).sum())
+        weight_B = self._weights(batch).to(gap_B)
+        ranking = (weight_B * bradley_terry(gap_B + curve_B, torch.zeros_like(gap_B), batch.margin_B.to(gap_B))).mean()
+        metrics = {**watched.metrics, "ranking_loss": ranking.detach(), "match_weight": weight_B.mean()}
+        if self.basis is not None and RESPONSE_TOKENS in self.names:
+            metrics["curve_doubling"] = self.doubling(batch)
+        return ObjectiveValue(ranking + ridge, metrics)
+
+    def doubling(self, batch: PairColumns) -> float:
+        """What the curve gives for twice the batch's median length, all other attributes equal; reward units."""
+        assert self.basis is not None
+        median = {name: value.double().cpu().median()[None] for name, value in batch.attributes.items()}
+        twice = {**median, RESPONSE_TOKENS: 2 * median[RESPONSE_TOKENS]}
+        return float((self.basis.columns(twice) - self.basis.columns(median)) @ self.curve_D)
+
+    # ---- the curve's own steps ---------------------------------------------------------------------------------------
+
+    def after_step(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> None:
+        """One Adam step of the curve on the batch's loss, at a rate that falls with a cosine over the run."""
+        if self.basis is None or self.settings.match_curve != "joint":
+            return
+        quality_R = scores.quality.double().cpu()
+        gap_B = quality_R[batch.chosen_B] - quality_R[batch.rejected_B] - batch.margin_B
+        share_B = self._weights(batch) / len(gap_B)
+        ridge = self.settings.match_curve_ridge
+        gradient_D, _ = curve_gradient(self.curve_D, gap_B, self._differences(batch), share_B, ridge)
+        self._updates = self._updates + 1
+        count = int(self._updates)
+        self._first_D = _DECAY * self._first_D + (1 - _DECAY) * gradient_D
+        self._second_D = _SQUARE_DECAY * self._second_D + (1 - _SQUARE_DECAY) * gradient_D.pow(2)
+        mean_D = self._first_D / (1 - _DECAY**count)
+        spread_D = (self._second_D / (1 - _SQUARE_DECAY**count)).sqrt()
+        rate = self.settings.match_curve_rate * progress.fall()
+        self.curve_D = self.curve_D - rate * mean_D / (spread_D + _TINY)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The curve and its optimiser."""
+        if self.settings.match_curve == "none":
+            return {}
+        return {
+            "curve": self.curve_D,
+            "curve_first_moment": self._first_D,
+            "curve_second_moment": self._second_D,
+            "curve_updates": self._updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the curve and its optimiser."""
+        self.curve_D, self._first_D = state["curve"], state["curve_first_moment"]
+        self._second_D, self._updates = state["curve_second_moment"], state["curve_updates"]

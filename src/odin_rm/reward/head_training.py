@@ -1,0 +1,196 @@
+"""Training of heads alone (``--train heads``): by the reward trainer, and as a function without files.
+
+:class:`HeadTrainer` is the reward trainer with a model of one row per response. :func:`train_heads` is a plain loop
+over the same objectives, batches and schedule, for comparisons of many objectives on the same features; a test holds
+both to the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from odin_rm.core.errors import NumericalError, ShapeError
+from odin_rm.core.types import RewardScores
+from odin_rm.data.batching import build_optimiser_batch, plan_epoch
+from odin_rm.data.schema import TokenisedPreferences
+from odin_rm.data.split import select_pairs
+from odin_rm.fast import TreeSupport
+from odin_rm.model.heads import RewardHeads
+from odin_rm.model.reward_model import RewardModel
+from odin_rm.objectives.objective import Objective, Progress
+from odin_rm.objectives.registry import OBJECTIVES, make_objective
+from odin_rm.reward.frozen import FrozenRewardModel, as_rows, head_scores
+from odin_rm.reward.loader import pair_columns
+from odin_rm.reward.memory import Budget
+from odin_rm.reward.options import HEADS_RATE
+from odin_rm.reward.trainer import RewardTrainer
+
+ROWS_AT_ONCE = 65536
+
+
+class HeadTrainer(RewardTrainer):
+    """The reward trainer for a :class:`~odin_rm.reward.frozen.FrozenRewardModel`: there is no layout to verify."""
+
+    def choose_layout(self) -> TreeSupport:
+        """Rows of one number each."""
+        return TreeSupport("padded", None, "heads on frozen features")
+
+    def before_training(self) -> None:
+        """A micro-batch is a table of rows; no memory has to be measured for it."""
+        self.budget = Budget(ROWS_AT_ONCE, ROWS_AT_ONCE, why="heads on frozen features")
+        self.batches.microbatch_tokens = self.budget.tokens
+
+    def trained_model(self) -> RewardModel:
+        """The whole model, with its trained heads."""
+        frozen: Any = self._reward_model()
+        assert isinstance(frozen, FrozenRewardModel)
+        return frozen.whole
+
+
+@dataclass(frozen=True)
+class TrainedHeads:
+    """What :func:`train_heads` gives.
+
+    Attributes:
+        heads: the trained heads.
+        objective: the objective with its state (a curve, multipliers).
+        losses: ``total`` of each step.
+        metrics: of the last step, as they are logged.
+    """
+
+    heads: RewardHeads
+    objective: Objective
+    losses: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def scores(self, feature_RD: np.ndarray) -> RewardScores:
+        """Rewards by head of features ``(R, D)``, detached."""
+        with torch.no_grad():
+            return head_scores(self.heads, torch.as_tensor(np.asarray(feature_RD, dtype=np.float32)))
+
+
+def train_heads(
+    feature_RD: np.ndarray,
+    data: TokenisedPreferences,
+    objective: str | Objective = "bradley_terry",
+    *,
+    settings: Any = None,
+    pairs: np.ndarray | None = None,
+    heads: tuple[str, ...] | None = None,
+    normalise_heads: bool | None = None,
+    head_scale: float = 1.0,
+    batch_pairs: int | None = None,
+    max_pairs_per_prompt: int | None = None,
+    epochs: int = 1,
+    learning_rate: float = HEADS_RATE,
+    schedule: str = "cosine",
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    seed: int = 0,
+    start: RewardHeads | None = None,
+    after_step: Callable[[int, RewardHeads], None] | None = None,
+) -> TrainedHeads:
+    """Train the heads of an objective on features.
+
+    Args:
+        feature_RD: ``(R, D)`` feature of each response of ``data``.
+        data: the preference set; its token ids are not read.
+        objective: a name of :data:`odin_rm.objectives.registry.OBJECTIVES`, or an objective.
+        settings: the record of its options where it is named; ``None`` for the defaults.
+        pairs: numbers of the pairs to train on; ``None`` for all. Features stay those of ``data``.
+        heads: names of the heads; by default the ones of the table.
+        normalise_heads, head_scale: as the flags; by default as the table has it.
+        batch_pairs: pairs in a step; ``None`` for all of them in each step.
+        max_pairs_per_prompt: cap on the pairs of one prompt in a step; ``None`` for none.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW, at its peak.
+        schedule, warmup_steps: transformers' name of the schedule, and its warm-up.
+        weight_decay: of AdamW.
+        max_grad_norm: the gradient is clipped to this norm; 0 for not at all.
+        seed: of the first weights and of the order of pairs.
+        start: heads to begin with (they are changed) instead of drawn ones.
+        after_step: called with the number of the step and the heads.
+
+    Returns:
+        :class:`TrainedHeads`.
+
+    Raises:
+        ShapeError: there is not one feature for each response.
+        NumericalError: the loss is not finite.
+    """
+    if len(feature_RD) != data.num_responses:
+        raise ShapeError(f"there are {len(feature_RD)} features for {data.num_responses} responses")
+    rows = as_rows(data)
+    if pairs is not None:
+        keep_B = np.zeros(data.num_pairs, dtype=bool)
+        keep_B[pairs] = True
+        rows = select_pairs(rows, keep_B)
+    table_RD = torch.as_tensor(np.asarray(feature_RD, dtype=np.float32)[np.asarray(rows.input_ids_flat)])
+    if isinstance(objective, str):
+        spec = OBJECTIVES[objective]
+        heads = spec.heads if heads is None else heads
+        normalise_heads = spec.normalise_heads if normalise_heads is None else normalise_heads
+        objective = make_objective(objective, spec.settings() if settings is None else settings)
+    trained = start if start is not None else _drawn(table_RD.shape[1], heads, normalise_heads, head_scale, seed)
+
+    size = batch_pairs or rows.num_pairs
+    cap = max_pairs_per_prompt or rows.num_pairs
+    whole = np.arange(rows.num_pairs)
+    every = build_optimiser_batch(rows, whole, objective.variants)
+    all_columns = pair_columns(rows, every)
+    objective.begin(all_columns)
+    drawn = objective.draws()
+    draw = None if drawn is None else drawn.numpy()
+    one_batch = draw is None and size >= rows.num_pairs and cap >= rows.num_pairs
+    plans = [[whole] if one_batch else plan_epoch(rows, size, cap, seed, epoch, draw) for epoch in range(epochs)]
+    steps = sum(map(len, plans))
+    optimiser = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    scheduler = get_scheduler(schedule, optimiser, num_warmup_steps=warmup_steps, num_training_steps=steps)
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    for step, numbers in enumerate((one for plan in plans for one in plan), start=1):
+        batch = every if one_batch else build_optimiser_batch(rows, numbers, objective.variants)
+        columns = all_columns if one_batch else pair_columns(rows, batch)
+        progress = Progress(step, steps)
+        scores = _in_float64(
+            head_scores(trained, table_RD[torch.from_numpy(batch.responses)], with_feature=objective.reads_feature)
+        )
+        value = objective.value(scores, columns, progress)
+        term = objective.head_term(trained, progress)
+        total = value.total if term is None else value.total + term
+        if not bool(torch.isfinite(total)):
+            fix = "Lower the learning rate."
+            raise NumericalError("the loss is not finite", where=f"{data.source}, step {step}", fix=fix)
+        optimiser.zero_grad()
+        total.backward()
+        if max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), max_grad_norm)
+        optimiser.step()
+        scheduler.step()
+        objective.after_step(scores.detach(), columns, progress)
+        losses.append(float(total.detach()))
+        if step == steps:
+            metrics = {name: float(one) for name, one in value.metrics.items()}
+        if after_step is not None:
+            after_step(step, trained)
+    return TrainedHeads(trained, objective, losses, metrics)
+
+
+def _drawn(size: int, names: tuple[str, ...] | None, normalise: bool | None, scale: float, seed: int) -> RewardHeads:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RewardHeads(size, names or ("quality",), normalise=bool(normalise), scale=scale)
+
+
+def _in_float64(scores: RewardScores) -> RewardScores:
+    """As the exact batch hands them to an objective."""
+    feature: Tensor | None = None if scores.feature is None else scores.feature.double()
+    return RewardScores(heads={name: column.double() for name, column in scores.heads.items()}, feature=feature)
