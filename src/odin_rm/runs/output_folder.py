@@ -428,13 +428,15 @@ def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
             lock.take()
         yield
-    finally:
+    except BaseException:
         lock.give()
         for folder in made:
             try:
                 folder.rmdir()
             except OSError:
                 break
+        raise
+    lock.give()  # the last thing that is done: up to it the same command may finish what a kill has cut short
 
 
 @contextmanager
