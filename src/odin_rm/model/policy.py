@@ -41,6 +41,20 @@ ADAPTER_CONFIG = "adapter_config.json"
 # ---- loading and saving ----------------------------------------------------------------------------------------------
 
 
+def policy_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a policy alone, to look at rows before its weights are loaded.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return load_tokenizer(_policy_folder(path), trust_remote_code=trust_remote_code)
+
+
+def _policy_folder(path: str | Path) -> str | Path:
+    inside = Path(path) / "policy"
+    return inside if (inside / "config.json").is_file() or (inside / ADAPTER_CONFIG).is_file() else path
+
+
 def load_policy(
     path: str | Path,
     *,
@@ -73,8 +87,7 @@ def load_policy(
             or tokenizer are missing.
         MissingExtraError: an adapter is asked for or found, and peft is not installed.
     """
-    if (Path(path) / "policy" / "config.json").is_file() or (Path(path) / "policy" / ADAPTER_CONFIG).is_file():
-        path = Path(path) / "policy"
+    path = _policy_folder(path)
     kwargs: dict[str, Any] = {
         "dtype": dtype or torch.float32,
         "attn_implementation": attn_implementation,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
+from odin_rm.core.options import DTYPES, ON_BAD_ROW, SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import RESUME_HELP, LoraOptions, RowOptions
 from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
@@ -143,6 +143,9 @@ class RLConfig(RowOptions, LoraOptions):
 
     max_prompt_tokens: int | None = _of_text(
         None, "Longest prompt. Default: 512, or what the policy's window leaves beside --max_new_tokens.", at_least=1
+    )
+    on_bad_row: str = _of_text(
+        "error", "An unusable prompt ends the run (error) or is left out and counted (skip).", choices=ON_BAD_ROW
     )
     overlong_prompt: str = _of_text(
         "error", "A longer prompt: error, drop, or truncate_left.", choices=("error", "drop", "truncate_left")

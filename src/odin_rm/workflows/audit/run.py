@@ -24,12 +24,14 @@ import yaml
 from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
+from odin_rm.data.columns import Columns
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
 from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
 from odin_rm.workflows.audit.config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit.data import (
+    OF_TWINS,
     Twins,
     audited_lengths,
     load_audit_data,
@@ -87,7 +89,9 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
 
 
 def _audit_into(config: AuditConfig, folder: Path) -> list[AuditResult]:
-    twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
+    twins = (
+        None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row, columns=config.columns)
+    )
     places = ([config.model] if config.model else []) + list(config.compare)
     shared, scored_models = SharedRows(), ScoredModels(config, places)
     try:
@@ -168,7 +172,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
-        columns=config.columns,
+        columns=config.columns if twins is None else Columns(config.columns).but(OF_TWINS),
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
