@@ -29,5 +29,5 @@ def print_note(note: dict[str, Any], output: str) -> None:
     say(f"Written to {output}, which odin-rm judge reads")
     if note["empty"]:
         refused = f" ({note['refused']:,} that the endpoint refused to write)" if note["refused"] else ""
-        what = f"{note['empty']:,} responses are empty{refused}; judges refuse a file with them"
+        what = f"{note['empty']:,} responses are empty{refused}; odin-rm judge refuses them, or lets them lose"
         say(f"odin-rm generate: warning: {what}", error=True)

@@ -149,7 +149,7 @@ def _respond(config: EvaluateConfig, place: Path, candidate: Candidate, baseline
 
 def _renamed(place: Path, candidate: Candidate) -> Path:
     """A file of outputs under the name that no other one has."""
-    given = read_outputs(candidate.place)
+    given = read_outputs(candidate.place, empty=True)
     rows = [
         {"instruction": instruction, "output": answer, "generator": candidate.name}
         | ({"dataset": given.datasets[instruction]} if instruction in given.datasets else {})
@@ -167,6 +167,7 @@ def _judge_config(config: EvaluateConfig, place: Path, outputs: Path, baseline: 
         judge=config.judge,
         output=str(place / "judged"),
         overwrite_output_dir=True,
+        empty_outputs="lose",
         **{name: getattr(config, name) for name in (*same, *_ENDPOINT)},
     )
 
