@@ -8,6 +8,7 @@ has a line for them.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import gzip
 import json
 import random
@@ -100,10 +101,11 @@ class Invocation:
 
     Attributes:
         command: of odin-rm.
-        kind: what is spoilt: ``flag``, ``number``, ``config``, ``path``, ``rows``, ``model``, ``output``.
+        kind: what is spoilt: ``flag``, ``number``, ``word``, ``config``, ``path``, ``rows``, ``model``, ``output``.
         argv: the words behind the command.
         what: for the list of failures.
         prepare: makes the files that it needs in the folder where it runs.
+        may_work: a word that may also be right: then the command must end well.
     """
 
     command: str
@@ -111,6 +113,7 @@ class Invocation:
     argv: list[str]
     what: str
     prepare: Callable[[Path], None] = lambda room: None
+    may_work: bool = False
 
 
 def stock(shop: Path) -> None:
@@ -191,6 +194,9 @@ def _of_command(command: str, shop: Path) -> Iterator[Invocation]:
     for kind, maker in (("flag", _flags), ("number", _numbers), ("config", _configs)):
         for what, words, prepare in maker(command, argv):
             yield Invocation(command, kind, words, what, prepare)
+    if command not in LASTS:
+        for what, words in _words(command, argv):
+            yield Invocation(command, "word", words, what, may_work=True)
     for flag in ROWS.get(command, ()):
         for name, content in BAD_FILES.items():
             file = f"{flag}{name}"
@@ -269,6 +275,27 @@ def _numbers(command: str, argv: list[str]) -> Iterator[Spoilt]:
 _GROWING = b"b0: &b0 [x]\n" + b"".join(
     b"b%d: &b%d [%s]\n" % (k, k, b", ".join([b"*b%d" % (k - 1)] * 9)) for k in range(1, 12)
 )
+WORDS = ("nonsense", "(", "\x1b[2J\u202e", "a=b", "-1", "{}", "[", "../..", "%s", "\u00e9\u4e2d.", "0", "w" * 5000)
+NEVER = ("output", "output_dir", "config", "base_url")
+"""Texts that say where something is written, or whom to ask."""
+
+
+def _words(command: str, argv: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Texts in place of texts: names of fields, devices, templates, schedules, patterns, losses."""
+    config = load(COMMANDS[command].config)
+    hints = typing.get_type_hints(config)
+    refused = getattr(config, "refused", {})
+    known = (*ROWS.get(command, ()), *MODELS.get(command, ()), *NEVER, *refused)
+    for item in dataclasses.fields(config):
+        hint, flag = hints[item.name], flag_of(item)
+        kinds = {hint, *typing.get_args(hint)}
+        if not item.init or item.name in known or item.metadata.get("positional") or item.metadata.get("choices"):
+            continue
+        if str in kinds or any(isinstance(kind, type) and issubclass(kind, enum.Enum) for kind in kinds):
+            for word in WORDS:
+                yield f"--{flag} {word[:20]!r}", with_flag(argv, flag, word)
+
+
 BAD_CONFIGS: dict[str, bytes] = {
     "a list": b"[1, 2]\n",
     "a text": b"hello\n",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.kit import digests, disk_full, leftovers, limited, run_child
 
-POINTS = 7
+POINTS = 5
 """Of each kind for each command."""
 
 

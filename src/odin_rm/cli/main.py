@@ -27,6 +27,7 @@ from odin_rm.core.progress import duration
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
 from odin_rm.core.system import system_error
+from odin_rm.core.untrusted import shortened
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as of programs that SIGPIPE ends
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"odin-rm {__version__}")
         return 0
     if command not in COMMANDS:
-        say(f"odin-rm: error: {unknown_command(command)}", error=True)
+        say(f"odin-rm: error: {shortened(str(unknown_command(command)))}", error=True)
         return ConfigError.exit_code
     return _run(command, rest)
 
@@ -77,7 +78,7 @@ def _run(command: str, arguments: list[str]) -> int:
             error.fix = f"{error.fix} {kept}".strip()
         if is_main_process() or not error.known_to_all:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
-            say(f"odin-rm {command}: {kind}: {error}", error=True)
+            say(f"odin-rm {command}: {kind}: {shortened(str(error))}", error=True)
         if error.known_to_all:
             _let_go(error)
             end_processes()  # else torch may abort at exit, and its code hides ours
@@ -91,7 +92,7 @@ def _run(command: str, arguments: list[str]) -> int:
             return PIPE_CLOSED
         told = system_error(error, COMMANDS[command].kept)
         if told is not None:
-            say(f"odin-rm {command}: error: {told}", error=True)
+            say(f"odin-rm {command}: error: {shortened(str(told))}", error=True)
             return told.exit_code
         say(traceback.format_exc().rstrip(), error=True)
         say(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", error=True)

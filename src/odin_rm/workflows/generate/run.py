@@ -17,6 +17,7 @@ from odin_rm.core.errors import OutputError, RowError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, dump_json, environment_record
 from odin_rm.core.journal import Journal
 from odin_rm.core.progress import Progress
+from odin_rm.core.system import is_there
 from odin_rm.data.prompts import PromptSet, load_prompts, template_takes
 from odin_rm.data.render import Prompt
 from odin_rm.judging.chat import endpoint_address
@@ -52,7 +53,7 @@ def run_generate(config: GenerateConfig) -> Row:
     if output.is_dir():
         raise OutputError("is a folder, not a file", where=str(output), fix="Choose another name.")
     note = command_note("generate", config)
-    if output.exists() and not (config.overwrite or was_cut_short(output, note)):
+    if is_there(output) and not (config.overwrite or was_cut_short(output, note)):
         raise OutputError("exists already", where=str(output), fix="Choose another name, or pass --overwrite.")
     with writer_of(output, note):
         return _generate(config, output)
