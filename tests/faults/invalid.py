@@ -312,7 +312,7 @@ BAD_CONFIGS: dict[str, bytes] = {
     "binary": bytes(range(256)) * 8,
     "utf-16": "seed: 1\n".encode("utf-16"),
     "a control character": b"model: \"a\\x1b[2J\"\nno\x07: 1\n",
-    "a NUL": b"output: \"a\\0b\"\nmodel: \"a\\0b\"\n",
+    "a NUL": b"no_such_key: \"a\\0b\"\n",
     "a date as seed": b"seed: 2020-01-01\nno_such_key: 1\n",
     "two documents": b"seed: 1\n---\nseed: 2\n",
 }  # fmt: skip

@@ -21,7 +21,7 @@ from transformers.utils import logging as hf_logging
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.hub import check_hub
-from odin_rm.model.honest import check_config_file, check_index, loading
+from odin_rm.model.honest import check_config_file, check_index, check_layers, loading
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -120,6 +120,7 @@ def load_classifier(
     with loading(path), quiet_loading():
         model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
     _check_counted_positions(model, path)
+    check_layers(model, report, path)
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
         other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))

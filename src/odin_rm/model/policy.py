@@ -29,7 +29,7 @@ from odin_rm.model.backbone import (
     recompute_activations,
     switch_dropout_off,
 )
-from odin_rm.model.honest import check_adapter_loaded, loading
+from odin_rm.model.honest import check_adapter_loaded, check_layers, loading
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.scoring import load_tokenizer
@@ -130,6 +130,7 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
         model, report = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **kwargs
         )
+    check_layers(model, report, path)
     if missing := sorted(report["missing_keys"]):
         what = f"the model has no weights for {', '.join(missing[:3])}, so it cannot write"
         raise ModelError(what, where=str(path), fix=fix)

@@ -35,7 +35,7 @@ from odin_rm.core.atomic import (
 from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.lock import WriterLock
 from odin_rm.core.reading import read_json, read_yaml
-from odin_rm.core.system import cannot_write, shown_path, writing
+from odin_rm.core.system import cannot_write, is_there, shown_path, writing
 
 MARK = ".odin-rm.json"
 """In each output folder: which command made it and, where it was made in one go, the files that it wrote."""
@@ -205,8 +205,9 @@ def check_output_folder(
     try:
         if "\0" in os.fspath(folder):
             raise OutputError("holds a NUL byte", where=shown_path(folder), fix="Choose another output folder.")
-        if folder.exists() and not folder.is_dir():
-            raise OutputError("is a file, not a folder", where=shown_path(folder), fix="Choose another output folder.")
+        if is_there(folder) and not folder.is_dir():
+            kind = "is a file, not a folder" if folder.exists() else "is a link that leads nowhere"
+            raise OutputError(kind, where=shown_path(folder), fix="Choose another output folder.")
         existing = folder.absolute()
         while not existing.exists():
             existing = existing.parent

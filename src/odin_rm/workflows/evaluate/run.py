@@ -24,7 +24,7 @@ from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.shared_options import EndpointOptions
 from odin_rm.evaluation.outputs import ModelOutputs, read_outputs
 from odin_rm.evaluation.run_records import reward_arm
-from odin_rm.judging.scored import folder_state
+from odin_rm.judging.scored import RewardModelJudge, folder_state
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder
 from odin_rm.workflows.evaluate.config import EvaluateConfig
 from odin_rm.workflows.evaluate.find import Candidate, find_candidates
@@ -63,7 +63,9 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     candidates, left_out = find_candidates(config.runs)
     baseline = read_outputs(config.baseline)
     folder = _check_folder(config)
-    make_judge(_judge_config(config, folder, Path(config.baseline), config.baseline))
+    judge = make_judge(_judge_config(config, folder, Path(config.baseline), config.baseline))
+    if isinstance(judge, RewardModelJudge):
+        judge.prepare([])  # a model that cannot be loaded is no fault of the runs, and must not cost their responses
     with OutputFolder(folder, "evaluate") as output:
         output.claim(resume=True)
         return _evaluate_into(config, folder, candidates, left_out, baseline)
