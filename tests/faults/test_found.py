@@ -150,3 +150,40 @@ def test_servers_hand_on_all_that_a_message_holds():
     assert item.variables == {"tools": tools, "chat_template_kwargs": {"thinking": True}}
     (item,) = read_get_reward({"prompt": said[:1], "response": said[1:], "tools": tools}).items
     assert (item.response, item.variables) == (said[1:], {"tools": tools})
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "word"),
+    [("dpo", "f_divergence_type", "0"), ("dpo", "loss_type", "sigmoid_"), ("sft", "loss_type", "mse")],
+)
+def test_words_that_trl_looks_at_in_its_first_step(refuse, shop, command, flag, word):  # noqa: F811
+    argv = f"{command} --model {shop / 'base'} --dataset {shop / 'pairs.jsonl'} --output out --{flag} {word}".split()
+    refuse(argv, f"--{flag}", word)
+
+
+@pytest.mark.parametrize("command", ["score", "export", "generate"])
+@pytest.mark.parametrize("layers", [0, -1])
+def test_weights_of_layers_that_the_config_has_not_are_no_model(arguments, refuse, room, shop, command, layers):  # noqa: F811
+    """transformers leaves such layers out without a word, and every score is another."""
+    model = "base" if command == "generate" else "ours"
+    shutil.copytree(shop / model, room / "cut")
+    path = room / "cut" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": layers}))
+    if command == "generate":
+        argv = f"generate --model ./cut --prompts {shop / 'pairs.jsonl'} --output g.json".split()
+    else:
+        argv = arguments(command, model="./cut")
+    refuse(argv, "asks for 0 of model.layers", "Copy the config.json that belongs to the weights")
+
+
+def test_an_architecture_that_the_weights_are_not_of(arguments, refuse, room, shop):  # noqa: F811
+    shutil.copytree(shop / "base", room / "lie")
+    path = room / "lie" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "t5"}))
+    refuse(arguments("reward", model="./lie"), "the weights lack", "Copy the config.json")
+
+
+@pytest.mark.parametrize(("flag", "command"), [("model", "audit"), ("token", "study"), ("eval_dataset", "reward")])
+def test_an_unset_variable_of_the_shell_is_no_value(arguments, refuse, shop, flag, command):  # noqa: F811
+    argv = ["study", "--output", "out"] if command == "study" else arguments(command)
+    refuse([*argv, f"--{flag}", ""], f"--{flag}: is empty")

@@ -134,13 +134,13 @@ def test_tools_are_in_the_query_and_beside_it(server):
     tokenizer.chat_template = (
         "{% for t in tools or [] %}{{ t.name }} {% endfor %}{% for m in messages %}{{ m['content'] }} {% endfor %}"
     )
-    tools = [{"name": "rice"}]
+    tools = [{"name": "bread"}]
     prompts = [ChatPrompt(CHAT, {"tools": tools}), CHAT]
     HttpSource(server.url, policy_tokenizer=tokenizer).judge(make_request(prompts, ["no", "no"]))
     (asked,) = server.asked
     assert asked["tools"] == [tools, None]
-    assert ["rice" in prompt for prompt in asked["prompts"]] == [True, False]
-    assert ["rice" in query for query in asked["query"]] == [True, False]
+    assert ["bread" in prompt for prompt in asked["prompts"]] == [True, False]
+    assert ["bread" in query for query in asked["query"]] == [True, False]
 
 
 def test_without_a_tokenizer_queries_are_plain_text(server):

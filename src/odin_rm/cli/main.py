@@ -22,7 +22,7 @@ from odin_rm.cli.next_steps import AFTER
 from odin_rm.core import console
 from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, MachineError, OdinError, RunInterrupted
-from odin_rm.core.hub import quiet_hub
+from odin_rm.core.hub import quiet_hub, quiet_transformers
 from odin_rm.core.progress import duration
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
@@ -105,6 +105,7 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
     about = COMMANDS[command]
     console.set_level(console.level_of(arguments))
     quiet_hub()
+    quiet_transformers()
     if wants_help(arguments):
         inherited = wants_all(arguments)
         print_help(load(about.config if inherited else about.options), command, inherited=inherited)

@@ -430,14 +430,22 @@ def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
             lock.take()
         yield
     except BaseException:
-        lock.give()
-        for folder in made:
-            try:
-                folder.rmdir()
-            except OSError:
-                break
+        _let_go(lock, made)
         raise
-    lock.give()  # the last thing that is done: up to it the same command may finish what a kill has cut short
+    if not is_there(target):
+        _let_go(lock, made)
+    else:
+        lock.give()  # the last thing that is done: up to it the same command may finish what a kill has cut short
+
+
+def _let_go(lock: WriterLock, made: list[Path]) -> None:
+    """Give a lock back and take away the folders that were made for nothing."""
+    lock.give()
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:
+            break
 
 
 @contextmanager

@@ -66,6 +66,10 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     judge = make_judge(_judge_config(config, folder, Path(config.baseline), config.baseline))
     if isinstance(judge, RewardModelJudge):
         judge.prepare([])  # a model that cannot be loaded is no fault of the runs, and must not cost their responses
+    if config.tokenizer is not None:
+        from odin_rm.model.scoring import load_tokenizer
+
+        load_tokenizer(config.tokenizer, trust_remote_code=config.trust_remote_code)  # it is needed last
     with OutputFolder(folder, "evaluate") as output:
         output.claim(resume=True)
         return _evaluate_into(config, folder, candidates, left_out, baseline)
