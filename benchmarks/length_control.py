@@ -18,13 +18,13 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from odin_rm.evaluation import length_control
-from odin_rm.evaluation.annotations import on_the_same_prompts, read_annotations
 from odin_rm.evaluation.length_control import (
     deviation_length_term,
     fit_joint,
     length_only,
     relative_length_term,
 )
+from odin_rm.results.annotations import on_the_same_prompts, read_annotations
 
 TERMS = {
     "relative to the baseline's answer (ours)": relative_length_term,

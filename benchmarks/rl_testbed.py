@@ -24,7 +24,7 @@ from typing import Any
 
 from odin_rm.core.files import atomic_write_json, json_safe
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.page import png_bytes
+from odin_rm.reports.blocks import png_bytes
 from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
 from odin_rm.testbed.rl_experiment import train_policies
 from odin_rm.testbed.rl_figures import Policies, compare_policies

@@ -14,7 +14,6 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from odin_rm.core.errors import ShapeError
-from odin_rm.evaluation.annotations import read_annotations
 from odin_rm.evaluation.length_control import (
     RIDGE,
     deviation_length_term,
@@ -26,6 +25,7 @@ from odin_rm.evaluation.length_control import (
     length_tells_all,
     relative_length_term,
 )
+from odin_rm.results.annotations import read_annotations
 from tests.evaluation.made import ALPACA_EVAL, MADE, PROMPTS
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval_annotations"

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from odin_rm.core.errors import DataError, OdinError
-from odin_rm.evaluation.annotation_rows import ORDERS
-from odin_rm.evaluation.annotations import read_annotations
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_scorer, load_tokenizer, score_texts
+from odin_rm.results.annotation_rows import ORDERS
+from odin_rm.results.annotations import read_annotations
 from odin_rm.testbed.phrases import FILLERS, HARMFUL, HELPFUL
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.workflows.judge.run import run_judge

@@ -9,12 +9,18 @@ import pytest
 
 from odin_rm.evaluation.audit import audit_preferences
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports import audit_headline, audit_sections, figures_table, plots, write_audit_report
-from odin_rm.reports.page import Plot
+from odin_rm.reports import audit_headline, audit_sections, figures_table, write_audit_report
+from odin_rm.reports.audit_charts import audit_charts
+from odin_rm.reports.chart import Chart, palette
+from odin_rm.reports.chart_still import draw_still
+from odin_rm.reports.sections import Charts
 from tests.evaluation.simulate import simulated
 from tests.reports.test_page import Page, assert_self_contained
 
-FIGURES = ("correlations", "reward_against_length", "accuracy_decomposition", "accuracy_by_length_difference")
+FIGURES = (
+    "correlations", "reward_against_length", "length_head_against_length", "accuracy_decomposition",
+    "accuracy_by_length_difference",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,38 +56,52 @@ def test_headline_of_a_model_that_dislikes_length(two) -> None:
     assert "undefined (the reward is the same" in audit_headline([nothing])
 
 
+def charts_of(results, scored=None) -> dict[str, Chart]:
+    lengths, accuracies = audit_charts(results, scored)
+    return {chart.file: chart for chart in (*lengths, *accuracies)}
+
+
 def test_correlations_are_drawn_where_they_are(two) -> None:
-    axis = plots.correlations_side_by_side(two[0]).axes[0]
-    drawn = sorted(x for container in axis.containers for x in container.lines[0].get_xdata())
+    chart = charts_of(two[0])["correlations"]
     names = ("pearson", "spearman", "kendall", "pearson_within_prompt")
-    assert drawn == pytest.approx(sorted(r[n].value for r in two[0] for n in names))
-    lows = [segment[0][0] for container in axis.containers for segment in container.lines[2][0].get_segments()]
-    assert sorted(lows) == pytest.approx(sorted(r[n].low for r in two[0] for n in names))
+    for series, result in zip(chart.series, two[0], strict=True):
+        assert list(series.y) == [result[n].value for n in names]
+        assert list(series.low) == [result[n].low for n in names]
+        assert list(series.high) == [result[n].high for n in names]
 
 
-def test_scatter_has_a_panel_per_head_and_its_trend(two) -> None:
-    canvas = plots.reward_against_length(*two)
-    titles = [axis.get_title(loc="left").partition(", r = ")[0] for axis in canvas.axes]
-    assert titles == ["vanilla\nquality head", "odin\nquality head", "odin\nlength head"]
-    line = next(line for line in canvas.axes[0].lines if len(line.get_xdata()) > 2)
-    assert list(line.get_ydata()) == [row["value"] for row in two[0][0].trend["quality"]]
-    assert len(canvas.axes[0].collections[0].get_offsets()) == 300
+def test_each_head_has_its_trend_over_the_cloud_of_its_responses(two) -> None:
+    charts = charts_of(*two)
+    quality, length = charts["reward_against_length"], charts["length_head_against_length"]
+    assert [one.name for one in quality.series] == ["vanilla", "vanilla, mean", "odin", "odin, mean"]
+    assert [one.name for one in length.series] == ["odin", "odin, mean"]
+    cloud, trend = quality.series[:2]
+    assert list(trend.y) == [row["value"] for row in two[0][0].trend["quality"]]
+    scored = two[1][0]
+    shown = scored.response_tokens <= np.quantile(scored.response_tokens, 0.995)
+    deviation = (scored.quality - scored.quality.mean()) / scored.quality.std()
+    assert list(cloud.x) == scored.response_tokens[shown].tolist()
+    assert list(cloud.y) == pytest.approx(deviation[shown].tolist())
+    (axis,) = draw_still(quality, *palette([quality])).axes
+    assert len(axis.lines[0].get_xdata()) == shown.sum()
 
 
-def test_many_models_share_a_grid_without_scores(two) -> None:
+def test_many_models_share_a_chart_of_trends(two) -> None:
     results = [replace(two[0][1], name=f"m{k}") for k in range(4)]
-    canvas = plots.reward_against_length(results)
-    shown = [axis for axis in canvas.axes if axis.axison]
-    assert len(shown) == 8
-    assert len(plots.accuracy_decomposition(results).axes[0].containers) == 8
+    charts = charts_of(results, [two[1][1]] * 4)
+    assert [one.name for one in charts["reward_against_length"].series] == ["m0", "m1", "m2", "m3"]
+    (axis,) = draw_still(charts["accuracy_decomposition"], *palette(list(charts.values()))).axes
+    assert len(axis.containers) == 8
 
 
 def test_accuracy_by_bin_shows_baseline_and_counts(two) -> None:
-    axis = plots.accuracy_by_length_difference(two[0]).axes[0]
-    labels = [label.get_text() for label in axis.get_xticklabels()]
-    assert [int(t.rpartition("n = ")[2]) for t in labels] == [row["pairs"] for row in two[0][0].length_bins]
-    baseline = axis.lines[0].get_ydata()
-    assert (baseline[0], baseline[-1]) == (0.0, 1.0)
+    chart = charts_of(two[0])["accuracy_by_length_difference"]
+    *models, baseline = chart.series
+    for series, result in zip(models, two[0], strict=True):
+        assert list(series.words) == [f"{row['pairs']:,} pairs" for row in result.length_bins]
+        assert list(series.y) == [row["accuracy"]["value"] for row in result.length_bins]
+    assert baseline.name == "pick the longer response"
+    assert (baseline.y[0], baseline.y[-1]) == (0.0, 1.0)
 
 
 def test_table_has_a_row_for_each_figure_and_a_column_for_each_model(two) -> None:
@@ -102,6 +122,6 @@ def test_undefined_figures_leave_the_page_whole(tmp_path) -> None:
     assert "nan" not in Page(text).text.lower().split()
 
 
-def test_plots_are_named_apart(two) -> None:
-    blocks = [block for section in audit_sections(*two) for block in section.blocks if isinstance(block, Plot)]
-    assert [block.file for block in blocks] == list(FIGURES)
+def test_figures_are_named_apart(two) -> None:
+    blocks = [block for section in audit_sections(*two) for block in section.blocks if isinstance(block, Charts)]
+    assert [chart.file for block in blocks for chart in block.charts] == list(FIGURES)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from odin_rm.evaluation.records import Figure
+from odin_rm.reports.blocks import Percent, Table
 from odin_rm.reports.chart import Chart, Mark, Series, numbers_table, palette, thin, thinned, x_words
 from odin_rm.reports.chart_live import describe_live
 from odin_rm.reports.chart_still import draw_still, still_files
 from odin_rm.reports.latex import escape_latex, latex_table
-from odin_rm.reports.page import Percent, Table
 
 
 def a_chart(*series: Series, **changes) -> Chart:

@@ -11,19 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from odin_rm.reports.comparison.page import FOLD_AFTER, Passage, content_policy, json_in_html
+from odin_rm.reports.blocks import FOLD_AFTER, Passage
+from odin_rm.reports.page import content_policy, json_in_html
 from odin_rm.workflows.report.run import ReportConfig, run_report
 from tests.reports import run_folders as made
-from tests.reports.test_page import Page
+from tests.reports.test_page import Page, without_scripts
 
 
 def scripts_of(text: str) -> list[tuple[str, str]]:
     """Attributes and content of each script element, as a browser would split them."""
     return re.findall(r"<script([^>]*)>(.*?)</script", text, flags=re.DOTALL)
-
-
-def without_scripts(text: str) -> str:
-    return re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")

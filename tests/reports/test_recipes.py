@@ -9,11 +9,11 @@ import pytest
 
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.evaluation.records import Figure, RunPoint
+from odin_rm.reports.blocks import Table
 from odin_rm.reports.dominance import draw_dominance
 from odin_rm.reports.fronts import legend_columns
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.markdown import markdown_table
-from odin_rm.reports.page import Table
 from odin_rm.reports.recipes import (
     MOST_PANELS,
     RECIPES,

@@ -10,10 +10,10 @@ import pytest
 from odin_rm.cli.main import main
 from odin_rm.core.errors import OdinError, RowError
 from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables
-from odin_rm.reports.comparison.records import Response
 from odin_rm.reports.comparison.story import all_audits
 from odin_rm.reports.comparison.tables import mean_change, rl_table, settings_tables
 from odin_rm.reports.comparison.texts import sample_block
+from odin_rm.results.records import Response
 from odin_rm.workflows.report.run import ReportConfig, own_names, read_material, run_report
 from tests.reports import run_folders as made
 from tests.reports.test_page import Page

@@ -10,10 +10,10 @@ from typing import Any
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import bad_row, read_rows
 from odin_rm.core.reading import read_bytes
-from odin_rm.evaluation.annotation_rows import ORDERS, check_preferences, parse_annotation, parse_orders
 from odin_rm.evaluation.judgements import Judgement, Question
-from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes
 from odin_rm.judging.judge import Judge, Record
+from odin_rm.results.annotation_rows import ORDERS, check_preferences, parse_annotation, parse_orders
+from odin_rm.results.preference_codes import ALPACA_EVAL, PreferenceCodes
 
 _Key = tuple[str, str, str]
 

@@ -1,9 +1,12 @@
 """Reports: figures and one self-contained HTML page. Start at :func:`odin_rm.reports.page.write_report`."""
 
 from odin_rm.reports.audit_report import audit_headline, audit_sections, figures_table, write_audit_report
-from odin_rm.reports.page import Percent, Plot, Section, Table, Text, write_report
+from odin_rm.reports.blocks import Percent, Plot, Table, Text
+from odin_rm.reports.page import write_report
+from odin_rm.reports.sections import Charts, Section
 
 __all__ = [
+    "Charts",
     "Percent",
     "Plot",
     "Section",

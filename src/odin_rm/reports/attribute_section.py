@@ -10,9 +10,10 @@ from matplotlib.figure import Figure as Canvas
 
 from odin_rm.evaluation.attribute_audit import as_figure, attribute_order
 from odin_rm.evaluation.audit import AuditResult
-from odin_rm.reports.page import MINUS, Percent, Plot, Section, Table, Text, format_number
-from odin_rm.reports.plots import NEAR_ZERO, shorten
-from odin_rm.reports.style import GREY, INK, model_colours, model_markers, new_canvas, styled
+from odin_rm.reports.audit_charts import NEAR_ZERO
+from odin_rm.reports.blocks import MINUS, Percent, Plot, Table, Text, format_number
+from odin_rm.reports.sections import Section
+from odin_rm.reports.style import GREY, INK, model_colours, model_markers, new_canvas, shorten, styled
 
 _MOST_NAMED = 3
 _EXPLANATION = """

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_rm.evaluation.audit import CORRELATIONS, AuditResult
+from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure, ScoredPreferences
-from odin_rm.reports import plots
 from odin_rm.reports.attribute_section import attribute_section, attribute_sentence
+from odin_rm.reports.audit_charts import NEAR_ZERO, audit_charts
 from odin_rm.reports.audit_rows import rows_table, shared_line, shared_pairs, subtitle
-from odin_rm.reports.page import Percent, Plot, Section, Table, Text, format_number, write_report
+from odin_rm.reports.blocks import Percent, Table, Text, format_number
+from odin_rm.reports.page import write_report
+from odin_rm.reports.sections import Charts, Section
 
 # Rows of the figures table: name in audit.json, words for people, percent or not.
 _ROWS = (
@@ -89,7 +91,7 @@ def _length_sentence(result: AuditResult, pearson: Figure) -> str:
     step = f"{spread:,.0f} {unit}" if spread is not None and spread >= 2 else f"one deviation of length, in {unit}"
     amount = format_number(abs(pearson.value), 2)
     signed = format_number(pearson.value, 2)
-    if abs(pearson.value) <= plots.NEAR_ZERO:
+    if abs(pearson.value) <= NEAR_ZERO:
         return f"{name} pays next to nothing for length: {signed}{interval} reward deviations per {step} more."
     if pearson.low is not None and pearson.high is not None and pearson.low <= 0 <= pearson.high:
         return f"{name} shows no clear price of length: {signed}{interval} reward deviations per {step} more."
@@ -120,12 +122,12 @@ def audit_sections(
 
     Args:
         results: the audits, each with its own ``name``.
-        scored: the scored sets behind them for the scatter plots (``None`` where only the figures are at hand; the
-            plot then shows the trend alone).
+        scored: the scored sets behind them for the clouds of responses (``None`` where only the figures are at hand).
     """
+    lengths, accuracies = audit_charts(results, scored)
     sections = [
-        Section("Reward and length", [*_length_blocks(results, scored)]),
-        Section("Where the accuracy comes from", [*_accuracy_blocks(results)]),
+        Section("Reward and length", [Charts(lengths)]),
+        Section("Where the accuracy comes from", [Charts(accuracies), Text(_baseline_sentence(results))]),
         Section("All figures", [Text(_EXPLANATION), figures_table(results), *_details(results)]),
     ]
     attributes = attribute_section(results)
@@ -135,73 +137,9 @@ def audit_sections(
     return sections if table is None else [*sections, Section("The pairs behind the figures", [table])]
 
 
-def _length_blocks(
-    results: Sequence[AuditResult], scored: Sequence[ScoredPreferences | None] | None
-) -> list[Text | Table | Plot]:
-    values = "; ".join(
-        f"{r.name}: " + ", ".join(f"{n.replace('_', ' ')} {format_number(r[n].value, 2)}" for n in CORRELATIONS)
-        for r in results
-    )
-    trends = "; ".join(f"{r.name}: {_trend_words(r)}" for r in results)
-    return [
-        Plot(
-            plots.correlations_side_by_side(results),
-            "correlations",
-            "Correlation of the quality reward with length, with 95 % intervals. The shaded band is 0.05 around zero.",
-            alt=f"Dot plot of correlations with length. {values}.",
-        ),
-        Plot(
-            plots.reward_against_length(results, scored),
-            "reward_against_length",
-            "Each response's reward against its length (grey; the longest half per cent lies outside), the mean reward "
-            "over bins of length (line) and its 95 % interval (band). A flat line is a head that does not read length.",
-            alt=f"Scatter plots of reward against length with a trend line per head. {trends}.",
-        ),
-    ]
-
-
-def _trend_words(result: AuditResult) -> str:
-    rows = result.trend.get("quality", [])
-    if len(rows) < 2:
-        return "too few responses for a trend"
-    first, last = rows[0], rows[-1]
-    return (
-        f"quality head, Pearson {format_number(result['pearson'].value, 2)}; mean reward "
-        f"{format_number(first['value'], 2)} deviations at length {first['length']:.0f} and "
-        f"{format_number(last['value'], 2)} at length {last['length']:.0f}"
-    )
-
-
-def _accuracy_blocks(results: Sequence[AuditResult]) -> list[Text | Table | Plot]:
-    names = [name for name in plots.ACCURACY_NAMES if any(r[name].value is not None for r in results)]
-    values = "; ".join(
-        f"{r.name}: " + ", ".join(f"{plots.ACCURACY_NAMES[n]} {_percent(r[n])}".replace("\n", " ") for n in names)
-        for r in results
-    )
-    baseline = _percent(results[0]["longer_response_baseline_accuracy"])
-    bins = "; ".join(f"{r.name}: {_bin_words(r)}" for r in results)
-    return [
-        Plot(
-            plots.accuracy_decomposition(results),
-            "accuracy_decomposition",
-            "Accuracy on all pairs and on parts of them, with 95 % intervals. A model that reads length does well "
-            "where the chosen response is longer and badly where it is shorter. "
-            f"Picking the longer response gets {baseline}.",
-            alt=f"Bar chart of accuracy. {values}.",
-        ),
-        Plot(
-            plots.accuracy_by_length_difference(results),
-            "accuracy_by_length_difference",
-            "Accuracy by how much longer or shorter the chosen response is than the rejected one; n pairs in each bin. "
-            "The dashed line is the accuracy of always picking the longer response.",
-            alt=f"Line chart of accuracy by length difference. {bins}.",
-        ),
-    ]
-
-
-def _bin_words(result: AuditResult) -> str:
-    rows = [(row["label"], row["accuracy"]["value"]) for row in result.length_bins]
-    return ", ".join(f"{label} {format_number(value, percent=True)}" for label, value in rows)
+def _baseline_sentence(results: Sequence[AuditResult]) -> str:
+    baselines = {_percent(result["longer_response_baseline_accuracy"]) for result in results}
+    return f"Always picking the longer response gets {' or '.join(sorted(baselines))}."
 
 
 def figures_table(results: Sequence[AuditResult]) -> Table:
@@ -249,7 +187,7 @@ def write_audit_report(
     *,
     title: str = "Reward model audit",
 ) -> Path:
-    """Write the figures as PNG files and ``report.html``.
+    """Write ``report.html`` and its figures (PNG, SVG).
 
     Args:
         results: the audits to show.

@@ -8,7 +8,7 @@ from typing import Any
 
 from odin_rm.data.left_out import NOT_READ_BY_ALL, PAIRS_DIGEST, data_line
 from odin_rm.evaluation.audit import AuditResult
-from odin_rm.reports.page import Table
+from odin_rm.reports.blocks import Table
 
 # Rows of the table: name in an audit's data_report, words for people, whether to show it where it is 0 everywhere.
 _ROWS = (

@@ -8,9 +8,10 @@ from typing import Any
 from odin_rm.evaluation.best_of_n import BestOfN
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.stored_scores import StoredScores
+from odin_rm.reports.blocks import Table, format_number
 from odin_rm.reports.chart import Chart, Series
-from odin_rm.reports.comparison.page import Charts, Part, Report
-from odin_rm.reports.page import Table, format_number
+from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Charts, Section
 
 _MOST_LINES = 6
 
@@ -34,9 +35,9 @@ def best_of_n_report(stored: StoredScores, found: BestOfN, content: Mapping[str,
         title="Best-of-N",
         subtitle=f"{content['model']}: {found.prompts:,} prompts, N = {', '.join(map(str, found.n))}",
         headline=[_headline(stored, found, attributes)],
-        parts=[
-            Part("What is chosen", [Charts([_chart(found, leading, "rewards", "Proxy and gold", _reward_words)])]),
-            Part(
+        sections=[
+            Section("What is chosen", [Charts([_chart(found, leading, "rewards", "Proxy and gold", _reward_words)])]),
+            Section(
                 "What comes along",
                 [
                     Charts([_chart(found, attributes[:_MOST_LINES], "attributes", "Attributes", _words(stored))]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.page import Table, format_number
+from odin_rm.reports.blocks import Table, format_number
 from odin_rm.reports.style import COLOURS, MARKERS, model_colours
 
 Style = Literal["line", "points", "steps", "bars"]

@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
+from odin_rm.reports.blocks import png_bytes
 from odin_rm.reports.chart import Chart, Series
-from odin_rm.reports.page import png_bytes
-from odin_rm.reports.plots import shorten
-from odin_rm.reports.style import GREY, INK, new_canvas, styled
+from odin_rm.reports.style import GREY, INK, new_canvas, shorten, styled
 
 WIDTH, HEIGHT = 6.6, 4.0
 LEGEND_COLUMNS = 3

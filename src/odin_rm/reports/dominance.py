@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from odin_rm.reports.fronts import legend_columns
-from odin_rm.reports.plots import shorten
 from odin_rm.reports.recipes import Drawing
-from odin_rm.reports.style import INK, MARKERS, model_colours, new_canvas, styled
+from odin_rm.reports.style import INK, MARKERS, model_colours, new_canvas, shorten, styled
 
 MOST_PAIRS = 8
 _MARKED = 8

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports.page import DASH, Percent, Table, format_number
+from odin_rm.reports.blocks import DASH, Percent, Table, format_number
 
 
 def arms_table(content: Mapping[str, Any], matched: Sequence[float], *, score: str, unit: str, digits: int) -> Table:

@@ -16,8 +16,7 @@ from matplotlib.patches import Patch
 
 from odin_rm.evaluation.pareto import RunPoints, attained_score, pareto_front
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports.plots import shorten
-from odin_rm.reports.style import GREY, INK, new_canvas
+from odin_rm.reports.style import GREY, INK, new_canvas, shorten
 
 EDGE_SHARE = 0.06
 """Room beside the outermost points, as a share of their range."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from odin_rm.core.untrusted import printable
-from odin_rm.reports.page import DASH, MINUS, Table
+from odin_rm.reports.blocks import DASH, MINUS, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from odin_rm.core.untrusted import markdown_text
-from odin_rm.reports.page import Table
+from odin_rm.reports.blocks import Table
 
 
 def markdown_table(table: Table) -> str:

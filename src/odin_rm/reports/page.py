@@ -1,160 +1,63 @@
-"""One self-contained HTML page made of sections: text, tables and figures. No network, no script, light and dark.
+"""One self-contained HTML page made of sections: no network, light and dark, figures that zoom and read by keyboard.
 
-    from odin_rm.reports.page import Plot, Section, Table, Text, write_report
-    from odin_rm.reports.audit_report import audit_headline, audit_sections
+    from odin_rm.reports import Charts, Section, Text, audit_headline, audit_sections, write_report
 
     sections = [
         Section("What was done", [Text("Two reward models from the same initial weights ...")]),
         *audit_sections([vanilla_result, odin_result], [vanilla_scored, odin_scored]),
-        Section("Policies", [Plot(canvas, "pareto", "Length against true quality.", alt="...")]),
+        Section("Policies", [Charts([front_chart])]),
     ]
     write_report("Quickstart", audit_headline([vanilla_result, odin_result]), sections, output_dir)
 
-Every plot is saved as ``<output_dir>/<plot.file>.png`` and embedded in ``<output_dir>/report.html``.
+The page holds plotly's script and its own, both by their digests: the content security policy in its head lets nothing
+else run, and lets nothing be fetched. Texts of prompts and responses are escaped by the template and appear nowhere
+else. Without scripts every figure is a picture. Beside the page stand its figures (PNG, SVG) and the tables that have a
+file name (LaTeX).
 """
 
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure as Canvas
+from markupsafe import Markup
 
 from odin_rm.core.files import atomic_write_bytes, atomic_write_text
-from odin_rm.evaluation.records import Figure
-from odin_rm.reports.style import DPI
-
-MINUS = "\N{MINUS SIGN}"
-DASH = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Text:
-    """Paragraphs of plain text (blank line between them). Markup is escaped."""
-
-    text: str
-    kind = "text"
-
-    @property
-    def paragraphs(self) -> list[str]:
-        """The paragraphs, each on one line."""
-        return [" ".join(part.split()) for part in re.split(r"\n\s*\n", self.text.strip())]
+from odin_rm.core.reading import read_text
+from odin_rm.reports.blocks import Plot, Table, Text, png_bytes
+from odin_rm.reports.chart import Chart, numbers_table, palette, thinned
+from odin_rm.reports.chart_live import describe_live
+from odin_rm.reports.chart_still import draw_still, still_files
+from odin_rm.reports.latex import latex_table
+from odin_rm.reports.sections import Charts, Section
 
 
 @dataclass(frozen=True)
-class Percent:
-    """A table cell to show in percent: a share as a number or a :class:`Figure`."""
-
-    share: Any
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a caption. The first column holds the row headings.
+class Report:
+    """Everything on the page.
 
     Attributes:
-        caption: what the table shows, a sentence.
-        columns: the headings, the first above the row headings.
-        rows: cells: text, numbers, ``None`` (a dash), :class:`Figure` (value with its interval below) or
-            :class:`Percent`.
-        note: small print below the table.
-        digits: decimal places of numbers.
-        percent: show numbers and figures of these columns (by heading) in percent.
-        folded: hide it behind a "show" line that a key or a click opens.
-        file: name of its LaTeX file where a page writes such files; empty for none.
-    """
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    note: str = ""
-    digits: int = 3
-    percent: Sequence[str] = ()
-    folded: bool = False
-    file: str = ""
-    kind = "table"
-
-    def cell(self, value: Any, column: int) -> dict[str, str]:
-        """A cell as ``main`` text, ``interval`` text and ``why`` (a reason where a figure is undefined)."""
-        return format_cell(value, self.digits, self.columns[column] in self.percent)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A matplotlib figure with its caption and its description in words.
-
-    Attributes:
-        canvas: the figure.
-        file: file name without suffix.
-        caption: what to see in it.
-        alt: what a reader who cannot see it needs to know, with the numbers.
-    """
-
-    canvas: Canvas
-    file: str
-    caption: str
-    alt: str
-    kind = "plot"
-
-
-@dataclass(frozen=True)
-class Section:
-    """A titled part of the page.
-
-    Attributes:
-        title: its heading, also in the page's table of contents.
-        blocks: texts, tables and plots in order.
+        title, subtitle: of the page.
+        headline: the findings in plain words, one paragraph each.
+        sections: its parts; empty ones are left out.
+        notes: what a reader must know of the input: cut lines, unfinished runs.
+        footer: small print at the end.
     """
 
     title: str
-    blocks: Sequence[Text | Table | Plot]
-
-    @property
-    def anchor(self) -> str:
-        """The heading's id in the page."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
-
-
-def format_number(value: float | int | None, digits: int = 3, percent: bool = False) -> str:
-    """A number for people: fixed places, a true minus sign, thousands apart, a dash for none."""
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace("-", MINUS)
-    text = f"{100 * value:.1f} %" if percent else f"{value:.{digits}f}"
-    if float(text.rstrip(" %")) == 0:
-        text = text.lstrip("-")
-    return text.replace("-", MINUS)
-
-
-def format_cell(value: Any, digits: int = 3, percent: bool = False) -> dict[str, str]:
-    """Text of a table cell; see :class:`Table`."""
-    if isinstance(value, Percent):
-        return format_cell(value.share, digits, percent=True)
-    if isinstance(value, Figure):
-        interval = ""
-        if value.low is not None and value.high is not None:
-            interval = f"{format_number(value.low, digits, percent)} to {format_number(value.high, digits, percent)}"
-        return {"main": format_number(value.value, digits, percent), "interval": interval, "why": value.why or ""}
-    if value is None or isinstance(value, int | float):
-        return {"main": format_number(value, digits, percent), "interval": "", "why": ""}
-    return {"main": str(value), "interval": "", "why": ""}
-
-
-def png_bytes(canvas: Canvas) -> bytes:
-    """The figure as a PNG file, the same bytes for the same figure."""
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
+    subtitle: str
+    headline: Sequence[str]
+    sections: Sequence[Section]
+    notes: Sequence[str] = ()
+    footer: str = ""
 
 
 def write_report(
@@ -167,60 +70,126 @@ def write_report(
     footer: str = "",
     file: str = "report.html",
 ) -> Path:
-    """Write the figures as PNG files and the page that embeds them.
+    """Write the page and the files of its figures and tables.
 
     Args:
         title: of the page.
         headline: the finding in plain words with its numbers; sentences, shown large at the top.
         sections: the parts of the page.
-        output_dir: where ``report.html`` and ``<plot.file>.png`` go; made where missing.
+        output_dir: where the page and its files go; made where missing.
         subtitle: one line below the title (data, date, seed, ...).
         footer: small print at the end.
         file: name of the page.
 
     Returns:
         The path of the page.
+
+    Raises:
+        ValueError: two figures have one name.
     """
+    html, files = render_report(Report(title, subtitle, Text(headline).paragraphs, sections, footer=footer))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    images: dict[str, str] = {}
-    for section in sections:
-        for block in section.blocks:
-            if isinstance(block, Plot):
-                if block.file in images:
-                    raise ValueError(f"two plots are called '{block.file}'")
-                content = png_bytes(block.canvas)
-                atomic_write_bytes(folder / f"{block.file}.png", content)
-                images[block.file] = base64.b64encode(content).decode("ascii")
-    page = folder / file
-    atomic_write_text(page, render_page(title, headline, sections, images, subtitle=subtitle, footer=footer))
-    return page
+    for name, content in files.items():
+        atomic_write_bytes(folder / name, content)
+    atomic_write_text(folder / file, html)
+    return folder / file
 
 
-def render_page(
-    title: str,
-    headline: str,
-    sections: Sequence[Section],
-    images: dict[str, str],
-    *,
-    subtitle: str = "",
-    footer: str = "",
-) -> str:
-    """The HTML text; ``images`` maps each plot's file name to its base64 PNG."""
+def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
+    """The page and the files beside it by name.
+
+    Raises:
+        ValueError: two figures have one name.
+    """
+    sections = [section for section in report.sections if section.blocks]
+    blocks = [block for section in sections for block in section.blocks]
+    charts = [_thinned(chart) for block in blocks if isinstance(block, Charts) for chart in block.charts]
+    plots = [block for block in blocks if isinstance(block, Plot)]
+    names = [*(chart.file for chart in charts), *(plot.file for plot in plots)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two figures are called '{next(name for name in names if names.count(name) > 1)}'")
+    colours, markers = palette(charts)
+    files: dict[str, bytes] = {}
+    stills: dict[str, str] = {}
+    live: dict[str, Any] = {}
+    for chart in charts:
+        files[f"{chart.file}.png"], files[f"{chart.file}.svg"] = still_files(draw_still(chart, colours, markers))
+        stills[chart.file] = base64.b64encode(files[f"{chart.file}.svg"]).decode("ascii")
+        live[chart.file] = describe_live(chart, colours, markers)
+    for plot in plots:
+        files[f"{plot.file}.png"] = png_bytes(plot.canvas)
+        stills[plot.file] = base64.b64encode(files[f"{plot.file}.png"]).decode("ascii")
+    for block in blocks:
+        if isinstance(block, Table) and block.file:
+            files[f"{block.file}.tex"] = latex_table(block).encode("utf-8")
+    return _html(report, sections, stills, live), files
+
+
+def _html(report: Report, sections: Sequence[Section], stills: Mapping[str, str], live: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("odin_rm.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    plotly_script = _plotly_script() if live else ""
+    own = read_text(Path(__file__).parent / "templates" / "report.js")
+    page_script = without_addresses(own) if live else ""
     return environment.get_template("report.html.j2").render(
-        title=title,
-        subtitle=subtitle,
-        headline=Text(headline).paragraphs,
+        title=report.title,
+        subtitle=report.subtitle,
+        headline=report.headline,
+        notes=report.notes,
+        footer=report.footer,
         sections=sections,
         anchors=page_anchors(sections),
-        images=images,
-        footer=footer,
+        stills=stills,
+        numbers=numbers_table,
+        live=bool(live),
+        charts_json=Markup(json_in_html(live)),
+        plotly_script=Markup(plotly_script),
+        page_script=Markup(page_script),
+        policy=content_policy([plotly_script, page_script] if live else []),
         version=package_version(),
     )
+
+
+def json_in_html(value: Any) -> str:
+    """JSON that may stand in a ``script`` element: no text in it can end the element."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def content_policy(scripts: Sequence[str]) -> str:
+    """The content security policy: these scripts and no other, pictures and styles of the page itself, no network."""
+    digests = [base64.b64encode(hashlib.sha256(s.encode("utf-8")).digest()).decode("ascii") for s in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _plotly_script() -> str:
+    from plotly.offline import get_plotlyjs
+
+    # Whatever plotly writes into its file: nothing in it may end the script element.
+    return without_addresses(str(get_plotlyjs()).replace("</script", "<\\/script").replace("\r\n", "\n"))
+
+
+def without_addresses(script: str) -> str:
+    """The same JavaScript, spelt so that no address stands in the page.
+
+    plotly names servers of maps, which no chart of ours asks for and the page's policy forbids. Whoever looks through a
+    page for what it might fetch finds none of them: ``https:\\/\\/`` in a string is ``https://``, ``t["href"]=`` is
+    ``t.href=``, and ``href\\x3d`` in a string is ``href=``.
+    """
+    script = re.sub(r"(https?):\/\/", r"\1:\\/\\/", script)
+    script = re.sub(r"\.(href|src)=(?=[\"'])", r'["\1"]=', script)
+    return re.sub(r"(?<!\.)(href|src)=(?=[\"'])", r"\1\\x3d", script)
+
+
+def _thinned(chart: Chart) -> Chart:
+    return Chart(**{**vars(chart), "series": [thinned(one) for one in chart.series]})
 
 
 def page_anchors(sections: Sequence[Any]) -> list[str]:

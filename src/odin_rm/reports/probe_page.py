@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from odin_rm.evaluation.attribute_audit import as_figure
+from odin_rm.reports.blocks import Percent, Table, Text, format_number
 from odin_rm.reports.chart import Chart, Mark, Series
-from odin_rm.reports.comparison.page import Charts, Part, Report
-from odin_rm.reports.page import Percent, Table, Text, format_number
+from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Charts, Section
 
 _GROUPS = {
     "length": ("More words, nothing more said", "and one control: half an answer should lose."),
@@ -36,19 +37,19 @@ def probe_report(content: Mapping[str, Any]) -> Report:
         notes.append(f"{content['responses_too_long']:,} responses do not fit the model's window and are left out.")
     if content["deviation_of"] == "all responses":
         notes.append("No prompt has two responses: deviations are those of all responses.")
-    parts = [Part("What it pays for", [_sentences(content), Text(_HOW_TO_READ), _prices(content)])]
+    parts = [Section("What it pays for", [_sentences(content), Text(_HOW_TO_READ), _prices(content)])]
     parts += [
-        Part(title, [Text(f"{title}: {rest}"), Charts([_chart(content, group, title)])])
+        Section(title, [Text(f"{title}: {rest}"), Charts([_chart(content, group, title)])])
         for group, (title, rest) in _GROUPS.items()
         if group in groups
     ]
-    parts.append(Part("Does it read the question?", [_prompt_table(content)]))
+    parts.append(Section("Does it read the question?", [_prompt_table(content)]))
     return Report(
         title="What can this reward be bought with?",
         subtitle=f"{content['model']} on {content['dataset']}: {content['responses']:,} responses to "
         f"{content['prompts']:,} prompts",
         headline=[_headline(content)],
-        parts=parts,
+        sections=parts,
         notes=notes,
     )
 

@@ -22,6 +22,7 @@ from matplotlib.colors import to_hex
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.evaluation.pareto import RunPoints, pareto_front
 from odin_rm.evaluation.records import Figure, RunPoint
+from odin_rm.reports.blocks import format_number
 from odin_rm.reports.fronts import (
     Drawing,
     Look,
@@ -33,10 +34,8 @@ from odin_rm.reports.fronts import (
     length_limits,
     panel_grid,
 )
-from odin_rm.reports.page import format_number
-from odin_rm.reports.plots import shorten
 from odin_rm.reports.reward_length import HeadScores, draw_reward_against_length
-from odin_rm.reports.style import MARKERS, model_colours, model_markers, new_canvas, styled
+from odin_rm.reports.style import MARKERS, model_colours, model_markers, new_canvas, shorten, styled
 
 __all__ = [
     "RECIPES",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from odin_rm.core.untrusted import markdown_text
+from odin_rm.reports.blocks import DASH, Table, format_number
 from odin_rm.reports.latex import latex_table
-from odin_rm.reports.page import DASH, Table, format_number
 
 DIGITS = 4
 

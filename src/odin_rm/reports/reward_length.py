@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from odin_rm.core.errors import DataError
 from odin_rm.evaluation.bootstrap import PromptBootstrap, pearson_statistic
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.trend import reward_trend
+from odin_rm.reports.audit_charts import correlation_words
+from odin_rm.reports.blocks import format_number
 from odin_rm.reports.fronts import Drawing, panel_grid
-from odin_rm.reports.page import format_number
-from odin_rm.reports.plots import correlation_words, scatter_with_trend, shorten
-from odin_rm.reports.style import INK, model_colours, styled
+from odin_rm.reports.style import GREY, INK, model_colours, shorten, styled
+
+HEXBIN_FROM = 2500
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def draw_reward_against_length(
     with styled():
         canvas, axes = panel_grid(len(heads), height=3.1)
         for axis, head, row in zip(axes, heads, rows, strict=False):
-            scatter_with_trend(
+            _scatter_with_trend(
                 axis, head.length_R, head.value_R, row["trend"], colours[head.model], (shortest - pad, longest + pad)
             )
             title = f"{shorten(head.model)}\n{head.head} head, {correlation_words(row['pearson'])}"
@@ -103,3 +106,40 @@ def _head_data(head: HeadScores, samples: int, seed: int) -> dict[str, Any]:
         "pearson": bootstrap.intervals({"r": value}, {"r": statistic})["r"],
         "trend": reward_trend(value_R, length_R, bootstrap),
     }
+
+
+def _scatter_with_trend(
+    axis: Axes,
+    length_R: np.ndarray,
+    value_R: np.ndarray,
+    trend: Sequence[Mapping[str, Any]],
+    colour: str,
+    ranges: tuple[float, float] | None,
+) -> None:
+    """Rewards in deviations against lengths, with the trend over length and its interval.
+
+    Args:
+        axis: where.
+        length_R, value_R: ``(R,)`` lengths and rewards; empty to show the trend alone.
+        trend: rows of ``length``, ``value``, ``low`` and ``high``, as ``reward_trend`` makes them.
+        colour: of the trend.
+        ranges: limits of the length axis.
+    """
+    if len(value_R):
+        x, y = np.asarray(length_R, dtype=np.float64), (value_R - np.mean(value_R)) / np.std(value_R)
+        if len(x) >= HEXBIN_FROM:
+            extent = None if ranges is None else (*ranges, -3.6, 3.6)
+            axis.hexbin(x, y, gridsize=38, bins="log", cmap="Greys", mincnt=1, linewidths=0, extent=extent, alpha=0.75)
+        else:
+            alpha = float(np.clip(150 / len(x), 0.15, 0.6))
+            axis.scatter(x, y, s=9, color=GREY, alpha=alpha, linewidths=0)
+    with_interval = [row for row in trend if row.get("low") is not None and row.get("high") is not None]
+    if with_interval:
+        bounds = ([row[side] for row in with_interval] for side in ("low", "high"))
+        axis.fill_between([row["length"] for row in with_interval], *bounds, color=colour, alpha=0.28, linewidth=0)
+    length = [row["length"] for row in trend]
+    axis.plot(length, [row["value"] for row in trend], color=colour, marker="o", markersize=4, zorder=3)
+    axis.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    axis.set_ylim(-3.4, 3.4)
+    if ranges is not None:
+        axis.set_xlim(*ranges)

@@ -92,3 +92,9 @@ def new_canvas(
     canvas = Canvas(figsize=(width, height), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False)
     return canvas, list(axes.ravel())
+
+
+def shorten(name: str, longest: int = 28) -> str:
+    """A model's name short enough for a label; its middle goes, since the end often tells versions apart."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"

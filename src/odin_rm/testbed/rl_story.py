@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from odin_rm.evaluation.pareto import pareto_front
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.reports import Percent, Plot, Section, Table, Text
-from odin_rm.reports.page import format_number
+from odin_rm.reports.blocks import format_number
 from odin_rm.reports.recipes import draw_main_fronts
 from odin_rm.testbed.rl_figures import ArmFigures, Policies
 

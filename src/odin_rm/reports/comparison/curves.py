@@ -9,9 +9,9 @@ from typing import Any
 from odin_rm.core.types import correlation_metric
 from odin_rm.data.attributes import ATTRIBUTES, text_attributes
 from odin_rm.objectives.registry import Metric, all_metrics
+from odin_rm.reports.blocks import format_number
 from odin_rm.reports.chart import Chart, Mark, Series
-from odin_rm.reports.comparison.records import TrainingRun
-from odin_rm.reports.page import format_number
+from odin_rm.results.records import TrainingRun
 
 STEP = "optimiser steps"
 MOST_RUNS = 12

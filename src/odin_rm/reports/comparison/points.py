@@ -10,10 +10,10 @@ import numpy as np
 
 from odin_rm.evaluation.pareto import RunPoints, attained_score, pareto_front
 from odin_rm.evaluation.records import RunPoint
+from odin_rm.reports.blocks import Table
 from odin_rm.reports.chart import Chart, Mark, Series
-from odin_rm.reports.comparison.records import Fronts, Sweep
 from odin_rm.reports.front_tables import arms_table, comparisons_table
-from odin_rm.reports.page import Table
+from odin_rm.results.records import Fronts, Sweep
 
 
 def front_chart(fronts: Fronts, file: str) -> Chart:

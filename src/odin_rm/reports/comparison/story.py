@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure
+from odin_rm.reports.audit_charts import audit_charts
 from odin_rm.reports.audit_report import audit_headline, figures_table
+from odin_rm.reports.blocks import Table, Text, format_number
 from odin_rm.reports.chart import Chart
 from odin_rm.reports.comparison import tables
 from odin_rm.reports.comparison.curves import MOST_RUNS, learning_charts
-from odin_rm.reports.comparison.lengths import audit_charts, cloud_charts
-from odin_rm.reports.comparison.page import Block, Charts, Part, Report
+from odin_rm.reports.comparison.lengths import cloud_charts
 from odin_rm.reports.comparison.points import dominance_chart, front_chart, front_tables, sweep_chart
-from odin_rm.reports.comparison.records import Material, TrainingRun
 from odin_rm.reports.comparison.texts import judged_block, sample_block
-from odin_rm.reports.page import Table, Text, format_number
+from odin_rm.reports.page import Report
+from odin_rm.reports.sections import Block, Charts, Section
+from odin_rm.results.records import Material, TrainingRun
 
 KINDS = {"reward": "Training of reward models", "rl": "Training of policies", "policy": "Fine-tuning"}
 
@@ -30,14 +32,14 @@ def tell(material: Material, *, title: str = "", samples: int = 8) -> Report:
     """
     audits = all_audits(material)
     parts = [
-        Part("Overview", _overview(material)),
+        Section("Overview", _overview(material)),
         *(_training(kind, [run for run in material.runs if run.kind == kind]) for kind in KINDS),
-        Part("Reward and length", _figures(cloud_charts(material))),
-        Part("Audits", _audits(audits)),
-        Part("Score against length", _fronts(material)),
-        Part("Judgements", _judgements(material)),
-        Part("Sample texts", _texts(material, samples)),
-        Part("Settings and environment", _settings(material)),
+        Section("Reward and length", _figures(cloud_charts(material))),
+        Section("Audits", _audits(audits)),
+        Section("Score against length", _fronts(material)),
+        Section("Judgements", _judgements(material)),
+        Section("Sample texts", _texts(material, samples)),
+        Section("Settings and environment", _settings(material)),
     ]
     return Report(title or _title(material), _subtitle(material), _headline(material, audits), parts, material.notes)
 
@@ -126,19 +128,20 @@ def _overview(material: Material) -> list[Block]:
     return [*blocks, *(tables.sweep_table(sweep) for sweep in material.sweeps)]
 
 
-def _training(kind: str, runs: Sequence[TrainingRun]) -> Part:
+def _training(kind: str, runs: Sequence[TrainingRun]) -> Section:
     left_out = len(runs) - MOST_RUNS
     blocks: list[Block] = [*_figures(learning_charts(runs, kind))]
     if left_out > 0:
         blocks.insert(0, Text(f"Drawn are the first {MOST_RUNS} runs of {len(runs)}."))
-    return Part(KINDS[kind], blocks)
+    return Section(KINDS[kind], blocks)
 
 
 def _audits(audits: Sequence[AuditResult]) -> list[Block]:
     if not audits:
         return []
     table = figures_table(audits)
-    return [*_figures(audit_charts(audits)), Table(**{**vars(table), "file": "audits"})]
+    lengths, accuracies = audit_charts(audits)
+    return [*_figures([*lengths, *accuracies]), Table(**{**vars(table), "file": "audits"})]
 
 
 def _fronts(material: Material) -> list[Block]:

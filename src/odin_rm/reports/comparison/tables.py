@@ -10,8 +10,8 @@ import numpy as np
 
 from odin_rm.evaluation.bootstrap import bootstrap_mean
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.comparison.records import Described, Judged, Material, Response, Sweep, TrainingRun, WinRates
-from odin_rm.reports.page import Percent, Table
+from odin_rm.reports.blocks import Percent, Table
+from odin_rm.results.records import Described, Judged, Material, Response, Sweep, TrainingRun, WinRates
 
 SAMPLES, SEED = 1000, 0
 LONGEST_VALUE = 120

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from odin_rm.reports.blocks import Answer, Passage, Sample, Samples, format_number
 from odin_rm.reports.chart import thin
-from odin_rm.reports.comparison.page import Answer, Passage, Sample, Samples
-from odin_rm.reports.comparison.records import Judged, Material, Response
-from odin_rm.reports.page import format_number
+from odin_rm.results.records import Judged, Material, Response
 
 Column = tuple[str, dict[str, Response]]
 

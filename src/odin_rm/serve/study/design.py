@@ -13,7 +13,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError
 from odin_rm.evaluation.matched_sample import matched_sample
-from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
+from odin_rm.results.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
 from odin_rm.serve.study.config import DESIGN, StudyConfig
 
 Choice = Literal["a", "tie", "b"]

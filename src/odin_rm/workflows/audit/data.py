@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.core.reading import read_json
 from odin_rm.data.columns import Columns
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
@@ -18,7 +16,6 @@ from odin_rm.data.rows import TiesCount, parse_preference_row
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.sources import PlacedRow, iter_preference_rows, open_source
 from odin_rm.data.tokenise import EncodingSettings
-from odin_rm.evaluation.audit import AuditResult
 
 OnBadRow = Literal["error", "skip"]
 LENGTH_UNITS = ("tokens", "characters", "words")
@@ -168,25 +165,3 @@ def read_twins(path: str, *, on_bad_row: OnBadRow, columns: Sequence[str] = ()) 
     if not twins.prompts:
         raise DataError("no usable row", where=path, fix="Give rows with prompt, shorter and longer.")
     return replace(twins, skipped=skipped)
-
-
-def read_audit(path: Path) -> AuditResult:
-    """The result that an ``audit.json`` holds.
-
-    Raises:
-        DataError: it cannot be read or is no audit.
-    """
-    try:
-        content = read_json(path)
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path), fix="Check the path after --compare.") from error
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix="Run the audit again.") from error
-    if not isinstance(content, dict):
-        raise DataError("does not hold an audit", where=str(path), fix="Give an audit.json that odin-rm wrote.")
-    try:
-        return AuditResult.from_json(content)
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix=error.fix) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"is no audit ({error})", where=str(path), fix="Give an audit.json of odin-rm.") from error

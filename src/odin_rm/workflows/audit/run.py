@@ -28,6 +28,7 @@ from odin_rm.data.columns import Columns
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
+from odin_rm.results.contents import read_audit
 from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
 from odin_rm.workflows.audit.config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit.data import (
@@ -35,7 +36,6 @@ from odin_rm.workflows.audit.data import (
     Twins,
     audited_lengths,
     load_audit_data,
-    read_audit,
     read_twins,
 )
 from odin_rm.workflows.audit.done import ScoredModels

@@ -49,7 +49,7 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
     )
     content = _content(config, stored, found, gold is not None)
     from odin_rm.reports.best_of_n_page import best_of_n_report
-    from odin_rm.reports.comparison.page import render_report
+    from odin_rm.reports.page import render_report
 
     html, files = render_report(best_of_n_report(stored, found, content))
     with writer_of(config.output), replaced_folder(config.output, "best-of-n") as folder:

@@ -11,7 +11,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.names import distinct_names
-from odin_rm.core.reading import read_json, read_yaml
+from odin_rm.results.contents import read_settings, read_sweep
 
 POLICY = "policy"
 _NO_RUN = "Give a sweep, folders of rl, sft or dpo, policies, or outputs in AlpacaEval's format."
@@ -86,10 +86,10 @@ def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
     elif (place / "sweep.json").is_file():
         yield from _of_sweep(place, left_out)
     elif (place / POLICY / "config.json").is_file():
-        yield Candidate(place, settings=_settings(place))
+        yield Candidate(place, settings=read_settings(place))
     elif (place / "config.json").is_file():
         run = place.parent if place.name == POLICY else place
-        yield Candidate(place, settings=_settings(run))
+        yield Candidate(place, settings=read_settings(run))
     elif (place / "metrics.jsonl").is_file():  # it has not come to its end, or trains a reward model
         left_out["runs without a policy"] += 1
     else:
@@ -98,24 +98,10 @@ def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
 
 
 def _of_sweep(folder: Path, left_out: Counter[str]) -> Iterator[Candidate]:
-    try:
-        rows = read_json(folder / "sweep.json")["runs"]
-        known = [(row["status"], folder / row["folder"], dict(row["varied"] or {})) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
-        raise DataError(what, where=str(folder / "sweep.json"), fix="Run the sweep again.") from error
-    for status, place, varied in known:
-        if status != "done":
-            left_out[f"runs of a sweep that are {status}"] += 1
-        elif not (place / POLICY / "config.json").is_file():
+    for run in read_sweep(folder):
+        if run.status != "done":
+            left_out[f"runs of a sweep that are {run.status}"] += 1
+        elif not (run.folder / POLICY / "config.json").is_file():
             left_out["runs without a policy"] += 1
         else:
-            yield Candidate(place, settings=_settings(place) | varied)
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(run / "config.yaml")
-    except FileNotFoundError:
-        return {}
-    return content if isinstance(content, dict) else {}
+            yield Candidate(run.folder, settings={**read_settings(run.folder), **run.varied})

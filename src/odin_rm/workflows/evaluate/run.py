@@ -22,9 +22,9 @@ from odin_rm.core.errors import DataError, ModelError, OutputError, RolloutError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record, json_safe
 from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.shared_options import EndpointOptions
-from odin_rm.evaluation.outputs import ModelOutputs, read_outputs
-from odin_rm.evaluation.run_records import reward_arm
 from odin_rm.judging.scored import RewardModelJudge, folder_state
+from odin_rm.results.outputs import ModelOutputs, read_outputs
+from odin_rm.results.run_records import reward_arm
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder
 from odin_rm.workflows.evaluate.config import EvaluateConfig
 from odin_rm.workflows.evaluate.find import Candidate, find_candidates

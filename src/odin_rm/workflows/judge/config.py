@@ -9,7 +9,7 @@ from typing import Literal
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import EndpointOptions
-from odin_rm.evaluation.preference_codes import preference_codes
+from odin_rm.results.preference_codes import preference_codes
 
 ENDPOINT = "openai:"
 

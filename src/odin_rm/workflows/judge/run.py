@@ -22,17 +22,17 @@ from odin_rm.core.errors import ConfigError, DataError, JudgeError, OutputError,
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
 from odin_rm.core.reading import read_yaml
-from odin_rm.evaluation.annotation_rows import EMPTY_LOST
 from odin_rm.evaluation.judge_template import load_template
 from odin_rm.evaluation.judgements import BothOrders, Judgement, Question, combine_orders, summarise_orders
-from odin_rm.evaluation.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
-from odin_rm.evaluation.preference_codes import preference_codes
 from odin_rm.judging.cache import JudgementCache, Replies, question_key, read_replies
 from odin_rm.judging.chat import ChatSettings
 from odin_rm.judging.endpoint import EndpointJudge
 from odin_rm.judging.judge import Judge
 from odin_rm.judging.recorded import RecordedJudge
 from odin_rm.judging.scored import RewardModelJudge, RewardModelSettings, TruthJudge
+from odin_rm.results.annotation_rows import EMPTY_LOST
+from odin_rm.results.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
+from odin_rm.results.preference_codes import preference_codes
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder
 from odin_rm.workflows.judge.config import ENDPOINT, JudgeConfig, is_recorded
 

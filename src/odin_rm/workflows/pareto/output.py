@@ -12,15 +12,13 @@ import numpy as np
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, bad_row, read_rows
-from odin_rm.core.reading import read_json
-from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
+from odin_rm.reports.blocks import Table
 from odin_rm.reports.chart_still import still_files
 from odin_rm.reports.dominance import draw_dominance
 from odin_rm.reports.front_tables import arms_table, comparisons_table, runs_table
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.markdown import markdown_table
-from odin_rm.reports.page import Table
 from odin_rm.reports.recipes import (
     Band,
     Drawing,
@@ -29,6 +27,7 @@ from odin_rm.reports.recipes import (
     draw_recipe,
     draw_reward_against_length,
 )
+from odin_rm.results.contents import read_audit
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 
 RESULT = "pareto.json"
@@ -194,12 +193,7 @@ def read_heads(place: Path) -> list[HeadScores]:
 
 
 def _audited_heads(path: Path) -> list[HeadScores]:
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        fix = "Give what odin-rm score wrote, or the folder of an audit."
-        raise DataError("there is no readable audit.json", where=str(path.parent), fix=fix) from error
-    audit = AuditResult.from_json(content)
+    audit = read_audit(path)
     none = np.zeros(0)
     heads = [HeadScores(audit.name, "quality", none, none, trend=audit.trend["quality"], pearson=audit["pearson"])]
     if audit.length_head is not None and audit.trend.get("length"):

@@ -20,8 +20,7 @@ from odin_rm.evaluation.pareto import FrontBootstrap, RunPoints
 from odin_rm.evaluation.pareto_prompts import PromptColumns, PromptFrontBootstrap
 from odin_rm.evaluation.pareto_summary import MARGIN, length_grid, matched_lengths, reference_point, summarise_fronts
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.evaluation.run_files import Found, ReadOptions, read_run_records
-from odin_rm.evaluation.run_records import (
+from odin_rm.results.run_records import (
     JUDGED_SCORES,
     RunRecord,
     arms_of,
@@ -31,6 +30,7 @@ from odin_rm.evaluation.run_records import (
     refuse_mixture,
     value_text,
 )
+from odin_rm.results.runs import Found, ReadOptions, read_run_records
 from odin_rm.workflows.pareto.config import ParetoConfig
 from odin_rm.workflows.pareto.output import FrontFigures, check_output, draw_figures, write_output
 

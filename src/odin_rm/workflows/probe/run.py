@@ -75,7 +75,7 @@ def run_probe(config: ProbeConfig) -> dict[str, Any]:
     quality, tokens = _scored(config, texts)
     probed = _Probed(config, rows, texts, quality, tokens, np.array(place_R))
     content = probed.content(wanted, edited, asked, own, pairs)
-    from odin_rm.reports.comparison.page import render_report
+    from odin_rm.reports.page import render_report
     from odin_rm.reports.probe_page import probe_report
 
     html, files = render_report(probe_report(content))

@@ -14,7 +14,8 @@ from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_folder, atomic_write_bytes, atomic_write_text
 from odin_rm.core.system import is_there
 from odin_rm.evaluation.audit import AuditResult
-from odin_rm.reports.comparison.records import (
+from odin_rm.results.reader import Item, Reader
+from odin_rm.results.records import (
     Described,
     Fronts,
     Judged,
@@ -25,7 +26,6 @@ from odin_rm.reports.comparison.records import (
     WinRates,
 )
 from odin_rm.workflows.report.config import ReportConfig
-from odin_rm.workflows.report.read import Item, Reader
 
 SUFFIXES = (".png", ".svg", ".tex")
 
@@ -51,8 +51,8 @@ def run_report(config: ReportConfig) -> Written:
     check_output(page, folder, config.overwrite_output)
     material = read_material(config.runs, config.names)
     # Only now: matplotlib and what draws with it take a second to load.
-    from odin_rm.reports.comparison.page import render_report
     from odin_rm.reports.comparison.story import tell
+    from odin_rm.reports.page import render_report
 
     html, files = render_report(tell(material, title=config.title, samples=config.samples))
     with atomic_folder(folder, overwrite=config.overwrite_output) as place:
@@ -92,7 +92,7 @@ def read_material(paths: Sequence[str], names: Sequence[str] = ()) -> Material:
         names: what to call them; empty takes the names of folders and files.
 
     Raises:
-        DataError: as :meth:`odin_rm.workflows.report.read.Reader.read`.
+        DataError: as :meth:`odin_rm.results.reader.Reader.read`.
     """
     reader = Reader()
     items: list[Item] = []

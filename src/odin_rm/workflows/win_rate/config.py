@@ -7,7 +7,7 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option
-from odin_rm.evaluation.preference_codes import preference_codes
+from odin_rm.results.preference_codes import preference_codes
 
 
 @dataclass

@@ -17,14 +17,6 @@ import numpy as np
 from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.system import is_there
-from odin_rm.evaluation.annotations import (
-    SystemAnnotations,
-    on_the_same_prompts,
-    prompt_digest,
-    prompt_set_digest,
-    read_annotations,
-    read_difficulty,
-)
 from odin_rm.evaluation.bootstrap import Statistic
 from odin_rm.evaluation.length_control import (
     JointFit,
@@ -35,7 +27,6 @@ from odin_rm.evaluation.length_control import (
     length_tells_all,
     relative_length_term,
 )
-from odin_rm.evaluation.preference_codes import preference_codes
 from odin_rm.evaluation.win_score import (
     Estimate,
     bootstrap_test,
@@ -50,6 +41,15 @@ from odin_rm.evaluation.win_score import (
     win_rate_values,
     win_score_values,
 )
+from odin_rm.results.annotations import (
+    SystemAnnotations,
+    on_the_same_prompts,
+    prompt_digest,
+    prompt_set_digest,
+    read_annotations,
+    read_difficulty,
+)
+from odin_rm.results.preference_codes import preference_codes
 from odin_rm.workflows.win_rate.config import WinRateConfig
 
 WORDS = "words"

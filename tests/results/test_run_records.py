@@ -12,8 +12,9 @@ import pytest
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
 from odin_rm.evaluation.records import Figure
-from odin_rm.evaluation.run_files import START, ReadOptions, read_run_records
-from odin_rm.evaluation.run_records import (
+from odin_rm.results.contents import HOLDERS, kind_of_folder
+from odin_rm.results.reader import Reader
+from odin_rm.results.run_records import (
     RunRecord,
     arm_of,
     as_point,
@@ -22,6 +23,7 @@ from odin_rm.evaluation.run_records import (
     refuse_mixture,
     reward_arm,
 )
+from odin_rm.results.runs import START, ReadOptions, read_run_records
 from odin_rm.workflows.win_rate.run import WinRateConfig, run_win_rate
 from tests.evaluation.runs_kit import judge_folder, judged_rows, sweep_folder, training_run, write_csv
 
@@ -330,3 +332,52 @@ def test_a_run_that_failed_is_no_point():
     failed = RunRecord("a", "a", lengths={"tokens": Figure(float("nan"))}, scores={"win_score": Figure(1.0)})
     with pytest.raises(DataError, match="tokens of the run is not a number"):
         as_point(failed, "a", "tokens", "win_score")
+
+
+# ---- one reader for every command ------------------------------------------------------------------------------------
+
+
+def test_a_log_whose_last_line_is_cut_off_is_read_up_to_there(tmp_path):
+    place = training_run(tmp_path / "run", [10.0, 20.0], [0.1, 0.2])
+    with (place / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 2, "mean_resp')
+    found = read_run_records([str(place)], ReadOptions())
+    assert found.records[0].lengths["tokens"].value == 20.0
+    assert found.left_out == {"last lines of logs that are cut off": 1}
+
+
+def test_pareto_and_report_call_the_arm_of_a_run_alike(tmp_path):
+    given = {"a": {"tokens": [9.0], "quality": [0.1], "reward_clip": 4.0}, "b": {"tokens": [8.0], "quality": [0.2]}}
+    place = sweep_folder(tmp_path / "sweep", given)
+    records = read_run_records([str(place)], ReadOptions()).records
+    (sweep,) = Reader().read(place, "sweep")
+    assert [point.arm for point in sweep.points] == [record.arm for record in records] == ["odin + clip 4", "odin"]
+    assert [point.mean_length for point in sweep.points] == [9.0, 8.0]
+
+
+def test_a_report_reads_an_evaluation_with_its_judgements_and_win_rates(tmp_path):
+    folder = tmp_path / "evaluated"
+    judge_folder(folder / "judged" / "ppo", "ppo", n=3)
+    runs = [
+        {"name": "ppo", "status": "done", "judged": "judged/ppo", "settings": {"seed": 1}},
+        {"name": "remax", "status": "failed", "judged": "", "settings": {}},
+    ]
+    (folder / "evaluation.json").write_text(json.dumps({"runs": runs}))
+    (folder / "win_rates.json").write_text(json.dumps({"systems": [{"generator": "ppo", "win_rate": 40.0}]}))
+    reader = Reader()
+    judged, rates, _ = reader.read(folder, "all")
+    assert (judged.name, len(judged.pairs), judged.candidate) == ("ppo", 3, "ppo")
+    assert rates.systems == [{"generator": "ppo", "win_rate": 40.0}]
+    assert reader.notes == ["all: remax is failed."]
+    (record,) = read_run_records([str(folder)], ReadOptions()).records
+    assert (record.name, record.seed, record.n) == ("ppo", 1, 3)
+
+
+@pytest.mark.parametrize("kind", list(HOLDERS))
+def test_both_readers_know_a_folder_by_the_same_files(tmp_path, kind):
+    for number, name in enumerate(HOLDERS[kind]):
+        place = tmp_path / str(number)
+        place.mkdir()
+        (place / (name if "." in name else f"{name}.jsonl")).write_text("{}")
+        (place / "config.yaml").write_text("{}")
+        assert kind_of_folder(place) == kind

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from odin_rm.core.errors import DataError, OdinError, RowError
-from odin_rm.evaluation.annotations import (
+from odin_rm.results.annotations import (
     annotation_files,
     on_the_same_prompts,
     read_annotations,

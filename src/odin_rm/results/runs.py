@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -18,17 +17,27 @@ import numpy as np
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import FORMATS, read_rows
-from odin_rm.core.reading import read_bytes, read_json, read_yaml
-from odin_rm.evaluation.annotations import (
+from odin_rm.core.reading import read_bytes
+from odin_rm.evaluation.records import Figure
+from odin_rm.results.annotations import (
     SystemAnnotations,
     annotation_files,
     prompt_digest,
     prompt_set_digest,
     read_annotations,
 )
-from odin_rm.evaluation.records import Figure
-from odin_rm.evaluation.run_records import JUDGED_SCORES, LENGTHS, PerPrompt, RunRecord, reward_arm
-from odin_rm.evaluation.run_table import read_table
+from odin_rm.results.contents import (
+    METRICS,
+    as_written,
+    figure_of,
+    kind_of_folder,
+    read_log,
+    read_object,
+    read_settings,
+    read_sweep,
+)
+from odin_rm.results.run_records import JUDGED_SCORES, LENGTHS, PerPrompt, RunRecord, reward_arm
+from odin_rm.results.run_table import read_table
 
 LAST_SHARE = 0.1
 """Of a training run's logged rows, the share at its end whose mean is the run's."""
@@ -84,16 +93,6 @@ def read_run_records(places: Sequence[str], options: ReadOptions) -> Found:
     return found
 
 
-@contextmanager
-def _as_written(path: Path) -> Iterator[None]:
-    """A file of the right name and kind whose content somebody else made is the user's to mend."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
-        raise DataError(what, where=str(path), fix="Make it again.") from error
-
-
 def _expanded(places: Sequence[str]) -> Iterator[Path]:
     for place in places:
         if Path(place).exists() or not glob.has_magic(place):
@@ -106,22 +105,20 @@ def _expanded(places: Sequence[str]) -> Iterator[Path]:
 
 
 def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
-    held = {path.name for path in folder.iterdir()}
-    if "sweep.json" in held:
+    kind = kind_of_folder(folder)
+    if kind == "sweep":
         _read_sweep(folder, options, found)
-    elif "evaluation.json" in held:
+    elif kind == "evaluation":
         _read_evaluation(folder, options, found)
-    elif any(name.split(".")[0] == "annotations" for name in held):
+    elif kind == "judged" or (kind is None and _annotations_within(folder)):
         _read_judged(folder, options, found)
-    elif "summary.json" in held:
+    elif kind == "experiment":
         _read_file(folder / "summary.json", options, found)
-    elif "metrics.jsonl" in held:
-        found.records.append(_training_run(folder))
-    elif "cache.sqlite" in held:
+    elif kind == "training":
+        found.records.append(_training_run(folder, found))
+    elif (folder / "cache.sqlite").exists():
         fix = "Run odin-rm judge again, it goes on where it stopped."
         raise DataError("the judgements are not complete", where=str(folder), fix=fix)
-    elif any(path.name.split(".")[0] == "annotations" for path in folder.rglob("annotations.*")):
-        _read_judged(folder, options, found)
     else:
         endings = tuple(ending for suffix in FORMATS for ending in (suffix, suffix + ".gz"))
         files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
@@ -131,15 +128,22 @@ def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:
             _read_file(path, options, found)
 
 
+def _annotations_within(folder: Path) -> bool:
+    """Whether folders of judgements lie in a folder of nothing else."""
+    if (folder / "cache.sqlite").exists():
+        return False
+    return any(path.name.split(".")[0] == "annotations" for path in folder.rglob("annotations.*"))
+
+
 def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
     if path.suffix == ".json" and path.is_file() and read_bytes(path).lstrip()[:1] == b"{":
-        content = _json(path)
-        read = _experiment if isinstance(content.get("runs"), list) else None
+        content = read_object(path, _HOLDS_NO_RUN)
+        read = experiment_runs if isinstance(content.get("runs"), list) else None
         if isinstance(content.get("systems"), list) or "win_rate" in content:
             read = _win_rates
         if read is None:
             raise DataError("holds no run", where=str(path), fix=_HOLDS_NO_RUN)
-        with _as_written(path):
+        with as_written(path):
             found.records += read(path, content)
         return
     rows = read_rows(path)
@@ -151,16 +155,6 @@ def _read_file(path: Path, options: ReadOptions, found: Found) -> None:
     found.records += read_table(path, every, options.length, options.score)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix="Make it again.") from error
-    if not isinstance(content, dict):
-        raise DataError("holds no JSON object", where=str(path), fix=_HOLDS_NO_RUN)
-    return content
-
-
 # ---- judgements ------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +164,9 @@ def _read_judged(place: Path, options: ReadOptions, found: Found) -> None:
         annotations = read_annotations([path], on_bad_row=options.on_bad_row)
         found.left_out.update(annotations.left_out)
         note = path.parent / "judge.json"
-        judge = _judge_settings(_json(note)) if note.is_file() and path.name.split(".")[0] == "annotations" else None
+        judge = (
+            _judge_settings(read_object(note)) if note.is_file() and path.name.split(".")[0] == "annotations" else None
+        )
         found.records += [
             replace(judged_record(system, options), judge_settings=judge) for system in annotations.systems
         ]
@@ -215,17 +211,17 @@ def _win_rates(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
     records = []
     for number, system in enumerate(content.get("systems") or [content], start=1):
         where = f"{path}, system {number}" if "systems" in content else str(path)
-        lengths = {unit: _figure(where, system, f"mean_{unit}") for unit in LENGTHS}
+        lengths = {unit: figure_of(where, system, f"mean_{unit}") for unit in LENGTHS}
         record = RunRecord(
             name=str(system.get("generator") or path.stem),
             where=where,
             n=system.get("n"),
             token_unit=str(settings.get("token_unit") or "words"),
             lengths=lengths,
-            scores={name: _figure(where, system, name) for name in JUDGED_SCORES},
+            scores={name: figure_of(where, system, name) for name in JUDGED_SCORES},
             baseline=system.get("baseline"),
             judge=system.get("judge"),
-            baseline_lengths={unit: _figure(where, system, f"baseline_mean_{unit}").value or 0.0 for unit in LENGTHS},
+            baseline_lengths={unit: figure_of(where, system, f"baseline_mean_{unit}").value or 0.0 for unit in LENGTHS},
             prompt_set=system.get("prompt_set"),
         )
         columns = system.get("per_prompt")
@@ -243,34 +239,22 @@ def _win_rates(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
     return records
 
 
-def _figure(where: str, content: Any, name: str) -> Figure:
-    """A number, or an object of ``value``, ``low`` and ``high``."""
-    value = content.get(name) if isinstance(content, Mapping) else None
-    sides = value if isinstance(value, Mapping) else {"value": value}
-    value, low, high = (_number(sides.get(side)) for side in ("value", "low", "high"))
-    if value is None:
-        raise DataError(f"'{name}' is missing or no figure", where=where, fix="Make the file again.")
-    return Figure(value, low, high)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 # ---- training runs ---------------------------------------------------------------------------------------------------
 
 
-def _training_run(folder: Path) -> RunRecord:
+def _training_run(folder: Path, found: Found) -> RunRecord:
     """Settings of ``config.yaml``; lengths and rewards of the last rows of ``metrics.jsonl``; the truth where known."""
-    settings = _yaml(folder / "config.yaml")
-    rows = [row for _, row in read_rows(folder / "metrics.jsonl")]
+    settings = read_settings(folder)
+    rows, cut = read_log(folder / METRICS)
+    if cut:
+        found.left_out["last lines of logs that are cut off"] += 1
     tokens, quality = (_last_mean(rows, name) for name in ("mean_response_tokens", "mean_quality_reward"))
     scores: dict[str, Figure] = {} if quality is None else {"quality": Figure(quality)}
-    measured = _json(folder / "result.json").get("measured", {}) if (folder / "result.json").is_file() else {}
+    measured = read_object(folder / "result.json").get("measured", {}) if (folder / "result.json").is_file() else {}
     if "mean_tokens" in measured:
         where = str(folder / "result.json")
-        tokens = _figure(where, measured, "mean_tokens").value
-        scores |= {name: _figure(where, measured, name) for name in ("true_quality", "win_score") if name in measured}
+        tokens = figure_of(where, measured, "mean_tokens").value
+        scores |= {name: figure_of(where, measured, name) for name in ("true_quality", "win_score") if name in measured}
     seed = settings.get("seed")
     judged = "win_score" in scores
     return RunRecord(
@@ -292,44 +276,31 @@ def _last_mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return float(np.mean(values[-max(1, int(LAST_SHARE * len(values))) :])) if values else None
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(path)
-    except FileNotFoundError:
-        return {}
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix="Mend it.") from error
-    return content if isinstance(content, dict) else {}
-
-
 def _read_sweep(folder: Path, options: ReadOptions, found: Found) -> None:
-    with _as_written(folder / "sweep.json"):
-        rows = [
-            (row["name"], row["status"], row["folder"], row["varied"]) for row in _json(folder / "sweep.json")["runs"]
-        ]
-    for run_name, status, place, varied in rows:
-        if status != "done":
-            found.left_out[f"runs of a sweep that are {status}"] += 1
+    for one in read_sweep(folder):
+        if one.status != "done":
+            found.left_out[f"runs of a sweep that are {one.status}"] += 1
             continue
         inside = Found()
-        run = folder / str(place)
-        if run.is_dir():
-            _read_folder(run, options, inside)
+        if one.folder.is_dir():
+            _read_folder(one.folder, options, inside)
         else:
-            raise DataError("the folder of a run that is done is missing", where=str(run), fix="Run the sweep again.")
+            raise DataError(
+                "the folder of a run that is done is missing", where=str(one.folder), fix="Run the sweep again."
+            )
         found.left_out.update(inside.left_out)
         for record in inside.records:
             # The sweep's name of a run is known nowhere else; judgements have the name of what they judge.
-            name = record.name if record.per_prompt else str(run_name)
-            found.records.append(replace(record, name=name, settings={**record.settings, **(varied or {})}))
+            name = record.name if record.per_prompt else one.name
+            found.records.append(replace(record, name=name, settings={**record.settings, **one.varied}))
 
 
 def _read_evaluation(folder: Path, options: ReadOptions, found: Found) -> None:
     """The runs of ``odin-rm evaluate``: their judgements, with the names and settings that it knows of them."""
-    with _as_written(folder / "evaluation.json"):
+    with as_written(folder / "evaluation.json"):
         rows = [
             (row["name"], row["status"], row["judged"], dict(row["settings"]))
-            for row in _json(folder / "evaluation.json")["runs"]
+            for row in read_object(folder / "evaluation.json")["runs"]
         ]
     for run_name, status, place, settings in rows:
         if status != "done":
@@ -351,7 +322,7 @@ def _read_evaluation(folder: Path, options: ReadOptions, found: Found) -> None:
         ]
 
 
-def _experiment(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
+def experiment_runs(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
     """The runs of ``summary.json`` of the testbed's commands."""
     records = []
     for number, row in enumerate(content["runs"], start=1):
@@ -359,7 +330,8 @@ def _experiment(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
         settings = dict(row.get("settings") or {}) | {"reward_model": row.get("reward_model")}
         arm = str(row.get("arm") or reward_arm(settings))
         intervals = row.get("intervals") or row
-        scores = {n: _figure(where, intervals if n in intervals else row, n) for n in ("true_quality", "win_score")}
+        known = [name for name in ("true_quality", "win_score") if name in intervals or name in row]
+        scores = {name: figure_of(where, intervals if name in intervals else row, name) for name in known}
         seed = settings.get("seed")
         records.append(
             RunRecord(
@@ -369,7 +341,7 @@ def _experiment(path: Path, content: Mapping[str, Any]) -> list[RunRecord]:
                 algorithm=str(row.get("algorithm") or ""),
                 seed=seed if isinstance(seed, int) else None,
                 settings={name: value for name, value in settings.items() if value is not None},
-                lengths={"tokens": _figure(where, intervals if "mean_tokens" in intervals else row, "mean_tokens")},
+                lengths={"tokens": figure_of(where, intervals if "mean_tokens" in intervals else row, "mean_tokens")},
                 scores=scores,
                 baseline=START,
                 judge=TRUTH,

@@ -13,7 +13,7 @@ from odin_rm.core.files import bad_row
 from odin_rm.core.reading import parse_json
 from odin_rm.evaluation.bootstrap import LEVEL
 from odin_rm.evaluation.records import Figure
-from odin_rm.evaluation.run_records import LENGTHS, SCORES, RunRecord
+from odin_rm.results.run_records import LENGTHS, SCORES, RunRecord
 
 NAMES = ("name", "generator", "model", "")
 """Columns that name the run; the last is the nameless first column of AlpacaEval's leaderboards."""

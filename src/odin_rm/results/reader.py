@@ -11,15 +11,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from odin_rm.core.errors import DataError, RowError
+from odin_rm.core.errors import DataError
 from odin_rm.core.files import read_rows
-from odin_rm.core.names import place_name
-from odin_rm.core.reading import read_json, read_yaml
-from odin_rm.evaluation.annotation_rows import parse_preference
+from odin_rm.core.reading import read_json
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.model.info import INFO_FILE
-from odin_rm.reports.comparison.records import (
+from odin_rm.results.annotation_rows import parse_preference
+from odin_rm.results.contents import (
+    HOLDERS,
+    MAKE_AGAIN,
+    METRICS,
+    SAMPLES,
+    audit_of,
+    kind_of_folder,
+    number_of,
+    read_environment,
+    read_log,
+    read_object,
+    read_settings,
+    read_sweep,
+)
+from odin_rm.results.points import read_experiment, read_fronts
+from odin_rm.results.records import (
     Described,
     Fronts,
     Judged,
@@ -30,15 +44,11 @@ from odin_rm.reports.comparison.records import (
     TrainingRun,
     WinRates,
 )
-from odin_rm.workflows.report.points import number_of, read_experiment, read_fronts
+from odin_rm.results.run_records import reward_arm
 
 Item = TrainingRun | AuditResult | TextFile | Judged | WinRates | Sweep | Fronts | Described
 Row = Mapping[str, Any]
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
-HOLDERS = ("sweep.json", "pareto.json", "summary.json", METRICS, "judge.json", "annotations.json", "comparison.json",
-           "audit.json")  # fmt: skip
-"""Files that say what a folder is, the telling ones first."""
 _REWARD_FIGURES = ("ranking_loss", "quality_length_correlation", "eval_pearson")
 _POLICY_FIGURES = ("mean_quality_reward", "watch_quality", "mean_response_tokens")
 
@@ -64,26 +74,28 @@ class Reader:
             raise DataError("there is no such file or folder", where=str(path), fix="Check the path after --runs.")
         if place.is_file():
             return self._read_file(place, name)
-        held = [file for file in HOLDERS if (place / file).is_file()]
-        if not held:
+        kind = kind_of_folder(place)
+        if kind is None:
             raise _no_run(place)
-        return self._read_folder(place, name, held[0])
+        return self._read_folder(place, name, kind)
 
     # ---- folders -----------------------------------------------------------------------------------------------------
 
-    def _read_folder(self, place: Path, name: str, holder: str) -> list[Item]:
-        if holder == METRICS:
+    def _read_folder(self, place: Path, name: str, kind: str) -> list[Item]:
+        if kind == "training":
             return [self._training_run(place, name)]
-        if holder == "sweep.json":
-            return [self._sweep(place, name, read_object(place / holder))]
-        if holder == "judge.json" or holder == "annotations.json":
+        if kind == "sweep":
+            return [self._sweep(place, name)]
+        if kind == "evaluation":
+            return self._evaluation(place, name)
+        if kind == "judged":
             return [self._judged(place, name)]
-        content = read_object(place / holder)
-        items = self._read_content(place / holder, name, content)
-        if holder == "summary.json":
+        holder = next(place / file for file in HOLDERS[kind] if (place / file).is_file())
+        content = read_object(holder)
+        items = self._read_content(holder, name, content)
+        if kind == "experiment":
             items += self._runs_of_experiment(place, content)
-        settings, environment = _settings(place), _environment(place)
-        return [*items, Described(name, settings, environment)]
+        return [*items, Described(name, read_settings(place), read_environment(place))]
 
     def _training_run(self, place: Path, name: str) -> TrainingRun:
         rows = [row for row in self._log(place / METRICS) if isinstance(row.get("step"), (int, float))]
@@ -97,8 +109,8 @@ class Reader:
             texts = [_response(row) for row in self._log(place / SAMPLES) if "response" in row]
         run = TrainingRun(
             name,
-            _settings(place),
-            _environment(place),
+            read_settings(place),
+            read_environment(place),
             kind="rl" if rl else "reward" if scores else "policy",
             metrics=rows,
             texts=texts,
@@ -111,37 +123,46 @@ class Reader:
 
     def _log(self, path: Path) -> list[Row]:
         """The rows of a log; a last line that is cut off is left out and noted."""
-        rows: list[Row] = []
-        bad: list[tuple[int, RowError]] = []
-        for _, row in read_rows(path, lambda error: bad.append((len(rows), error))):
-            rows.append(row)
-        if bad and (len(bad) > 1 or bad[0][0] < len(rows) or not rows):
-            raise bad[0][1]
-        if bad:
+        rows, cut = read_log(path)
+        if cut:
             self.notes.append(f"{path.parent.name}/{path.name}: the last line is cut off and left out.")
         return rows
 
     def _judged(self, place: Path, name: str) -> Judged:
         content = read_object(place / "judge.json") if (place / "judge.json").is_file() else {}
         rows: list[Row] = []
-        if (place / "annotations.json").is_file():
-            rows = [row for _, row in read_rows(place / "annotations.json")]
-        else:
+        files = sorted(path for path in place.iterdir() if path.name.split(".")[0] == "annotations")
+        for file in files:
+            rows += [row for _, row in read_rows(file)]
+        if not files:
             self.notes.append(f"{name}: there is no annotations.json, so no answers are shown.")
-        return _judged(name, rows, str(place / "annotations.json"), content, _settings(place), _environment(place))
+        where = str(files[0] if files else place)
+        return _judged(name, rows, where, content, read_settings(place), read_environment(place))
 
-    def _sweep(self, place: Path, name: str, content: Row) -> Sweep:
+    def _evaluation(self, place: Path, name: str) -> list[Item]:
+        """The runs of ``odin-rm evaluate``: their judgements, and their win rates where they are made."""
+        items: list[Item] = []
+        for entry in _list(read_object(place / "evaluation.json"), "runs", place / "evaluation.json"):
+            if entry.get("status") == "done":
+                items.append(self._judged(place / str(entry.get("judged", "")), str(entry.get("name", name))))
+            else:
+                self.notes.append(f"{name}: {entry.get('name', 'a run')} is {entry.get('status', 'not done')}.")
+        if (place / "win_rates.json").is_file():
+            items += self._read_file(place / "win_rates.json", name)
+        return [*items, Described(name, read_settings(place), read_environment(place))]
+
+    def _sweep(self, place: Path, name: str) -> Sweep:
         rows, points = [], []
-        for entry in _list(content, "runs", place / "sweep.json"):
-            folder = place / str(entry.get("folder", ""))
-            row = dict(entry)
-            if entry.get("status") == "done" and (folder / METRICS).is_file():
-                run = self._training_run(folder, str(entry.get("name", folder.name)))
+        for one in read_sweep(place):
+            row = dict(one.row)
+            if one.status == "done" and (one.folder / METRICS).is_file():
+                run = self._training_run(one.folder, one.name)
                 row["figures"] = _last_figures(run)
-                point = _point_of(run, row["figures"], entry.get("varied") or {})
+                point = _point_of(run, row["figures"], one.varied)
                 points += [] if point is None else [point]
             rows.append(row)
-        return Sweep(name, _settings(place), _environment(place), str(content.get("command", "")), rows, points)
+        command = str(read_object(place / "sweep.json").get("command", ""))
+        return Sweep(name, read_settings(place), read_environment(place), command, rows, points)
 
     def _runs_of_experiment(self, place: Path, content: Row) -> list[Item]:
         """The reward runs behind a testbed experiment; its policies are points already."""
@@ -173,15 +194,15 @@ class Reader:
     def _read_content(self, path: Path, name: str, content: Row) -> list[Item]:
         """What a JSON object of ours holds."""
         if isinstance(content.get("audits"), Mapping):
-            return [_audit(path, audit, str(key)) for key, audit in content["audits"].items()]
+            return [audit_of(path, audit, str(key)) for key, audit in content["audits"].items()]
         if "accuracy_length_balanced" in content:
-            return [_audit(path, content, "")]
+            return [audit_of(path, content, "")]
         if isinstance(content.get("systems"), list) or "lc_win_rate" in content:
             systems = content.get("systems", [content])
             return [WinRates(name, systems, content.get("comparisons", []))]
         if "reward_models" in content:
             models = _object(content, "reward_models")
-            audits = [_audit(path, audit, str(key)) for key, audit in models.items()]
+            audits = [audit_of(path, audit, str(key)) for key, audit in models.items()]
             return [*audits, *read_experiment(path, name, content)]
         if isinstance(content.get("points"), list):
             return [read_fronts(path, name, content)]
@@ -197,27 +218,15 @@ class Reader:
 # ---- reading and recognising -----------------------------------------------------------------------------------------
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        DataError: the file cannot be read or holds something else.
-    """
-    content = _json(path)
-    if not isinstance(content, dict):
-        raise DataError("does not hold a JSON object", where=str(path), fix="Make it again.")
-    return content
-
-
 def _json(path: Path) -> Any:
     try:
         return read_json(path)
     except DataError as error:
-        raise DataError(error.what, where=str(path), fix="Make it again.") from error
+        raise DataError(error.what, where=str(path), fix=MAKE_AGAIN) from error
 
 
 def _no_run(place: Path) -> DataError:
-    inside = sorted(child.name for child in place.iterdir() if any((child / file).is_file() for file in HOLDERS))
+    inside = sorted(child.name for child in place.iterdir() if child.is_dir() and kind_of_folder(child))
     fix = f"Give the folders of runs in it: {', '.join(inside[:4])}." if inside else "Give a run folder or a result."
     return DataError("holds no run", where=str(place), fix=fix)
 
@@ -229,23 +238,6 @@ def _list(content: Row, name: str, path: Path) -> list[Row]:
     return value
 
 
-def _settings(place: Path) -> dict[str, Any]:
-    path = place / "config.yaml"
-    if not path.is_file():
-        return {}
-    try:
-        content = read_yaml(path)
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix="Mend it, or move it away.") from error
-    if content is not None and not isinstance(content, dict):
-        raise DataError("does not hold names and values", where=str(path), fix="Mend it, or move it away.")
-    return {str(key): value for key, value in (content or {}).items()}
-
-
-def _environment(place: Path) -> dict[str, Any]:
-    return read_object(place / "environment.json") if (place / "environment.json").is_file() else {}
-
-
 def _state(rows: Sequence[Row]) -> str:
     stopped = next((row["stopped_by"] for row in reversed(rows) if row.get("stopped_by")), None)
     if stopped is not None:
@@ -255,19 +247,10 @@ def _state(rows: Sequence[Row]) -> str:
 
 def _audit_of_run(place: Path, name: str) -> AuditResult | None:
     if (place / "audit.json").is_file():
-        return _audit(place / "audit.json", read_object(place / "audit.json"), name)
+        return audit_of(place / "audit.json", read_object(place / "audit.json"), name)
     info = place / "model" / INFO_FILE
     content = read_object(info).get("audit") if info.is_file() else None
-    return _audit(info, content, name) if content else None
-
-
-def _audit(path: Path, content: Any, name: str) -> AuditResult:
-    try:
-        result = AuditResult.from_json(content)
-    except (DataError, TypeError, ValueError, AttributeError) as error:
-        what = error.what if isinstance(error, DataError) else str(error)
-        raise DataError(f"is no audit ({what})", where=str(path), fix="Run odin-rm audit again.") from error
-    return AuditResult(**{**vars(result), "name": name or result.name})
+    return audit_of(info, content, name) if content else None
 
 
 def _words(value: Any) -> str:
@@ -342,15 +325,10 @@ def _point_of(run: TrainingRun, figures: Row, varied: Row) -> RunPoint | None:
     if run.kind != "rl" or not {"tokens", "quality"} <= figures.keys():
         return None
     return RunPoint(
-        arm=_arm(str(run.settings.get("reward", "reward"))),
+        arm=reward_arm(run.settings) or "reward",
         mean_length=figures["tokens"],
         score=figures["quality"],
         name=run.name,
         algorithm=str(run.settings.get("algorithm", "")),
         settings=dict(varied),
     )
-
-
-def _arm(reward_path: str) -> str:
-    """What to call a reward: the run folder of a model that lies in one."""
-    return place_name(reward_path)

@@ -1,4 +1,4 @@
-"""What was read of the things that a page compares. ``workflows.report_read`` fills these from files."""
+"""What was read of the things that a page compares. ``results.reader`` fills these from files."""
 
 from __future__ import annotations
 

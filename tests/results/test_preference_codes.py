@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
-from odin_rm.evaluation.annotations import read_annotations
 from odin_rm.evaluation.judgements import Judgement, Question
-from odin_rm.evaluation.preference_codes import preference_codes
 from odin_rm.judging.recorded import RecordedJudge
-from tests.evaluation.test_annotations import row, write
+from odin_rm.results.annotations import read_annotations
+from odin_rm.results.preference_codes import preference_codes
+from tests.results.test_annotations import row, write
 
 
 def read(folder: Path, values: list[Any], codes: list[str] | None = None, **settings: Any) -> list[float]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from odin_rm.core.errors import DataError
-from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports.comparison.records import Fronts, FrontSummary
-
-Row = Mapping[str, Any]
+from odin_rm.evaluation.records import RunPoint
+from odin_rm.results.contents import Row, as_figure, as_written, number_of, rows_of
+from odin_rm.results.records import Fronts, FrontSummary
+from odin_rm.results.run_records import as_point
+from odin_rm.results.runs import experiment_runs
 
 LENGTH_LABEL = "mean response tokens"
 SCORE_LABELS = {"win_score": "win score", "true_quality": "true quality"}
@@ -22,11 +22,11 @@ def read_fronts(path: Path, name: str, content: Row) -> Fronts:
     Raises:
         DataError: a point lacks one of them, or there is no point.
     """
-    points = [_point(path, number, row) for number, row in enumerate(_rows(content.get("points")), start=1)]
+    points = [_point(path, number, row) for number, row in enumerate(rows_of(content.get("points")), start=1)]
     if not points:
         raise DataError("holds no point", where=str(path), fix="Make it again from runs that ended.")
     marks = {}
-    for row in _rows(content.get("marks")):
+    for row in rows_of(content.get("marks")):
         length, score = as_figure(row.get("length")), as_figure(row.get("score"))
         if length.value is not None and score.value is not None:
             marks[str(row.get("name", "mark"))] = (length.value, score.value)
@@ -40,20 +40,21 @@ def read_experiment(path: Path, name: str, content: Row) -> list[Fronts]:
     """The policies of a testbed experiment as points, once for each score that all of them have.
 
     Raises:
-        DataError: a run has no arm or no length.
+        DataError: a run has no length.
     """
-    runs = _rows(content.get("runs"))
+    with as_written(path):
+        runs = experiment_runs(path, {"runs": rows_of(content.get("runs"))})
+    start = content.get("start")
     fronts = []
     for score, label in SCORE_LABELS.items():
-        if not runs or any(as_figure(row.get(score)).value is None for row in runs):
+        if not runs or not all(run.has("tokens", score) for run in runs):
             continue
-        points = [_point(path, number, row, "mean_tokens", score) for number, row in enumerate(runs, start=1)]
-        start = content.get("start")
         marks = {}
         if isinstance(start, Mapping):
-            at = [as_figure(start.get(column)).value for column in ("mean_tokens", score)]
-            marks = {} if None in at else {"start (SFT)": (at[0], at[1])}
-        fronts.append(Fronts(name, points, label, LENGTH_LABEL, marks))  # type: ignore[arg-type]
+            length, height = (as_figure(start.get(column)).value for column in ("mean_tokens", score))
+            marks = {} if length is None or height is None else {"start (SFT)": (length, height)}
+        points = [as_point(run, run.arm, "tokens", score) for run in runs]
+        fronts.append(Fronts(name, points, label, LENGTH_LABEL, marks))
     return fronts
 
 
@@ -81,24 +82,10 @@ def _summary(path: Path, content: Row) -> FrontSummary | None:
         raise DataError(what, where=str(path), fix="Make it again with odin-rm pareto.") from error
 
 
-def as_figure(value: Any) -> Figure:
-    """A number, or an object of ``value``, ``low`` and ``high``; undefined for anything else."""
-    if isinstance(value, Mapping):
-        point, low, high = (number_of(value.get(side)) for side in ("value", "low", "high"))
-        return Figure(point, low, high, why=None if value.get("why") is None else str(value["why"]))
-    return Figure(number_of(value))
-
-
-def number_of(value: Any) -> float | None:
-    """A number; ``None`` for anything else, NaN too."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    return float(value) if known else None
-
-
-def _point(path: Path, number: int, row: Row, length_field: str = "length", score_field: str = "score") -> RunPoint:
-    length, score = as_figure(row.get(length_field)), as_figure(row.get(score_field))
+def _point(path: Path, number: int, row: Row) -> RunPoint:
+    length, score = as_figure(row.get("length")), as_figure(row.get("score"))
     arm = row.get("arm", row.get("reward_model"))
-    for field, value in (("arm", arm), (length_field, length.value), (score_field, score.value)):
+    for field, value in (("arm", arm), ("length", length.value), ("score", score.value)):
         if value is None:
             fix = "Make it again from runs that ended."
             raise DataError(f"'{field}' is missing", where=f"{path}, point {number}", fix=fix)
@@ -120,7 +107,3 @@ def _point(path: Path, number: int, row: Row, length_field: str = "length", scor
 def _label(content: Row, key: str, default: str) -> str:
     value = content.get(key) or content.get(f"{key}_label")
     return value if isinstance(value, str) else default
-
-
-def _rows(value: Any) -> Sequence[Row]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []

@@ -23,8 +23,8 @@ import numpy as np
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.core.files import FORMATS, PathLike, bad_row, read_rows
 from odin_rm.core.reading import read_json
-from odin_rm.evaluation.annotation_rows import Annotation, check_preferences, parse_annotation, parse_orders
-from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes
+from odin_rm.results.annotation_rows import Annotation, check_preferences, parse_annotation, parse_orders
+from odin_rm.results.preference_codes import ALPACA_EVAL, PreferenceCodes
 
 # Where a judge was reached does not make another judge of it; its name stands in the rows.
 _JUDGES_PLACE = ("name", "model", "base_url", "state")

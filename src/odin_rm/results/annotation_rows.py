@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from odin_rm.core.files import bad_row, json_name
-from odin_rm.evaluation.preference_codes import ALPACA_EVAL, PreferenceCodes, UnknownPreferenceError
+from odin_rm.results.preference_codes import ALPACA_EVAL, PreferenceCodes, UnknownPreferenceError
 
 ORDERS = ("candidate_first", "candidate_second")
 FIX_ROW = "Write rows of instruction, output_1, output_2 and preference, as AlpacaEval does."

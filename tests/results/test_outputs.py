@@ -7,7 +7,7 @@ import json
 import pytest
 
 from odin_rm.core.errors import DataError
-from odin_rm.evaluation.outputs import OutputPair, pair_outputs, read_outputs
+from odin_rm.results.outputs import OutputPair, pair_outputs, read_outputs
 
 
 def row(k: int, **fields):
