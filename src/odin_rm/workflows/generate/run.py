@@ -9,6 +9,7 @@ what one run would have.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -112,7 +113,7 @@ def read_prompts(config: GenerateConfig) -> PromptSet:
         RowError: a prompt that the model cannot take, or that is there twice, where ``on_bad_row`` is ``"error"``.
     """
     skip = config.on_bad_row == "skip"
-    check = None  # without skipping the writer says it, of all prompts at once
+    check: Callable[[Prompt], None] | None = None  # without skipping the writer says it, of all prompts at once
     if config.at_endpoint:
         check = refuse_variables
     elif skip:
