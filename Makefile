@@ -173,7 +173,7 @@ $(INSTALLED_TRL112): constraints.txt
 $(INSTALLED_OLDEST): pyproject.toml
 	$(PYTHON) -m venv --clear $(OLDEST)
 	@echo "Installing the oldest versions into $(OLDEST) (once; some minutes)"
-	@$(PYTHON) benchmarks/oldest_versions.py --but $(BUT) > $(OLDEST)/constraints.txt
+	@$(PYTHON) .ci/oldest_versions.py --but $(BUT) > $(OLDEST)/constraints.txt
 	@$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q -c $(OLDEST)/constraints.txt -e '.[test]'
 	@touch $@
 

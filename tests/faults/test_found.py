@@ -161,6 +161,10 @@ def test_words_that_trl_looks_at_in_its_first_step(refuse, shop, command, flag, 
     refuse(argv, f"--{flag}", word)
 
 
+def test_a_schedule_that_there_is_not(arguments, refuse):  # noqa: F811
+    refuse(arguments("rl", lr_scheduler_type="warmup"), "--lr_scheduler_type", "inverse_sqrt")
+
+
 @pytest.mark.parametrize("command", ["score", "export", "generate"])
 @pytest.mark.parametrize("layers", [0, -1])
 def test_weights_of_layers_that_the_config_has_not_are_no_model(arguments, refuse, room, shop, command, layers):  # noqa: F811

@@ -18,6 +18,10 @@ KL_PLACES = ("reward", "loss")
 STANDARDISE = ("none", "model", "reference")
 WATCH_ACTIONS = ("warn", "stop", "rollback")
 CRITIC_INITS = ("policy", "reward")
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+)  # fmt: skip
+"""Those of transformers that need no settings of their own."""
 
 
 _of_size = options_of("length of the run and batches")
@@ -66,7 +70,7 @@ class RLConfig(RowOptions, LoraOptions):
     critic_learning_rate: float | None = _of_optimiser(
         None, "Learning rate of the critic. Default: --learning_rate. (ppo)", at_least=0
     )
-    lr_scheduler_type: str = _of_optimiser("constant", "Schedule: constant, linear, cosine, ...")
+    lr_scheduler_type: str = _of_optimiser("constant", "Schedule of the learning rate.", choices=SCHEDULES)
     warmup_steps: int = _of_optimiser(0, "Steps over which the learning rate rises from 0.", at_least=0)
     weight_decay: float = _of_optimiser(0.0, "AdamW weight decay.", at_least=0)
     adam_beta1: float = _of_optimiser(0.9, "AdamW beta 1.", at_least=0)
