@@ -12,7 +12,7 @@ from torch import nn
 from odin_rm.core.errors import ConfigError
 from odin_rm.data.trees import build_trees, tree_tensors
 from odin_rm.fast.compiled import compile_layers, repeated_layers
-from odin_rm.fast.cpu_matmul import _is_right, set_products
+from odin_rm.fast.cpu_matmul import _is_right, choose_matmul
 from odin_rm.fast.tree_check import tree_support
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.testbed.tiny import build_model, build_tokenizer
@@ -60,7 +60,7 @@ def test_scores_and_gradients_of_rows_are_those_of_layers_that_are_not_compiled(
     monkeypatch.setattr("odin_rm.fast.cpu_matmul.MIN_WORK", 1)
     sequences = [torch.tensor([*prompt, 20, 21]).numpy(), torch.tensor([*prompt, 22]).numpy()]
     assert tree_support(model, sequences, 0, device=torch.device("cpu")).layout == "tree"
-    set_products(model, "onednn" if _is_right() else "torch")
+    choose_matmul(model, "onednn" if _is_right() else "torch")
     assert type(repeated_layers(model.classifier.base_model)[1]) is not type(
         repeated_layers(model.classifier.base_model)[0]
     )  # the last layer is confined to what is read

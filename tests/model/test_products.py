@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.fast import cpu_matmul as products
-from odin_rm.fast.cpu_matmul import faster_by, linear, set_products, use_fast_products
+from odin_rm.fast.cpu_matmul import choose_matmul, faster_by, linear, use_fast_products
 from tests.model.tree_cases import branching, model_of, outcome, row
 
 needs_onednn = pytest.mark.skipif(not products._is_right(), reason="this torch cannot multiply float32 by oneDNN")
@@ -115,10 +115,10 @@ def test_layers_change_their_products_and_nothing_else(monkeypatch):
     monkeypatch.setattr(products, "MIN_WORK", 1)
     called: list[int] = []
     monkeypatch.setattr(products, "linear", lambda *args: called.append(1) or linear(*args))
-    assert set_products(fast, "torch") == "torch"
+    assert choose_matmul(fast, "torch") == "torch"
     torch.testing.assert_close(fast(x), plain(x), rtol=0, atol=0)
     assert not called
-    assert set_products(fast, "onednn") == "onednn"
+    assert choose_matmul(fast, "onednn") == "onednn"
     for copied in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         torch.testing.assert_close(copied(x), plain(x), rtol=0, atol=TOLERANCE)
     assert len(called) == 9
@@ -135,7 +135,7 @@ def test_the_library_is_the_faster_one(factor, library, monkeypatch):
     monkeypatch.setattr(products, "MIN_WORK", 1)
     model = small_model()
     use_fast_products(model)
-    assert set_products(model, "auto") == library
+    assert choose_matmul(model, "auto") == library
     lazily = small_model()
     use_fast_products(lazily)
     lazily(draw(4, 16))
@@ -157,9 +157,9 @@ def test_where_the_operator_is_missing_or_wrong_torch_multiplies(monkeypatch):
             assert faster_by() == 0
             model = small_model()
             use_fast_products(model)
-            assert set_products(model, "auto") == "torch"
+            assert choose_matmul(model, "auto") == "torch"
             with pytest.raises(ConfigError, match="--cpu_products onednn: this torch cannot"):
-                set_products(model, "onednn")
+                choose_matmul(model, "onednn")
         finally:
             monkeypatch.undo()
             products._is_right.cache_clear()
@@ -179,10 +179,10 @@ def test_torchs_random_numbers_do_not_depend_on_the_choice():
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_scores_and_gradients_of_models_are_those_of_torchs_products(name, tmp_path, monkeypatch):
     model = model_of(name, tmp_path)
-    set_products(model, "torch")
+    choose_matmul(model, "torch")
     plain = outcome(model, row(branching()))
     monkeypatch.setattr(products, "MIN_WORK", 1)
-    assert set_products(model, "onednn") == "onednn"
+    assert choose_matmul(model, "onednn") == "onednn"
     called: list[int] = []
     product = products._product
     monkeypatch.setattr(products, "_product", lambda *args: called.append(1) or product(*args))

@@ -111,7 +111,7 @@ def test_somebodys_decoder_is_read_where_stock_reads_it_in_every_layout(pad, lay
     trunk = draw.integers(5, 64, 290)
     ids = [np.append(trunk[:n], [2]) for n in (290, 40, 7)] + [np.append(trunk[:30], draw.integers(5, 64, 9))]
     expected = [stock(model, one) for one in ids]
-    support = choose_layout(model, ids, 0, wish=layout, device=CPU)
+    support = choose_layout(model, ids, 0, requested=layout, device=CPU)
     found, _ = score_sequences(
         model,
         ids,

@@ -157,7 +157,7 @@ def test_number_of_forward_passes() -> None:
     assert model.calls == 1
     model.run(6, 6)
     assert model.calls == 4
-    model.run(6, 6, engine=Engine(kept_graphs=2))
+    model.run(6, 6, engine=Engine(retained_graphs=2))
     assert model.calls == 2
 
 
@@ -180,7 +180,7 @@ def test_graphs_of_some_micro_batches_are_kept() -> None:
     }.items():
         seen.clear()
         # The same sums in the same order: equal to the last bit.
-        assert torch.equal(model.run(2, 3, 7, engine=Engine(kept_graphs=kept)), expected)
+        assert torch.equal(model.run(2, 3, 7, engine=Engine(retained_graphs=kept)), expected)
         assert seen == wanted
 
 

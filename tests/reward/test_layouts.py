@@ -102,7 +102,7 @@ def test_an_encoder_is_packed(tmp_path: Path) -> None:
     sequences = [np.array([5, 6, 7, 8]), np.array([5, 6, 9])]
     assert choose_layout(model, sequences, 0, device=CPU).layout == "packed"
     with pytest.raises(ConfigError, match="--batch_layout tree"):
-        choose_layout(model, sequences, 0, wish="tree", device=CPU)
+        choose_layout(model, sequences, 0, requested="tree", device=CPU)
 
 
 def test_a_loaded_model_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_a_loaded_model_is_verified_once(tmp_path: Path, monkeypatch: pytest.Mon
     once = calls[0]
     assert known_layout(model, sequences[:1], 0, device=CPU) is first
     assert calls[0] == once > 1
-    assert known_layout(model, sequences, 0, wish="packed", device=CPU).layout == "packed"
+    assert known_layout(model, sequences, 0, requested="packed", device=CPU).layout == "packed"
     assert calls[0] == 2 * once
     assert known_layout(lambda **_: None, sequences, 0, device=CPU).layout == "padded"
 
@@ -178,7 +178,7 @@ def test_graphs_are_kept_up_to_the_tokens_that_are_computed(world: Any) -> None:
         (first, 1),
     ):
         trainer.budget.kept = kept
-        assert trainer.engine(trainer.model, batch).kept_graphs == wanted
+        assert trainer.engine(trainer.model, batch).retained_graphs == wanted
 
 
 @pytest.mark.parametrize("layout", ["tree", "packed", "padded"])
@@ -243,13 +243,13 @@ def test_budgets_as_they_are_given(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_keeps_torchs_products(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("odin_rm.fast.cpu_matmul.faster_by", lambda: 2.0)
     trainer = make(world)
-    assert trainer.set_products() == "onednn"
+    assert trainer.choose_matmul() == "onednn"
     trainer.saved_budget = {"tokens": 64, "kept": 0, "products": "torch"}
-    assert trainer.set_products() == "torch"
+    assert trainer.choose_matmul() == "torch"
     trainer.saved_budget = {"tokens": 64, "kept": 0, "products": "onednn"}
-    assert trainer.set_products() == "onednn"
+    assert trainer.choose_matmul() == "onednn"
     monkeypatch.setattr("odin_rm.fast.cpu_matmul.faster_by", lambda: 0.0)
-    assert trainer.set_products() == "torch"
-    assert make(world, cpu_products="torch").set_products() == "torch"
+    assert trainer.choose_matmul() == "torch"
+    assert make(world, cpu_products="torch").choose_matmul() == "torch"
     with pytest.raises(ConfigError, match="--cpu_products"):
         make(world, cpu_products="mkl")

@@ -112,7 +112,7 @@ def test_kept_graphs_are_halved_first(world: Any, monkeypatch: pytest.MonkeyPatc
     sizes = trainer.batches[0].sizes
     assert trainer.budget.tokens == 200
     assert trainer.budget.kept == sizes.computed_tokens // 2
-    assert 0 < trainer.kept_graphs(trainer.model, trainer.batches[0]) < sizes.micro_batches
+    assert 0 < trainer.retained_graphs(trainer.model, trainer.batches[0]) < sizes.micro_batches
     assert difference < WEIGHT_TOLERANCE
 
 
@@ -245,7 +245,7 @@ def test_the_synced_score_is_the_pass_that_exchanges(kept: bool, scores: int) ->
         return model.score(rows)
 
     expected = model.run(4, 8)
-    assert torch.equal(model.run(4, 8, engine=Engine(synced_score=synced_score, kept_graphs=2 * kept)), expected)
+    assert torch.equal(model.run(4, 8, engine=Engine(synced_score=synced_score, retained_graphs=2 * kept)), expected)
     assert synced == [8]
     assert model.calls == scores
 
@@ -292,9 +292,9 @@ def test_a_measured_budget_by_hand() -> None:
 
 
 def test_shrinking_by_hand() -> None:
-    budget = memory.Budget(1000, kept=5000, proven=400)
+    budget = memory.Budget(1000, kept=5000, largest_completed=400)
     assert "graphs are kept of 450 tokens" in budget.shrink(300, kept=900)
-    assert (budget.tokens, budget.kept, budget.proven) == (1000, 450, 0)
+    assert (budget.tokens, budget.kept, budget.largest_completed) == (1000, 450, 0)
     budget.shrink(300, kept=0)  # halving 1000 would change nothing for a step of 300
     assert budget.tokens == 150
     budget.shrink(400, kept=0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from odin_rm.core.errors import DataError, OdinError
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from tests.waiting import wait_until
 from tests.workflows.conftest import read_metrics
 from tests.workflows.test_train import weights
@@ -147,10 +147,10 @@ def test_a_signal_to_one_process_saves_and_ends_both(bed: dict[str, Path], tmp_p
 
 
 def test_alone_a_block_raises_what_happened() -> None:
-    with pytest.raises(DataError, match="no rows") as caught, together():
+    with pytest.raises(DataError, match="no rows") as caught, fail_on_all_ranks():
         raise DataError("no rows", where="file")
-    assert caught.value.known_to_all is False
-    with pytest.raises(ZeroDivisionError), together():
+    assert caught.value.raised_on_every_rank is False
+    with pytest.raises(ZeroDivisionError), fail_on_all_ranks():
         _ = 1 / 0
 
 
@@ -178,10 +178,10 @@ def test_together_in_one_of_two_processes(
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
 
     def work() -> None:
-        with together():
+        with fail_on_all_ranks():
             if mine is not None:
                 raise mine
 
     with pytest.raises(raised, match=message) as caught:
         work()
-    assert getattr(caught.value, "known_to_all", True)
+    assert getattr(caught.value, "raised_on_every_rank", True)

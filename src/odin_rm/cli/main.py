@@ -76,11 +76,11 @@ def _run(command: str, arguments: list[str]) -> int:
         kept = COMMANDS[command].kept
         if isinstance(error, MachineError) and kept not in error.fix and "--resume_from_checkpoint" not in error.fix:
             error.fix = f"{error.fix} {kept}".strip()
-        if is_main_process() or not error.known_to_all:
+        if is_main_process() or not error.raised_on_every_rank:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
             say(f"odin-rm {command}: {kind}: {shortened(str(error))}", error=True)
-        if error.known_to_all:
-            _let_go(error)
+        if error.raised_on_every_rank:
+            _release_frames(error)
             end_processes()  # else torch may abort at exit, and its code hides ours
         return error.exit_code
     except KeyboardInterrupt:
@@ -134,7 +134,7 @@ def _nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _let_go(error: BaseException | None) -> None:
+def _release_frames(error: BaseException | None) -> None:
     """Clear the frames of an error that has been told: what they hold, models on several processes, goes with them."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)

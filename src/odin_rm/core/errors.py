@@ -18,7 +18,7 @@ class OdinError(Exception):
     """
 
     exit_code = 2
-    known_to_all = False
+    raised_on_every_rank = False
     """Of several processes of a run, each one raises this error; the first one tells the user."""
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
@@ -55,7 +55,7 @@ class RowError(DataError):
 class ConfigError(OdinError, ValueError):
     """A flag, a config key or a combination of them is wrong."""
 
-    known_to_all = True
+    raised_on_every_rank = True
 
 
 class ModelError(OdinError, ValueError):
@@ -95,7 +95,7 @@ class CheckpointError(OdinError):
 class NumericalError(OdinError, ArithmeticError):
     """A loss or a score is not finite."""
 
-    known_to_all = True
+    raised_on_every_rank = True
 
 
 class ShapeError(OdinError, ValueError):
@@ -122,4 +122,4 @@ class RunInterrupted(OdinError):
     """The run was stopped by a signal; its state is saved."""
 
     exit_code = 130
-    known_to_all = True
+    raised_on_every_rank = True

@@ -18,7 +18,7 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def fail_on_all_ranks() -> Iterator[None]:
     """A block that ends for all processes alike: with an error of any of them, or with the work of all of them done.
 
     Without it a process whose file is missing would end alone and leave the others waiting for its gradients. In a
@@ -43,7 +43,7 @@ def together() -> Iterator[None]:
         raise own  # our own fault: with its traceback, wherever it happened
     first = next((error for error in errors if error is not None), None)
     if first is not None:
-        first.known_to_all = True
+        first.raised_on_every_rank = True
         raise first
 
 

@@ -39,20 +39,20 @@ def trajectory(config: Any, left_out: Collection[str] = ()) -> dict[str, Any]:
         left_out: further fields that do not decide the weights.
     """
     names = [item.name for item in fields(config) if item.name not in NOT_TRAJECTORY and item.name not in left_out]
-    return {name: plain(getattr(config, name)) for name in names}
+    return {name: to_json_types(getattr(config, name)) for name in names}
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """``value`` made of JSON types; what has none is its text."""
     value = getattr(value, "value", value)
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [plain(item) for item in value]
+        return [to_json_types(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def given(config: Any, names: Collection[str]) -> list[str]:
+def non_default_fields(config: Any, names: Collection[str]) -> list[str]:
     """Those of the named fields whose value is not the default, in the order of the dataclass."""
     found = []
     for item in fields(config):
@@ -76,7 +76,7 @@ def refuse_idle(config: Any, refused: Mapping[str, str], command: str) -> None:
     Raises:
         ConfigError: one of them is set to something else than its default.
     """
-    for name in given(config, refused):
+    for name in non_default_fields(config, refused):
         fix = refused[name]
         raise ConfigError(f"has no effect in {command}", where=f"--{name}", fix=f"{fix[0].upper()}{fix[1:]}.")
 

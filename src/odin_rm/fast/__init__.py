@@ -5,7 +5,7 @@ shortcut is checked against plain batches of the model at hand when a command st
 """
 
 from odin_rm.fast.compiled import compile_layers as compile_layers
-from odin_rm.fast.cpu_matmul import set_products as set_products
+from odin_rm.fast.cpu_matmul import choose_matmul as choose_matmul
 from odin_rm.fast.cpu_matmul import use_fast_products as use_fast_products
 from odin_rm.fast.direction import reads_left_to_right as reads_left_to_right
 from odin_rm.fast.layout import choose_layout as choose_layout

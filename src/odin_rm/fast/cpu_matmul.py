@@ -59,12 +59,12 @@ def use_fast_products(model: nn.Module) -> int:
     return count
 
 
-def set_products(model: nn.Module, wish: str) -> str:
+def choose_matmul(model: nn.Module, requested: str) -> str:
     """Fix the library of a model's large products on a CPU.
 
     Args:
         model: whose layers were given a choice by :func:`use_fast_products`.
-        wish: ``torch``, ``onednn``, or ``auto``: the faster one.
+        requested: ``torch``, ``onednn``, or ``auto``: the faster one.
 
     Returns:
         The library, not ``auto``.
@@ -72,10 +72,10 @@ def set_products(model: nn.Module, wish: str) -> str:
     Raises:
         ConfigError: this machine's torch cannot multiply by oneDNN.
     """
-    if wish == "onednn" and not _is_right():
+    if requested == "onednn" and not _is_right():
         fix = "Use auto or torch."
         raise ConfigError("this torch cannot multiply float32 by oneDNN", where="--cpu_products onednn", fix=fix)
-    use = wish == "onednn" or (wish == "auto" and faster_by() >= _GAIN)
+    use = requested == "onednn" or (requested == "auto" and faster_by() >= _GAIN)
     for module in model.modules():
         if isinstance(module, tuple(_FAST.values())):
             module.__dict__["by_onednn"] = use

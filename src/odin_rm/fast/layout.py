@@ -1,4 +1,4 @@
-"""Which batch layout a model is run in: a wish, held against what the model was seen to do.
+"""Which batch layout a model is run in: a request, held against what the model was seen to do.
 
 Trees and packed rows rest on the model attending as it is told. Whether it does is decided by its structure and by
 scores on a few sequences (:mod:`odin_rm.fast.tree_check`); where it does not, sequences are padded as usual, or
@@ -30,7 +30,7 @@ def choose_layout(
     sequences: Sequence[np.ndarray],
     pad_token_id: int,
     *,
-    wish: str = "auto",
+    requested: str = "auto",
     kernel: str = "auto",
     device: torch.device,
 ) -> TreeSupport:
@@ -40,27 +40,27 @@ def choose_layout(
         model: the reward model.
         sequences: a few token sequences, some of them with a common beginning.
         pad_token_id: what to pad with.
-        wish: ``auto``, ``tree``, ``packed``, ``padded`` or ``single``.
+        requested: ``auto``, ``tree``, ``packed``, ``padded`` or ``single``.
         kernel: attention of trees: ``auto`` or a name.
         device: where the model is.
 
     Raises:
         ConfigError: what is wished for does not give the model's own scores.
     """
-    if wish == "single":
+    if requested == "single":
         return TreeSupport("single", None, "as asked")
-    if wish == "padded":
+    if requested == "padded":
         if reason := padded_reason(model, sequences, pad_token_id, device=device):
             raise ConfigError(f"is not possible: {reason}", where="--batch_layout padded", fix="Use auto.")
         return TreeSupport("padded", None, "as asked")
     support = tree_support(model, sequences, pad_token_id, kernel=kernel, device=device)
-    if wish in ("auto", support.layout):
+    if requested in ("auto", support.layout):
         if kernel != "auto" and support.kernel != kernel:
             raise ConfigError(f"is not possible: {support.why}", where=f"--tree_attention {kernel}", fix="Use auto.")
         return support
-    if wish == "packed" and support.layout == "tree":
+    if requested == "packed" and support.layout == "tree":
         return replace(support, layout="packed")
-    raise ConfigError(f"is not possible: {support.why}", where=f"--batch_layout {wish}", fix="Use auto.")
+    raise ConfigError(f"is not possible: {support.why}", where=f"--batch_layout {requested}", fix="Use auto.")
 
 
 def known_layout(
@@ -68,7 +68,7 @@ def known_layout(
     sequences: Sequence[np.ndarray],
     pad_token_id: int,
     *,
-    wish: str = "auto",
+    requested: str = "auto",
     kernel: str = "auto",
     device: torch.device,
 ) -> TreeSupport:
@@ -79,15 +79,15 @@ def known_layout(
     """
     if not isinstance(model, nn.Module):
         return TreeSupport("padded", None, "padded batches: not a model")
-    place = (wish, kernel, str(device), next(model.parameters()).dtype)
+    place = (requested, kernel, str(device), next(model.parameters()).dtype)
     known = _KNOWN.get(model)
     longest = max(map(len, sequences), default=0)
     if known is None or known[0] != place or longest > known[2]:
         with torch.no_grad():
             found = choose_layout(
-                model, representative(sequences), pad_token_id, wish=wish, kernel=kernel, device=device
+                model, representative(sequences), pad_token_id, requested=requested, kernel=kernel, device=device
             )
-        if found.layout == "single" and wish == "auto":
+        if found.layout == "single" and requested == "auto":
             log.warning("%s", found.why)
         # Some models change with the length of what they read, so much longer ones are verified again.
         known = (place, found, max(2 * longest, _LENGTHS_ALIKE))

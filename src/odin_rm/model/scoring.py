@@ -91,8 +91,8 @@ class Scorer:
             ModelError: a sequence has a token that the model has no embedding for.
         """
         self.check_ids(sequences)
-        wishes = {"wish": self.batch_layout, "kernel": self.tree_attention}
-        return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **wishes)
+        request = {"requested": self.batch_layout, "kernel": self.tree_attention}
+        return known_layout(self.model, sequences, self.pad_token_id, device=self.device, **request)
 
     @property
     def pad_token_id(self) -> int:

@@ -77,7 +77,7 @@ class Engine:
         backward: back-propagates a scalar (``accelerator.backward``: loss scaling, DeepSpeed).
         no_sync: context in which a backward pass does not start the gradient exchange.
         device: where the float64 scalars live (CPU where an accelerator has no float64); ``None`` for the CPU.
-        kept_graphs: of so many micro-batches, from the first on, the graphs of the scoring pass are kept, and they have
+        retained_graphs: the graphs of the scoring pass are kept for so many micro-batches, the first ones. These have
             no second forward pass. The others are scored before them.
         synced_score: scores the last micro-batch where its backward pass exchanges gradients (the wrapped model, the
             score function being the bare one); ``None`` where both are the same.
@@ -91,7 +91,7 @@ class Engine:
     backward: Callable[[Tensor], None] = lambda loss: loss.backward()
     no_sync: Callable[[], AbstractContextManager] = nullcontext
     device: torch.device | None = None
-    kept_graphs: int = 0
+    retained_graphs: int = 0
     synced_score: ScoreFunction | None = None
     exchange: Callable[[], None] | None = None
     any_rank: Callable[[bool], bool] = lambda here: here
@@ -122,7 +122,7 @@ def exact_backward(
     """
     engine = engine or Engine()
     last = len(micro_batches) - 1
-    keep = 1 if last == 0 else min(engine.kept_graphs, len(micro_batches))
+    keep = 1 if last == 0 else min(engine.retained_graphs, len(micro_batches))
 
     # 1. Score. Where the graph is kept, this is also the pass that is differentiated.
     kept: dict[int, Tensor] = {}

@@ -38,13 +38,13 @@ class Budget:
     Attributes:
         tokens: computed tokens of a micro-batch.
         kept: tokens of a rank's share whose graphs of the scoring pass are kept.
-        proven: tokens of the largest micro-batch that a whole step has been taken with.
+        largest_completed: tokens of the largest micro-batch that a whole step has been taken with.
         why: how the figures came about, for the log.
     """
 
     tokens: int
     kept: int = 0
-    proven: int = 0
+    largest_completed: int = 0
     why: str = "as given"
 
     def shrink(self, largest: int, kept: int) -> str:
@@ -57,7 +57,7 @@ class Budget:
         Returns:
             What was done, for the warning.
         """
-        self.proven = 0
+        self.largest_completed = 0
         if kept:
             self.kept = min(self.kept, kept) // 2
             return f"graphs are kept of {self.kept} tokens a step from here on"

@@ -24,10 +24,10 @@ from odin_rm.data.planning import row_inputs, to_device
 from odin_rm.fast import (
     TreeSupport,
     choose_layout,
+    choose_matmul,
     compile_layers,
     longest_and_first,
     neighbour_reason,
-    set_products,
     some_sequences,
 )
 from odin_rm.model.device import is_out_of_memory
@@ -56,7 +56,7 @@ class StepMemory:
     budget: memory.Budget
     layout: TreeSupport
     saved_budget: dict[str, Any] | None
-    products: str
+    matmul: str
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
 
@@ -68,14 +68,16 @@ class StepMemory:
         Raises:
             ConfigError: the layout or attention that is asked for does not give the model's scores.
         """
-        wish = self.config.batch_layout
+        requested = self.config.batch_layout
         if not self._engine_splits_model():
             return self._verified_layout()
         # The weights are in pieces or elsewhere; under FSDP they come together when training begins.
-        if self.is_deepspeed_enabled and wish in ("tree", "packed"):
-            raise ConfigError("cannot be verified under DeepSpeed", where=f"--batch_layout {wish}", fix="Use padded.")
+        if self.is_deepspeed_enabled and requested in ("tree", "packed"):
+            raise ConfigError(
+                "cannot be verified under DeepSpeed", where=f"--batch_layout {requested}", fix="Use padded."
+            )
         why = "DeepSpeed splits the model" if self.is_deepspeed_enabled else "not yet known"
-        alone = wish == "single" or neighbour_reason(self.model.classifier) is not None
+        alone = requested == "single" or neighbour_reason(self.model.classifier) is not None
         return TreeSupport("single" if alone else "padded", None, why)
 
     def before_training(self) -> None:
@@ -89,7 +91,7 @@ class StepMemory:
             if _FROM_SIMPLE[rank] != self.layout.layout:
                 self.layout = TreeSupport(_FROM_SIMPLE[rank], self.layout.kernel, "another process cannot do more")
         self.batches.layout = self.layout.layout
-        self.products = self.set_products()
+        self.matmul = self.choose_matmul()
         self.set_budget(self.saved_budget)
 
     def _verified_layout(self) -> TreeSupport:
@@ -100,7 +102,7 @@ class StepMemory:
                 self.model,
                 longest_and_first(self.batches.data),
                 self.batches.pad_token_id,
-                wish=self.config.batch_layout,
+                requested=self.config.batch_layout,
                 kernel=self.config.tree_attention,
                 device=self.args.device,
             )
@@ -108,10 +110,10 @@ class StepMemory:
         self.model.zero_grad(set_to_none=True)  # an engine that shards the model may have kept some
         return layout
 
-    def set_products(self) -> str:
+    def choose_matmul(self) -> str:
         """Fix the library of a CPU's large products: a run that goes on keeps its own, for the same sums bit by bit."""
-        wish, saved = self.config.cpu_products, (self.saved_budget or {}).get("products")
-        return set_products(self.model, saved if wish == "auto" and saved == "torch" else wish)
+        requested, saved = self.config.cpu_products, (self.saved_budget or {}).get("products")
+        return choose_matmul(self.model, saved if requested == "auto" and saved == "torch" else requested)
 
     def set_budget(self, saved: dict[str, Any] | None = None) -> None:
         """Choose the token budget; called when model and optimiser are in place, on every rank alike.
@@ -173,7 +175,7 @@ class StepMemory:
 
     # ---- one attempt at a step ---------------------------------------------------------------------------------------
 
-    def kept_graphs(self, model: nn.Module, batch: RankBatch) -> int:
+    def retained_graphs(self, model: nn.Module, batch: RankBatch) -> int:
         """Of how many micro-batches the graphs are kept from the scoring pass to the backward pass."""
         alone = self.args.world_size == 1 and not self._engine_splits_model()
         if not (alone or isinstance(model, DistributedDataParallel)):
@@ -184,9 +186,9 @@ class StepMemory:
         """How the ranks of this run work together in a step with this batch."""
         device = self.args.device if self.args.device.type == "cuda" else torch.device("cpu")
         backward = self.accelerator.backward
-        keep = self.kept_graphs(model, batch)
+        keep = self.retained_graphs(model, batch)
         if self.args.world_size == 1:
-            return Engine(backward=backward, device=device, kept_graphs=keep)
+            return Engine(backward=backward, device=device, retained_graphs=keep)
         common = Engine(
             world_size=self.args.world_size,
             sum_over_ranks=processes.sum_over_ranks,
@@ -198,10 +200,10 @@ class StepMemory:
             return common
         # Gradients travel while the last backward pass runs. Where that may run out of memory (no step of this size has
         # been taken yet, and a rank that fails could not tell the others) or graphs are kept, they travel afterwards.
-        apart = keep > 0 or batch.sizes.largest > self.budget.proven
+        apart = keep > 0 or batch.sizes.largest > self.budget.largest_completed
         fields = {
             **vars(common),
-            "kept_graphs": keep,
+            "retained_graphs": keep,
             "synced_score": lambda inputs: model(**inputs),
             "any_rank": functools.partial(processes.any_rank, device=self.args.device),
             "exchange": self._average_gradients if apart else None,
@@ -215,7 +217,7 @@ class StepMemory:
             ConfigError: it is in the smallest parts already, or the ranks cannot start again together.
         """
         sizes = batch.sizes
-        kept = sum(sizes.round_tokens[: self.kept_graphs(model, batch)])
+        kept = sum(sizes.round_tokens[: self.retained_graphs(model, batch)])
         self.model.zero_grad(set_to_none=True)
         gc.collect()
         if self.args.device.type == "cuda":
@@ -226,7 +228,7 @@ class StepMemory:
                 where="--microbatch_tokens",
                 fix=f"Give at most {sizes.largest // 2}.",
             )
-            error.known_to_all = False
+            error.raised_on_every_rank = False
             raise error
         if not kept and sizes.largest_sequences <= 1:
             what = f"a single response with its prompt ({sizes.largest:,} tokens) does not fit into memory"

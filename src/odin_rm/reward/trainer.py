@@ -94,7 +94,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         )
         self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
         self.saved_budget: dict[str, Any] | None = None
-        self.products = "torch"
+        self.matmul = "torch"
         self.meter = StepMeter()
         super().__init__(
             model=model,
@@ -134,7 +134,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
                 alone = error.alone
             # Outside of the handler, so that no frame holds on to tensors.
             batch = self.smaller(model, batch, alone)
-        self.budget.proven = max(self.budget.proven, batch.sizes.largest)
+        self.budget.largest_completed = max(self.budget.largest_completed, batch.sizes.largest)
         loss = value.total.detach() + self._head_loss(self._progress())
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()  # the backward pass is still running, and its time belongs to the step
@@ -350,7 +350,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         self._reward_model().save_pretrained(folder, tokenizer=self.processing_class, state_dict=state_dict)
-        budget = {"tokens": self.budget.tokens, "kept": self.budget.kept, "products": self.products}
+        budget = {"tokens": self.budget.tokens, "kept": self.budget.kept, "products": self.matmul}
         note = {"settings": self.config.trajectory(), "data": self.data_note(), "budget": budget}
         atomic_write_json(folder / SETTINGS_FILE, note)
         state = self.objective.state_dict()

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from odin_rm.core.errors import CheckpointError, OutputError
 from odin_rm.core.files import atomic_write_json, dump_json
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.reading import parse_json, read_json
 from odin_rm.core.system import writing
 from odin_rm.rl.experience import Experience, load_experiences, save_experiences
@@ -93,17 +93,17 @@ def save_checkpoint(
     """
     draft = folder.with_name(f".{folder.name}.tmp")
     try:
-        with together(), writing(folder, kept=GO_ON):
+        with fail_on_all_ranks(), writing(folder, kept=GO_ON):
             if ranks.rank == 0:
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir(parents=True)
-        with together(), writing(folder, kept=GO_ON):
+        with fail_on_all_ranks(), writing(folder, kept=GO_ON):
             _save_weights(draft, learner, ranks)
             if buffer:
                 save_experiences(buffer, draft / f"buffer_{ranks.rank}")
             torch.save(random_state, draft / f"random_{ranks.rank}.pt")
             atomic_write_json(draft / f"plan_{ranks.rank}.json", state.plan)
-        with together(), writing(folder, kept=GO_ON):
+        with fail_on_all_ranks(), writing(folder, kept=GO_ON):
             if ranks.rank == 0:
                 whole = asdict(state) | {"plan": None, "settings": settings, "ranks": ranks.size}
                 atomic_write_json(draft / STATE_FILE, whole)

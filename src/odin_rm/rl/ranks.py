@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.data.batching import plan_microbatches
 from odin_rm.rl.records import JudgedResponses, RewardRequest, RewardSource, Rollout, RolloutEngine
 
@@ -97,7 +97,7 @@ class SourceOfRanks:
 
     def judge(self, request: RewardRequest) -> JudgedResponses:
         """The quality of each response."""
-        with together():
+        with fail_on_all_ranks():
             return self.source.judge(request)
 
 

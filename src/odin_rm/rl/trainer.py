@@ -14,7 +14,7 @@ import numpy as np
 
 from odin_rm.core.errors import OdinError, RunInterrupted
 from odin_rm.core.files import append_jsonl
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.signals import StopFlag
 from odin_rm.objectives.kl import adapt_kl_coef
 from odin_rm.rl.checkpoint import (
@@ -178,7 +178,7 @@ class RLTrainer:
             self.save()
             note = f"{error.fix} The state before step {self.state.step + 1} is saved in {self.run / 'checkpoints'}."
             error.fix = note.strip()
-            error.known_to_all = True
+            error.raised_on_every_rank = True
             raise
 
     def _interrupted(self, name: str) -> RunInterrupted:
@@ -187,7 +187,7 @@ class RLTrainer:
             where=str(self.run),
             fix=f"Go on with --resume_from_checkpoint true --output {self.run}",
         )
-        interrupted.known_to_all = True
+        interrupted.raised_on_every_rank = True
         return interrupted
 
     # ---- the log -----------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class RLTrainer:
         return record
 
     def _append(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
-        with together():
+        with fail_on_all_ranks():
             if self._main():
                 for row in rows:
                     append_jsonl(self.run / file, row)
@@ -289,7 +289,7 @@ class RLTrainer:
         save_checkpoint(folder, self.learner, self.ranks, self.state, self.buffer, random_state, settings)
 
     def _resume(self, checkpoint: Path) -> None:
-        with together():
+        with fail_on_all_ranks():
             self.state, self.buffer = load_checkpoint(
                 checkpoint, self.learner, self.ranks, self.config.trajectory(), self.collector.device
             )

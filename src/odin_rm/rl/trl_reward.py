@@ -10,7 +10,7 @@ import numpy as np
 
 from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import append_jsonl
-from odin_rm.core.ranks import is_main_process, together
+from odin_rm.core.ranks import fail_on_all_ranks, is_main_process
 from odin_rm.data.prompts import PromptSet
 from odin_rm.rl.records import JudgedResponses, RewardSource, Rollout
 from odin_rm.rl.request import SAMPLES, reward_request, shape_responses, source_figures, training_row
@@ -70,7 +70,7 @@ class ShapedReward:
             Rollout([], list(ids), ended=bool(ids) and ids[-1] in self.end_token_ids, text=text)
             for ids, text in zip(completion_ids, completions, strict=True)
         ]
-        with together():  # one process's failure ends all of them; the others would wait for its rewards
+        with fail_on_all_ranks():  # one process's failure ends all of them; the others would wait for its rewards
             judged = self.judge(positions, rollouts, trainer_state.global_step)
             shaped = shape_responses(judged.quality, rollouts, self.shaping, positions)
             usable_R = np.isfinite(shaped.sequence_R)

@@ -22,7 +22,7 @@ from odin_rm.results.records import Material, TrainingRun
 KINDS = {"reward": "Training of reward models", "rl": "Training of policies", "policy": "Fine-tuning"}
 
 
-def tell(material: Material, *, title: str = "", samples: int = 8) -> Report:
+def build_report(material: Material, *, title: str = "", samples: int = 8) -> Report:
     """The page on everything that was read.
 
     Args:

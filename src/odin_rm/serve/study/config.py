@@ -8,7 +8,7 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option
-from odin_rm.core.settings import given
+from odin_rm.core.settings import non_default_fields
 
 # What decides which pairs are rated, in which order; it stays as it is for the life of a study.
 DESIGN = ("sample_size", "max_length_ratio", "match_mean_length", "length_unit", "seed")
@@ -46,7 +46,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""
         if self.results is not None:
-            others = given(self, ["a", "b", "output", "question", "host", "port", "token", *DESIGN])
+            others = non_default_fields(self, ["a", "b", "output", "question", "host", "port", "token", *DESIGN])
             if others:
                 fix = "Pass --results DIR and at most --bootstrap_samples."
                 raise ConfigError("has no effect with --results", where=f"--{others[0]}", fix=fix)

@@ -21,7 +21,7 @@ from transformers import Trainer, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.core.files import append_jsonl, atomic_write_json, atomic_write_text, dump_json
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.reading import read_json
 from odin_rm.core.settings import trajectory
 from odin_rm.data.demonstrations import EncodedRows, PolicyRows, encode_rows
@@ -107,7 +107,7 @@ def train_policy(config: Any, job: PolicyJob) -> Path:
 
 def _train_policy(config: Any, job: PolicyJob, output: OutputFolder) -> Path:
     run = output.path
-    with together():
+    with fail_on_all_ranks():
         start = Start.find(output, config.resume_from_checkpoint)
         set_seed(config.seed)
         model, tokenizer = _load_model(config)
@@ -131,7 +131,7 @@ def _train_policy(config: Any, job: PolicyJob, output: OutputFolder) -> Path:
         trainer = _build(config, job, model, tokenizer, data, held_out)
         trainer.run_note = note
         trainer.args.output_dir = str(run / "checkpoints")
-    with together():
+    with fail_on_all_ranks():
         if config.process_index == 0:
             start.claim()
             write_settings(run, config, job.refused, start.checkpoint)

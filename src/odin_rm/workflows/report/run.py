@@ -51,10 +51,10 @@ def run_report(config: ReportConfig) -> Written:
     check_output(page, folder, config.overwrite_output)
     material = read_material(config.runs, config.names)
     # Only now: matplotlib and what draws with it take a second to load.
-    from odin_rm.reports.comparison.story import tell
+    from odin_rm.reports.comparison.story import build_report
     from odin_rm.reports.page import render_report
 
-    html, files = render_report(tell(material, title=config.title, samples=config.samples))
+    html, files = render_report(build_report(material, title=config.title, samples=config.samples))
     with atomic_folder(folder, overwrite=config.overwrite_output) as place:
         for name, content in files.items():
             atomic_write_bytes(place / name, content)

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, set_seed
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.reading import read_bytes
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
@@ -83,16 +83,16 @@ def train_reward_model(config: RewardConfig) -> Path:
 
 def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
     run = output.path
-    with together():
+    with fail_on_all_ranks():
         model, tokenizer, start = _load_model(config, model_path, output)
     # One process of a machine tokenises, the others read its cache. Nothing before it in the block: they wait for it.
-    with together(), config.main_process_first(desc="tokenising"):
+    with fail_on_all_ranks(), config.main_process_first(desc="tokenising"):
         train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
     records = data_records(train_data, eval_data)
     say_data(records)
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
-    with together():
+    with fail_on_all_ranks():
         start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, train_data))
         if start.nothing_left(config, REFUSED):
             return run
@@ -102,7 +102,7 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
             config, model, train_data, eval_data=eval_data, tokenizer=tokenizer, callbacks=callbacks
         )
         trainer.args.output_dir = str(run / "checkpoints")
-    with together():
+    with fail_on_all_ranks():
         if config.process_index == 0:
             start.claim()
             write_settings(run, config, REFUSED, start.checkpoint)
@@ -138,7 +138,7 @@ class NotePlan(TrainerCallback):
         layout, budget = self.trainer.layout, self.trainer.budget
         row = {"batch_layout": layout.layout, "tree_attention": layout.kernel, "layout_why": layout.why}
         sizes = {"microbatch_tokens": budget.tokens, "single_pass_tokens": budget.kept, "microbatch_why": budget.why}
-        products = {"cpu_products": self.trainer.products} if args.device.type == "cpu" else {}
+        products = {"cpu_products": self.trainer.matmul} if args.device.type == "cpu" else {}
         append_jsonl(self.path, {"step": state.global_step, **row, **sizes, **products})
         kernel = f", {layout.kernel} attention" if layout.kernel else ""
         log.info("batch layout: %s%s (%s)", layout.layout, kernel, layout.why)
@@ -182,7 +182,7 @@ def plan_run(config: RewardConfig) -> RewardPlan:
         OdinError: bad input, as the run itself would refuse it.
     """
     model_path = _check_required(config)
-    with together(), config.main_process_first(desc="tokenising"):
+    with fail_on_all_ranks(), config.main_process_first(desc="tokenising"):
         return plan_reward_run(config, model_path, load_data, _prepare_texts, data_records)
 
 

@@ -20,7 +20,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.files import append_jsonl, atomic_write_json
-from odin_rm.core.ranks import together
+from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.system import writing
 from odin_rm.model.policy import (
     ResponseBatch,
@@ -68,12 +68,12 @@ def run_own(config: RLConfig) -> Path:
 def _run(config: RLConfig, output: OutputFolder) -> Path:
     run = output.path
     accelerator = _accelerator(config)
-    with together():
+    with fail_on_all_ranks():
         start = Start.find(output, config.resume_from_checkpoint, STATE_FILE)
         set_seed(config.seed)
         _load_whole(accelerator)
         parts = load_parts(config, accelerator.device)
-    with together():
+    with fail_on_all_ranks():
         trainer = build_trainer(config, parts, accelerator, run)
         start = start.verified(
             lambda checkpoint: check_settings(
@@ -82,7 +82,7 @@ def _run(config: RLConfig, output: OutputFolder) -> Path:
         )
         if start.nothing_left(config, ()):
             return run
-    with together():
+    with fail_on_all_ranks():
         if accelerator.is_main_process:
             start.claim()
             write_settings(run, config, (), start.checkpoint)
@@ -322,7 +322,7 @@ def _say(line: str) -> None:
 def _finish(trainer: RLTrainer, parts: Parts, stopped_by: str | None) -> None:
     accelerator, run = trainer.accelerator, trainer.run
     state_dict = _whole_policy(trainer) if trainer.ranks.sharded else None
-    with together():
+    with fail_on_all_ranks():
         if accelerator.is_main_process:
             with writing(run / "policy", kept=GO_ON), replaced_model(run / "policy") as folder:
                 save_policy(trainer.learner.plain_model.policy, parts.tokenizer, folder, state_dict=state_dict)

@@ -30,8 +30,8 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from odin_rm.core.errors import CheckpointError, ConfigError, OdinError
 from odin_rm.core.files import atomic_write_json, json_safe
-from odin_rm.core.ranks import together
-from odin_rm.core.settings import given
+from odin_rm.core.ranks import fail_on_all_ranks
+from odin_rm.core.settings import non_default_fields
 from odin_rm.model.backbone import quiet_loading
 from odin_rm.model.policy import end_token_ids
 from odin_rm.rl.config import RLConfig
@@ -132,7 +132,7 @@ def run_trl(config: RLConfig) -> Path:
 
 def _run(config: RLConfig, output: OutputFolder) -> Path:
     run = output.path
-    with together():
+    with fail_on_all_ranks():
         start = Start.find(output, config.resume_from_checkpoint)
         set_seed(config.seed)
         with tempfile.TemporaryDirectory() as scratch, _quiet_trl():
@@ -146,7 +146,7 @@ def _run(config: RLConfig, output: OutputFolder) -> Path:
             return run
         if config.standardise == "reference":
             _measure_reference(config, parts, reward_function)
-    with together():
+    with fail_on_all_ranks():
         if trainer.is_world_process_zero():
             start.claim()
             write_settings(run, config, (), start.checkpoint)
@@ -167,7 +167,7 @@ def check_trl_config(config: RLConfig) -> None:
     Raises:
         ConfigError: with the flag and what to do instead.
     """
-    own = set(given(config, FOREIGN))
+    own = set(non_default_fields(config, FOREIGN))
     if config.critic_learning_rate == config.learning_rate:
         own.discard("critic_learning_rate")  # filled in by the config's defaults
     for name in sorted(own):
@@ -177,7 +177,7 @@ def check_trl_config(config: RLConfig) -> None:
         )
     fixed = dict(zip(("kl_estimator", "kl_place"), KL[config.algorithm], strict=True))
     for name, value in fixed.items():
-        if name in given(config, [name]) and getattr(config, name) != value:
+        if name in non_default_fields(config, [name]) and getattr(config, name) != value:
             what = f"is always {value} with --algorithm {config.algorithm}"
             raise ConfigError(what, where=f"--{name}", fix="Leave it out.")
     if config.watch_action == "rollback":
