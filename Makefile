@@ -22,6 +22,11 @@ INSTALLED_TEST := $(VENV)/.installed-test
 TRL112 := .venv-trl112
 INSTALLED_TRL112 := $(TRL112)/.installed
 
+# The oldest versions that pyproject.toml allows. BUT="torch" leaves a package free, where its build is not to be had.
+OLDEST := .venv-oldest
+INSTALLED_OLDEST := $(OLDEST)/.installed
+BUT ?=
+
 # Other people's tools that exports are tried in, each in an environment of its own.
 PEERS := transformers4 hf openrlhf rewardbench vllm verl
 REQUIREMENTS := benchmarks/interop/requirements
@@ -29,7 +34,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart reproduce test test-slow check readme docs format clean
+.PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
 .PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen
 
 help:  ## Show this list
@@ -46,6 +51,9 @@ test: $(INSTALLED_TEST)  ## Run the tests; ARGS="-k name" JOBS=2
 
 test-slow: $(INSTALLED_TEST)  ## Run the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-oldest: $(INSTALLED_OLDEST)  ## The tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	$(TEST_ENV) PYTHONPATH=src $(OLDEST)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
 	$(BIN)/ruff check .
@@ -190,6 +198,13 @@ $(INSTALLED_TRL112): constraints.txt
 	@echo "Installing TRL 1.12.0 into $(TRL112) (once; some minutes)"
 	@$(TRL112)/bin/python -m pip install --disable-pip-version-check -q -c <(grep -v '^trl=' constraints.txt) \
 		torch==2.13.0 trl==1.12.0 pandas rich
+	@touch $@
+
+$(INSTALLED_OLDEST): pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	@echo "Installing the oldest versions into $(OLDEST) (once; some minutes)"
+	@$(PYTHON) .ci/oldest_versions.py --but $(BUT) > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q -c $(OLDEST)/constraints.txt -e '.[test]'
 	@touch $@
 
 # NAME.nodeps.txt: packages without what they ask for. NAME.remove.txt: what is taken out again.

@@ -140,7 +140,7 @@ class ServedModel:
         return Encoded(ids, item.ids[:32], None, truncated=len(ids) < len(item.ids))
 
     def _from_pair(self, item: Item) -> Encoded:
-        prompt, response = parse_prompt_response({"prompt": item.prompt, "response": item.response})
+        prompt, response = parse_prompt_response({**item.variables, "prompt": item.prompt, "response": item.response})
         check_not_half_rendered(self.form, prompt)
         settings = self._settings(item)
         (encoded,) = encode_named(self.scorer.tokenizer, [prompt], [response], settings, [item.param])

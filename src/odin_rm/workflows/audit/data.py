@@ -10,19 +10,22 @@ from typing import Any, Literal
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.core.files import bad_row, read_rows
 from odin_rm.data.attributes import DEFAULT, TOKENS, Attribute, find_attribute, measure_texts
+from odin_rm.data.columns import Columns
 from odin_rm.data.dial import column_of
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
 from odin_rm.data.rows import TiesCount, parse_preference_row
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.data.sources import PlacedRow, iter_preference_rows
+from odin_rm.data.sources import PlacedRow, iter_preference_rows, open_source
 from odin_rm.data.tokenise import EncodingSettings
 
 OnBadRow = Literal["error", "skip"]
 LENGTH_UNITS = ("tokens", "characters", "words")
 TRUE_QUALITY = "true_quality"
+OF_TWINS = ("shorter", "longer")
+"""Fields that only verbosity twins have."""
+TWIN_FIELDS = ("prompt", *OF_TWINS)
 _LENGTH = "audited_length"
 
 
@@ -163,8 +166,15 @@ class Twins:
     skipped: int = 0
 
 
-def read_twins(path: str, *, on_bad_row: OnBadRow) -> Twins:
-    """Read rows ``{"prompt", "shorter", "longer"}``.
+def read_twins(path: str, *, on_bad_row: OnBadRow, columns: Sequence[str] = ()) -> Twins:
+    """Read rows ``{"prompt", "shorter", "longer"}``; the prompt may be chat messages, too.
+
+    Args:
+        path: a file or folder of rows.
+        on_bad_row: raise at an unusable row, or leave it out and count it.
+        columns: names of fields, ``new=theirs`` each; only those of the three are used, and a file that has our name
+            keeps it.
+
 
     Raises:
         RowError: a row lacks one of them, and ``on_bad_row`` is ``"error"``.
@@ -177,16 +187,20 @@ def read_twins(path: str, *, on_bad_row: OnBadRow) -> Twins:
         nonlocal skipped
         skipped += 1
 
-    for number, row in read_rows(path, skip if on_bad_row == "skip" else None):
-        fields = [row.get(name) for name in ("prompt", "shorter", "longer")]
+    names: Columns | None = None
+    for placed in open_source(path).rows(skip if on_bad_row == "skip" else None):
+        names = names or Columns(columns).beside(placed.row, path, TWIN_FIELDS)
+        row = names.apply(placed.row)
+        fields = [row.get(name) for name in TWIN_FIELDS]
         missing = [
             name
-            for name, value in zip(("prompt", "shorter", "longer"), fields, strict=True)
+            for name, value in zip(TWIN_FIELDS, fields, strict=True)
             if not isinstance(value, str) or not value.strip()
         ]
         if missing:
             fix = "Give every row prompt, shorter and longer as text. To leave such rows out: --on_bad_row skip"
-            error = bad_row(path, number, f"'{missing[0]}' is missing, empty or no text", fix)
+            what = f"'{missing[0]}' is missing, empty or no text"
+            error = names.renamed(RowError(what, where=placed.place, fix=fix))
             if on_bad_row == "error":
                 raise error
             skip(error)

@@ -24,6 +24,7 @@ import yaml
 from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
+from odin_rm.data.columns import Columns
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.paired_audit import paired_audit, same_pairs
 from odin_rm.evaluation.records import ScoredPreferences
@@ -32,6 +33,7 @@ from odin_rm.results.contents import read_audit
 from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
 from odin_rm.workflows.audit.config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit.data import (
+    OF_TWINS,
     Twins,
     audited_lengths,
     load_audit_data,
@@ -89,7 +91,9 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
 
 
 def _audit_into(config: AuditConfig, folder: Path) -> list[AuditResult]:
-    twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
+    twins = (
+        None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row, columns=config.columns)
+    )
     places = ([config.model] if config.model else []) + list(config.compare)
     shared, scored_models = SharedRows(), ScoredModels(config, places)
     try:
@@ -172,7 +176,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
-        columns=config.columns,
+        columns=config.columns if twins is None else Columns(config.columns).but(OF_TWINS),
         attributes=wanted_attributes(config.attributes),
         counted=[] if scorer.dial is None else scorer.dial.text_attributes,
     )

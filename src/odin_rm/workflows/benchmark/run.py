@@ -10,6 +10,7 @@ from typing import Any
 from odin_rm.core.errors import DataError, OutputError, RowError
 from odin_rm.core.files import FORMATS, atomic_write_json, read_rows
 from odin_rm.core.rows import row_format
+from odin_rm.core.system import is_there
 from odin_rm.data.columns import Columns
 from odin_rm.data.render import response_texts
 from odin_rm.evaluation.attribute_audit import AttributedScores, audit_attributes
@@ -28,7 +29,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
         OdinError: files that are not the benchmark's, scores that name none of its responses, an existing output.
     """
-    if Path(config.output).exists() and not config.overwrite_output:
+    if is_there(config.output) and not config.overwrite_output:
         fix = "Choose another one, or pass --overwrite to replace it."
         raise OutputError("the output file exists already", where=config.output, fix=fix)
     benchmark = BENCHMARKS[config.name]

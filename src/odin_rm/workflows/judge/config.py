@@ -55,6 +55,9 @@ class JudgeConfig(EndpointOptions):
         None, "Recorded judgements: how they write a win of output_1, of output_2 and a tie, as in 0 1 0.5 or A B tie."
     )
 
+    empty_outputs: Literal["error", "lose"] = option(
+        "error", "Refuse a file with an empty output, or let such an output lose without a question to the judge."
+    )
     dry_run: bool = option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
     overwrite_output_dir: bool = option(
         False, "Replace the results of other settings in the folder; replies in its cache are kept.", flag="overwrite"

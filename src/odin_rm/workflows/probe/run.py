@@ -21,6 +21,7 @@ from odin_rm.evaluation.probe import edit_figures, price_sentence, verdicts_kept
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.probe.config import ProbeConfig
 from odin_rm.workflows.probe.rows import (
+    OWN_FIELDS,
     TWINS,
     OwnPairs,
     ProbedRows,
@@ -62,8 +63,9 @@ def run_probe(config: ProbeConfig) -> dict[str, Any]:
     """
     wanted = _wanted_edits(config)
     check_output_folder(config.output, "probe", overwrite=config.overwrite_output)
-    rows = read_probed(config.dataset, Columns(config.columns), config.responses, config.seed, config.on_bad_row)
-    own = [] if config.pairs is None else read_own_pairs(config.pairs, config.on_bad_row)
+    of_rows = config.columns if config.pairs is None else Columns(config.columns).but(OWN_FIELDS)
+    rows = read_probed(config.dataset, of_rows, config.responses, config.seed, config.on_bad_row)
+    own = [] if config.pairs is None else read_own_pairs(config.pairs, config.on_bad_row, config.columns)
     texts = _Texts()
     place_R = [texts.add(p, r) for p, r in zip(rows.prompts, rows.responses, strict=True)]
     edited = {edit.name: _edited(texts, rows, edit) for edit in wanted}

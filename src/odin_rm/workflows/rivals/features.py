@@ -14,7 +14,6 @@ from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.progress import Progress
 from odin_rm.core.types import QUALITY
 from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
-from odin_rm.data.columns import Columns
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
@@ -204,7 +203,7 @@ def _edits(
     wanted: Sequence[Any],
     texts: list[EncodedResponse],
 ) -> dict[str, Edited]:
-    rows = read_probed(source, Columns([]), config.responses, config.seed, config.on_bad_row)
+    rows = read_probed(source, (), config.responses, config.seed, config.on_bad_row)
     number_of = {np.asarray(data.input_ids(r), np.int32).tobytes(): r for r in range(data.num_responses)}
     read = backbone.encode(rows.prompts, rows.responses)
     number = [number_of.get(np.asarray(one.input_ids, np.int32).tobytes()) for one in read]

@@ -46,6 +46,7 @@ from odin_rm.core.progress import Progress
 from odin_rm.core.reading import opened
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
+from odin_rm.core.system import is_there
 from odin_rm.data.attributes import measure_attributes, text_attributes
 from odin_rm.data.columns import Columns
 from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
@@ -256,7 +257,7 @@ def _check_output(config: ScoreConfig, overwrite: bool) -> None:
     if Path(config.output).is_dir():
         raise OutputError("is a folder, not a file", where=config.output, fix="Give the name of a file.")
     for path in (Path(config.output), skipped_file(config.output)):
-        if path.exists() and not overwrite:
+        if is_there(path) and not overwrite:
             fix = "Choose another one, or pass --overwrite to replace it."
             raise OutputError("the output file exists already", where=str(path), fix=fix)
 

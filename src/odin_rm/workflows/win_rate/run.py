@@ -16,6 +16,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.system import is_there
 from odin_rm.evaluation.bootstrap import Statistic
 from odin_rm.evaluation.length_control import (
     JointFit,
@@ -66,7 +67,7 @@ def run_win_rate(config: WinRateConfig) -> dict[str, Any]:
         OdinError: bad input, mixed baselines or judges, an output file that exists already.
     """
     output = Path(config.output)
-    if output.exists() and (output.is_dir() or not config.overwrite_output):
+    if is_there(output) and (output.is_dir() or not config.overwrite_output):
         what = "is a folder, not a file" if output.is_dir() else "exists already"
         raise OutputError(what, where=str(output), fix="Choose another file, or pass --overwrite.")
     settings = {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
