@@ -35,7 +35,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -160,6 +160,9 @@ bench-audit-scale: $(INSTALLED_TEST)  ## CPU seconds and memory of an audit of 1
 
 bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
 	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
+
+bench-objectives: $(INSTALLED_TEST)  ## Time of a step of each objective beside plain Bradley-Terry, heads beside fine-tuning; ARGS="--data DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.objective_speed $(ARGS)
 
 bench-last-layer: $(INSTALLED_TEST)  ## What the last layer at the read tokens alone gains in a deep model
 	$(BIN)/python -m benchmarks.last_layer $(ARGS)
