@@ -38,7 +38,7 @@ def one_line(capfd: pytest.CaptureFixture[str], kind: str = "error") -> str:
     [
         (b"", "the file is empty"),
         (b"\n\n", "the file holds no rows"),
-        (lines([{"prompt": "short"}, {"prompt": "long " * 300}]), "prompt 2: the prompt has 304 tokens"),
+        (lines([{"prompt": "short"}, {"prompt": "long " * 300}]), "prompts.jsonl, row 2: the prompt has 304 tokens"),
         (lines([{"text": "no prompt"}]), "prompt"),
     ],
 )

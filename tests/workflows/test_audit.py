@@ -32,6 +32,7 @@ class FakeScorer:
     settings: EncodingSettings
     info: Any = None
     model: Any = field(default_factory=torch.nn.Identity)
+    dial: Any = None
 
 
 def reward(scorer: FakeScorer, tokens: np.ndarray, ids: list[Any]) -> np.ndarray:
