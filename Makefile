@@ -30,7 +30,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean
-.PHONY: bench-worlds bench-frozen bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
+.PHONY: bench-worlds bench-frozen bench-objective-speed bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ bench-worlds: $(INSTALLED_TEST)  ## Agreement with the truth in the testbed's na
 
 bench-frozen: $(INSTALLED_TEST)  ## Objectives on frozen features of real pairs, cross-fitted; ARGS="--data DIR"
 	$(BIN)/python -m benchmarks.frozen_features $(ARGS)
+
+bench-objective-speed: $(INSTALLED_TEST)  ## Cost of an objective's step, and of heads alone; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.objective_speed $(ARGS)
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python -m benchmarks.compare_trl $(ARGS)
