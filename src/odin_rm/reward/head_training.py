@@ -163,8 +163,7 @@ def train_heads(
         scheduler.step()
         objective.after_step(scores.detach(), columns, progress)
         losses.append(float(total.detach()))
-        if step == len(steps):
-            metrics = {name: float(one) for name, one in value.metrics.items()}
+        metrics = {name: float(one) for name, one in value.metrics.items()} if step == len(steps) else {}
         if after_step is not None:
             after_step(step, trained)
     return TrainedHeads(trained, objective, losses, metrics)
