@@ -22,6 +22,11 @@ INSTALLED_TEST := $(VENV)/.installed-test
 TRL112 := .venv-trl112
 INSTALLED_TRL112 := $(TRL112)/.installed
 
+# The oldest versions that pyproject.toml allows. BUT="torch" leaves a package free, where its build is not to be had.
+OLDEST := .venv-oldest
+INSTALLED_OLDEST := $(OLDEST)/.installed
+BUT ?=
+
 # Other people's tools that exports are tried in, each in an environment of its own.
 PEERS := transformers4 hf openrlhf rewardbench vllm verl
 REQUIREMENTS := benchmarks/interop/requirements
@@ -29,8 +34,8 @@ REQUIREMENTS := benchmarks/interop/requirements
 # Several test workers or data processes share the cores; each taking all of them would be slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help quickstart reproduce test test-slow check readme docs format clean
-.PHONY: bench-worlds bench-frozen bench-objective-speed bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-trees
+.PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -46,6 +51,9 @@ test: $(INSTALLED_TEST)  ## Run the tests; ARGS="-k name" JOBS=2
 
 test-slow: $(INSTALLED_TEST)  ## Run the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-oldest: $(INSTALLED_OLDEST)  ## The tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	$(TEST_ENV) PYTHONPATH=src $(OLDEST)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(INSTALLED_TEST)  ## Lint, format, types and import arrows
 	$(BIN)/ruff check .
@@ -75,6 +83,12 @@ bench-real: $(INSTALLED_TEST)  ## Vanilla and ODIN on real preferences; ARGS="--
 bench-exact: $(INSTALLED_TEST)  ## How far the gradient depends on how a batch is split
 	$(BIN)/python benchmarks/exactness.py $(ARGS)
 
+bench-rivals: $(INSTALLED_TEST)  ## All objectives on frozen features of real pairs; ARGS="--data DIR --output DIR"
+	$(BIN)/python -m benchmarks.rival_arms $(ARGS)
+
+bench-rival-batching: $(INSTALLED_TEST)  ## Gradients of the authors' batching beside the exact one; ARGS="--data DIR"
+	$(BIN)/python -m benchmarks.rival_batching $(ARGS)
+
 bench-export: $(INSTALLED_TEST)  ## How far an exported quality head is from the original
 	$(BIN)/python -m benchmarks.export_parity $(ARGS)
 
@@ -92,9 +106,6 @@ bench-worlds: $(INSTALLED_TEST)  ## Agreement with the truth in the testbed's na
 
 bench-frozen: $(INSTALLED_TEST)  ## Objectives on frozen features of real pairs, cross-fitted; ARGS="--data DIR"
 	$(BIN)/python -m benchmarks.frozen_features $(ARGS)
-
-bench-objective-speed: $(INSTALLED_TEST)  ## Cost of an objective's step, and of heads alone; ARGS="--data DIR"
-	$(BIN)/python -m benchmarks.objective_speed $(ARGS)
 
 bench-trl: $(INSTALLED_TEST)  ## Speed side by side with TRL's RewardTrainer; ARGS="--data FILE"
 	$(BIN)/python -m benchmarks.compare_trl $(ARGS)
@@ -135,8 +146,29 @@ bench-one-score: $(INSTALLED_TEST)  ## One text, one score: pad tokens x familie
 bench-attributes: $(INSTALLED_TEST)  ## Responses a second whose attributes are measured
 	$(TEST_ENV) $(BIN)/python -m benchmarks.attribute_speed $(ARGS)
 
+bench-certificate: $(INSTALLED_TEST)  ## Verdicts on reward models whose truth is known, 10 minutes; ARGS="--worlds 10"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.certificate_study $(ARGS)
+
+bench-prices: $(INSTALLED_TEST)  ## Price lists in 200 worlds with known prices
+	$(TEST_ENV) $(BIN)/python -m benchmarks.price_worlds $(ARGS)
+
+bench-counterfactual: $(INSTALLED_TEST)  ## MiniLM rewards on rewrites of the same content; ARGS="--data DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.counterfactual_skew $(ARGS)
+
+bench-audit-scale: $(INSTALLED_TEST)  ## CPU seconds and memory of an audit of 10,000 and 100,000 stored scores
+	$(TEST_ENV) $(BIN)/python -m benchmarks.audit_scale $(ARGS)
+
 bench-length-curves: $(INSTALLED_TEST)  ## Information that a curve of length alone has, which should be none
 	$(TEST_ENV) $(BIN)/python -m benchmarks.length_curves $(ARGS)
+
+bench-objectives: $(INSTALLED_TEST)  ## Time of a step of each objective beside plain Bradley-Terry, heads beside fine-tuning; ARGS="--data DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.objective_speed $(ARGS)
+
+bench-last-layer: $(INSTALLED_TEST)  ## What the last layer at the read tokens alone gains in a deep model
+	$(BIN)/python -m benchmarks.last_layer $(ARGS)
+
+bench-calibration: $(INSTALLED_TEST)  ## The dial on real rewards beside LOESS, zero and a penalty; ARGS="--data DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.calibration $(ARGS)
 
 bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
 	$(BIN)/python -m benchmarks.help_cost $(ARGS)
@@ -169,6 +201,13 @@ $(INSTALLED_TRL112): constraints.txt
 	@echo "Installing TRL 1.12.0 into $(TRL112) (once; some minutes)"
 	@$(TRL112)/bin/python -m pip install --disable-pip-version-check -q -c <(grep -v '^trl=' constraints.txt) \
 		torch==2.13.0 trl==1.12.0 pandas rich
+	@touch $@
+
+$(INSTALLED_OLDEST): pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	@echo "Installing the oldest versions into $(OLDEST) (once; some minutes)"
+	@$(PYTHON) .ci/oldest_versions.py --but $(BUT) > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q -c $(OLDEST)/constraints.txt -e '.[test]'
 	@touch $@
 
 # NAME.nodeps.txt: packages without what they ask for. NAME.remove.txt: what is taken out again.

@@ -55,7 +55,7 @@ def test_empty_responses_are_kept_with_a_warning(line, monkeypatch, capfd) -> No
     monkeypatch.setattr(TransformersEngine, "generate", lambda self, ids, *args, **kwargs: [Rollout()] * len(ids))
     assert main(line()) == 0
     assert capfd.readouterr().err == (
-        "odin-rm generate: warning: 6 responses are empty; judges refuse a file with them\n"
+        "odin-rm generate: warning: 6 responses are empty; odin-rm judge refuses them, or lets them lose\n"
     )
     assert [row["output"] for row in json.loads(Path("out.json").read_text())] == [""] * 6
 

@@ -24,6 +24,7 @@ GIVEN = {
     "audit": {"model": None, "compare": ["a", "b"], "scores": None},
     "probe": {"model": "m", "dataset": "d.jsonl"},
     "best-of-n": {"output": "b"},
+    "calibrate": {"model": "m", "dataset": "d.jsonl", "scores": None, "output": None, "fold": False},
     "export": {"output": "e"},
     "sft": {"output_dir": "s", "dataset": "d.jsonl"},
     "dpo": {"output_dir": "d"},
@@ -39,7 +40,7 @@ GIVEN = {
 
 
 def next_of(name: str, **changes: Any) -> list[str]:
-    return AFTER[name](SimpleNamespace(**(GIVEN[name] | changes)))
+    return AFTER[name](SimpleNamespace(**(GIVEN.get(name, {"output": "r"}) | changes)))
 
 
 def test_every_command_has_an_entry() -> None:
@@ -74,6 +75,7 @@ def _required(name: str) -> list[Any]:
         ("sweep", {}, "odin-rm evaluate --runs s --baseline BASELINE.json --judge JUDGE --output evaluation"),
         ("sweep", {"command": "reward"}, "odin-rm report --runs s --output report.html"),
         ("evaluate", {}, "odin-rm pareto --runs v --output v/fronts"),
+        ("rivals", {}, "python -m webbrowser r/report.html"),
         ("audit", {"scores": "s", "output": "o"}, "python -m webbrowser o/report.html"),
         ("probe", {}, "odin-rm audit --model m --dataset d.jsonl --output audit"),
         ("best-of-n", {}, "odin-rm sft --model POLICY --dataset b/chosen.jsonl --output runs/sft"),

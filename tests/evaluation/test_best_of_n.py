@@ -16,6 +16,7 @@ from odin_rm.evaluation.best_of_n import (
     choice_probabilities,
     chosen_of_first,
     default_ns,
+    excess_drift,
     rank_probabilities,
 )
 from tests.published import published
@@ -102,3 +103,29 @@ def test_rewardmath_best_of_ten_is_its_published_accuracy():
         assert found.values("gold")[0] == pytest.approx(0.1)
         ties = ((proxy[:, 1:] == proxy[:, :1]).any(axis=1) & (proxy[:, 0] == proxy.max(axis=1))).mean()
         assert 100 * found.values("gold")[1] == pytest.approx(right, abs=0.006 + 50 * ties)
+
+
+def test_excess_drift_by_hand():
+    """One prompt of two, n = 2: the proxy's choice moves gold by -1 and length by +3; gold's by +1 and -3."""
+    gold, length, prompt = np.array([2.0, 0, 0, 2]), np.array([1.0, 7, 4, 4]), np.array([0, 0, 1, 1])
+    proxy = np.array([0.0, 1, 0, 1])
+    found = excess_drift(proxy, gold, prompt, {"length": length, "same": np.ones(4)}, [1, 2], bootstrap_samples=20)
+    # Over both prompts the proxy gains (-1 + 1) / 2 = 0 in gold, so nothing of its move in length is accounted for.
+    spread = np.sqrt((9 + 9) / 2)
+    assert found["length"][1].value == pytest.approx((3 + 0) / 2 / spread)
+    assert found["length"][0].value is None
+    assert found["same"][1].value is None
+
+
+def test_excess_is_zero_for_gold_and_noise_and_not_for_a_bias():
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(300), 16)
+    content, noise = rng.normal(size=(2, len(prompt)))
+    length = 0.6 * content + 0.8 * rng.normal(size=len(prompt))
+    columns = {"length": length}
+    fair = excess_drift(content + noise, content, prompt, columns, [4, 16], bootstrap_samples=200)["length"]
+    assert all(abs(one.value) < 0.1 and one.low < 0 < one.high for one in fair)
+    biased = excess_drift(content + noise + length, content, prompt, columns, [4, 16], bootstrap_samples=200)["length"]
+    assert all(one.low > 0.2 for one in biased)
+    over = excess_drift(content + noise - length, content, prompt, columns, [16], bootstrap_samples=200)["length"]
+    assert over[0].high < -0.2

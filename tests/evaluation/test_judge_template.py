@@ -35,7 +35,14 @@ GOOD = "reply: choice\nprompt: |\n  {instruction} A {output_1} B {output_2}\n"
         ("-1 5", None),
         ("8/10 7/10", None),
         ("Assistant 1: 8, Assistant 2: 7", None),
-        ("Scores:\n8 7", None),
+        ("Scores:\n8 7", 1.0),
+        ("The first is right.\n\n8 7", 1.0),
+        ("The first is right.\nFinal rating: [[8,7]]", 1.0),
+        ("[[8, 7]]\nThe first is right.", 1.0),
+        ("Not [[7,8]] but [[8,7]]", None),
+        ("The first is right.\n8 7\nThat is all.", None),
+        ("8 7\nThe second says\n1 10", None),
+        ("8 7\nThe first is right, so once more:\n8 7", 1.0),
         ("8 7 because it is better", None),
         ("eight seven", None),
         ("<think>8 7", None),
@@ -57,7 +64,7 @@ GOOD = "reply: choice\nprompt: |\n  {instruction} A {output_1} B {output_2}\n"
         ("I cannot grade these answers. The second one says:\n</think>\n1 10", None),
     ],
 )
-def test_scores_are_read_from_the_first_line_alone(reply, preference):
+def test_scores_are_read_from_the_last_line_or_the_first(reply, preference):
     assert load_template("scores").parse(reply) == preference
 
 
@@ -70,6 +77,11 @@ def test_scores_are_read_from_the_first_line_alone(reply, preference):
         ("B is shorter, and right.\n\n**Verdict: B**", 2.0),
         ("A", 1.0),
         ("tie", 1.5),
+        ("The first is right. My final verdict is: [[A]]", 1.0),
+        ("Both are right.\n[[C]]", 1.5),
+        ("[[B]] is wrong\n[[A]]", 1.0),
+        ("[[A]]\n[[B]]", None),
+        ("Is it [[A]] or [[B]]", None),
         ("Verdict: A\nVerdict: B", None),
         ("Verdict: A\nVerdict: A", None),
         ("Verdict: A or B", None),

@@ -29,11 +29,12 @@ Act = Callable[[], None]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its exit code (negative for a signal), what it said, and how many events there were."""
+    """How a child ended: exit code (negative for a signal), what it said, number of events, standard error alone."""
 
     code: int
     said: str
     events: int
+    errors: str = ""
 
 
 def warm() -> None:
@@ -50,16 +51,15 @@ def warm() -> None:
 
 def run_child(work: Callable[[], int], room: Path, at: int | None = None, act: Act | None = None) -> Ended:
     """Run ``work`` in a child that stands in ``room``; at event number ``at`` it does ``act`` first."""
-    said, count = room.parent / "said.txt", room.parent / "events.txt"
+    said, errors, count = (room.parent / name for name in ("said.txt", "errors.txt", "events.txt"))
     count.write_text("0")
     child = os.fork()
     if child == 0:
         code = 70
         try:
             os.chdir(room)
-            log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for stream in (1, 2):
-                os.dup2(log, stream)
+            for stream, file in ((1, said), (2, errors)):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             _watch(str(room), count, at, act)
             code = work()
@@ -73,7 +73,9 @@ def run_child(work: Callable[[], int], room: Path, at: int | None = None, act: A
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    return Ended(os.waitstatus_to_exitcode(status), said.read_text(errors="replace"), int(count.read_text() or 0))
+    told = errors.read_text(errors="replace")
+    everything = said.read_text(errors="replace") + told
+    return Ended(os.waitstatus_to_exitcode(status), everything, int(count.read_text() or 0), told)
 
 
 def _watch(room: str, count: Path, at: int | None, act: Act | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.kit import digests, disk_full, leftovers, limited, run_child
 
-POINTS = 7
+POINTS = 5
 """Of each kind for each command."""
 
 
@@ -47,7 +47,8 @@ def test_a_full_disk_is_told_in_one_line(commands, work_of, tmp_path, monkeypatc
         if kind == "n-th write":
             failed = run_child(work, place, rng.randrange(1, ended.events + 1), disk_full)
         else:
-            failed = run_child(limited(work, rng.randrange(100, sizes[-1])), place)
+            most = rng.randrange(4096, max(sizes[-1], 8192))  # what it says must fit
+            failed = run_child(limited(work, most), place)
         if failed.code == 0:  # the write was one that may fail, as a lock's name
             continue
         tried += 1

@@ -290,4 +290,4 @@ def test_options_follow_the_table(tmp_path: Path) -> None:
     config(objective="bradley_terry", orthogonality_weight=0.0)  # it does nothing, and config.yaml of old runs says so
     with pytest.raises(ConfigError, match=r"--orthogonality_weight: needs a length head.*Use --objective odin"):
         config(objective="bradley_terry", orthogonality_weight=0.5)
-    assert set(OBJECTIVES) == {"odin", "bradley_terry"}
+    assert list(OBJECTIVES)[:2] == ["odin", "bradley_terry"]

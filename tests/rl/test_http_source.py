@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from odin_rm.core.errors import RewardSourceError
+from odin_rm.data.messages import ChatPrompt
 from odin_rm.data.prompts import encode_prompts
 from odin_rm.rl.reward_source import load_reward_source
 from odin_rm.rl.sources import http
@@ -126,6 +127,20 @@ def test_the_chat_template_of_the_policy_writes_the_queries(server):
     given, own, plain = (asked["prompts"] for asked in server.asked)
     assert given == own
     assert given != plain
+
+
+def test_tools_are_in_the_query_and_beside_it(server):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% for t in tools or [] %}{{ t.name }} {% endfor %}{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    )
+    tools = [{"name": "bread"}]
+    prompts = [ChatPrompt(CHAT, {"tools": tools}), CHAT]
+    HttpSource(server.url, policy_tokenizer=tokenizer).judge(make_request(prompts, ["no", "no"]))
+    (asked,) = server.asked
+    assert asked["tools"] == [tools, None]
+    assert ["bread" in prompt for prompt in asked["prompts"]] == [True, False]
+    assert ["bread" in query for query in asked["query"]] == [True, False]
 
 
 def test_without_a_tokenizer_queries_are_plain_text(server):

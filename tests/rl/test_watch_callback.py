@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +17,12 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from odin_rm.core.errors import ConfigError, DataError
+from odin_rm.data.render import TEMPLATE_DATE
 from odin_rm.model.backbone import quiet_loading
+from odin_rm.model.scoring import load_tokenizer
 from odin_rm.rl.records import SamplingSettings
 from odin_rm.rl.watch import WatchLimits
-from odin_rm.rl.watch_callback import WatchCallback, _on_any_process
+from odin_rm.rl.watch_callback import WatchCallback, _as_trl_reads, _on_any_process
 from odin_rm.testbed.tiny import save_tiny_model
 from tests.rl.watch_fakes import TOKENIZER, RandomEngine, Source
 
@@ -205,6 +209,26 @@ def engine_prompts(callback: WatchCallback, args: Any, state: Any, given: dict[s
     state.global_step = 9
     callback.on_step_end(args, state, object(), **given)
     return asked[0]
+
+
+def test_a_template_with_a_date_reads_one_date_on_any_day(start, monkeypatch):
+    import transformers.utils.chat_template_utils as chat_template_utils
+
+    tokenizer = load_tokenizer(start)
+    tokenizer.chat_template = "{{ strftime_now('%Y') }} {% for m in messages %}{{ m['content'] }} {% endfor %}"
+    found = []
+    for year in (2026, 2031):
+
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, *zone):
+                return datetime.datetime(year, 3, 3)  # noqa: B023 - called inside of the loop
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        args = SimpleNamespace(chat_template_kwargs=None)
+        found.append(_as_trl_reads(tokenizer, [[{"role": "user", "content": "help me"}]], args))
+    assert found[0] == found[1]
+    assert found[0] == [tokenizer(f"{TEMPLATE_DATE.year} help me ", add_special_tokens=False)["input_ids"]]
 
 
 def test_a_lora_policy_needs_no_copy(start, tmp_path):

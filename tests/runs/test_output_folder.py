@@ -80,7 +80,7 @@ def test_an_empty_folder_and_one_with_other_things_may_be_used(tmp_path):
         check_output_folder(tmp_path, "export")
 
 
-@pytest.mark.parametrize("command", ["audit", "export", "judge", "study", "pareto", "retention", "sweep"])
+@pytest.mark.parametrize("command", ["audit", "export", "judge", "study", "pareto", "retention", "rivals", "sweep"])
 def test_a_run_is_no_place_for_anything_else(tmp_path, command):
     run = finished_run(tmp_path / "run")
     for overwrite in (False, True):

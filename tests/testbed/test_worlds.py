@@ -59,10 +59,9 @@ def test_labels_pay_for_what_the_name_says(name: str) -> None:
     for side in (chosen, rejected):
         side[:, 1] = [length_effect(tokens, bias.length_bias_curve) for tokens in side[:, 1]]
     found = fit_pair_logistic(chosen - rejected)
-    expected = [4.0, bias.length_bias, bias.list_bias, bias.flattery_bias]
-    size = np.array([5.0, 0.15, 5.0, 5.0])  # errors of 4,000 labels are a few hundredths of these
-    np.testing.assert_allclose(found / size, expected / size, atol=0.1)
-    assert found[1] == pytest.approx(bias.length_bias, abs=0.015)
+    expected = np.array([4.0, bias.length_bias, bias.list_bias, bias.flattery_bias])
+    assert (np.abs(found - expected) <= 0.5 + 0.12 * expected).all()  # three standard errors of the logistic model
+    assert found[1] == pytest.approx(bias.length_bias, abs=0.024)
 
 
 def test_half_of_the_prompts_are_judged_by_quality_alone() -> None:

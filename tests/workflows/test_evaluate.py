@@ -156,3 +156,18 @@ def test_files_of_outputs_are_candidates_too(room: Path, evaluate) -> None:
         (room / f"{name}.json").write_text(json.dumps([row | {"generator": "gpt"} for row in rows]))
     content = evaluate("x.json", "y.json")
     assert [(row["name"], row["win_score"]["value"]) for row in content["runs"]] == [("x", 50.0), ("y", 50.0)]
+
+
+def test_a_response_without_words_loses_and_counts(room: Path, evaluate) -> None:
+    words = ["", " \n", *["please boil it ."] * 4]
+    rows = [{"instruction": p, "output": said, "generator": "quiet"} for p, said in zip(PROMPTS, words, strict=True)]
+    (room / "quiet.json").write_text(json.dumps(rows))
+    report = evaluate("quiet.json")
+    assert [row["status"] for row in report["runs"]] == ["done"]
+    judged = json.loads((room / "out" / "runs" / "quiet" / "judged" / "annotations.json").read_text())
+    assert [row["preference"] for row in judged[:2]] == [1.0, 1.0]
+    assert [row.get("empty_output_lost", False) for row in judged] == [True, True, False, False, False, False]
+    rates = json.loads((room / "out" / "win_rates.json").read_text())
+    rates = rates.get("systems", [rates])[0]
+    assert rates["n"] == 6
+    assert rates["losses"] >= 2

@@ -46,6 +46,28 @@ def refused(capsys, *arguments) -> str:
     return line
 
 
+def test_a_certificate_is_a_section_of_the_card(saved, tmp_path, capsys):
+    figure = {"value": 0.021, "low": -0.01, "high": 0.05}
+    one = {"words": "response tokens", "verdict": "mitigated", "measured": {"effect": figure}}
+    only_audited = {"words": "digits", "verdict": "undecided", "measured": {"within": figure}}
+    content = {"model": "odin", "baseline": "plain | model", "overall": "mitigated", "tolerance": 0.1,
+               "missing": ["The chosen were not probed."],
+               "attributes": {"response_tokens": one, "digits": only_audited}}  # fmt: skip
+    (tmp_path / "certificate.json").write_text(json.dumps(content))
+    assert export(saved, tmp_path / "a", "--certificate", str(tmp_path / "certificate.json")) == 0
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "## Certificate" in card
+    assert "Verdict beside plain \\| model: **mitigated**" in card
+    assert "| response tokens | mitigated | 0.021 | -0.010 | 0.050 |" in card
+    assert "digits" not in card
+    assert "The chosen were not probed." in card
+    (tmp_path / "other.json").write_text("[]")
+    capsys.readouterr()
+    line = refused(capsys, saved, tmp_path / "b", "--certificate", str(tmp_path / "other.json"))
+    assert "is no certificate" in line
+    assert not (tmp_path / "b").exists()
+
+
 def test_the_run_folder_or_its_model_folder_is_exported_and_the_parity_printed(saved, tmp_path, capsys):
     assert export(saved, tmp_path / "a") == 0
     printed = capsys.readouterr().out

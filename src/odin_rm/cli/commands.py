@@ -117,6 +117,18 @@ COMMANDS: dict[str, Command] = {
         config="odin_rm.workflows.best_of_n.config:BestOfNConfig",
         run="odin_rm.cli.best_of_n:run",
     ),
+    "certify": Command(
+        summary="A verdict on every attribute: mitigated, moved, overdone? From audit, probe and best-of-N together.",
+        usage="--evidence DIR [DIR ...] --output DIR [--baseline DIR ...] [options]",
+        example=(
+            "odin-rm certify --evidence audits/odin probes/odin --baseline audits/vanilla probes/vanilla \\\n"
+            "    --output certificate\n"
+            "odin-rm certify --evidence audits/odin probes/odin bon --chosen probes/odin_chosen --output certificate"
+        ),
+        config="odin_rm.workflows.certify.config:CertifyConfig",
+        run="odin_rm.cli.certify:run",
+        swept=False,
+    ),
     "benchmark": Command(
         summary="Reward-model benchmarks from their published files, with the published figures and every attribute.",
         usage="NAME --path P (--model M | --scores F) --output G [options]",
@@ -126,6 +138,16 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.benchmark.config:BenchmarkConfig",
         run="odin_rm.cli.benchmark:run",
+    ),
+    "calibrate": Command(
+        summary="The dial: the reward's own curve of length taken off in the share that an anchor asks for.",
+        usage="(--model M --dataset F | --scores F) --anchor A [--output DIR] [options]",
+        example=(
+            "odin-rm calibrate --model runs/vanilla/model --dataset val.jsonl --anchor interventions\n"
+            "odin-rm calibrate --scores scores.jsonl --anchor writers --output calibrated"
+        ),
+        config="odin_rm.workflows.calibrate.config:CalibrateConfig",
+        run="odin_rm.cli.calibrate:run",
     ),
     "export": Command(
         summary="Export the quality head as a stock one-label classifier, after a proof of equal scores.",
@@ -214,6 +236,18 @@ COMMANDS: dict[str, Command] = {
         ),
         config="odin_rm.workflows.retention.config:RetentionConfig",
         run="odin_rm.cli.retention:run",
+        kept=_DONE,
+    ),
+    "rivals": Command(
+        summary="Objectives x seeds x data sets on the same frozen features: content, prices, paired differences.",
+        usage="--config F --output DIR [options]",
+        example=(
+            "odin-rm rivals --config rivals.yaml --output rivals\n"
+            "odin-rm rivals --model MODEL --datasets pairs.jsonl --arms bradley_terry odin crm --output rivals"
+        ),
+        config="odin_rm.workflows.rivals.config:RivalsConfig",
+        run="odin_rm.cli.rivals:run",
+        swept=False,
         kept=_DONE,
     ),
     "sweep": Command(

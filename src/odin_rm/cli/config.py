@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from odin_rm.cli.parser import ConfigParser, stock_base
+from odin_rm.cli.parser import ConfigParser, own_fields, stock_base
 from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, OdinError
 from odin_rm.core.hub import quiet_transformers
@@ -87,10 +87,14 @@ def _refuse_nul(config_class: type[Any], values: dict[str, Any]) -> None:
 
 
 def _refuse_empty(config_class: type[Any], values: dict[str, Any]) -> None:
-    """Refuse an empty path, as an unset shell variable leaves it: it would mean the folder where the user is."""
+    """Refuse an empty text, as an unset shell variable leaves it: as a path it would mean where the user is.
+
+    Fields whose default is a text may be empty: a title, a pattern.
+    """
+    ours = {item.name for item in own_fields(config_class)}
     for item in dataclasses.fields(config_class):
-        wanted = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if wanted or item.metadata.get("required") or item.name in ("output", "output_dir"):
+        wanted = item.default is dataclasses.MISSING or item.default is None
+        if (wanted and item.name in ours) or item.metadata.get("required") or item.name in ("output", "output_dir"):
             given = values.get(item.name)
             if any(isinstance(text, str) and not text.strip() for text in (given if type(given) is list else [given])):
                 raise ConfigError("is empty", where=f"--{flag_of(item)}", fix="Give it a value.")

@@ -24,8 +24,10 @@ def print_note(note: dict[str, Any], output: str) -> None:
     resumed = f" ({note['resumed']:,} of an earlier run)" if note["resumed"] else ""
     tokens = "" if note["mean_tokens"] is None else f", {note['mean_tokens']:,.1f} tokens on average"
     say(f"{note['generator']}: {note['prompts']:,} responses{resumed}{tokens}, {note['ended_share']:.1%} ended")
+    if note["skipped"]:
+        say(f"{note['skipped']:,} prompts were left out (unusable, or there already)")
     say(f"Written to {output}, which odin-rm judge reads")
     if note["empty"]:
         refused = f" ({note['refused']:,} that the endpoint refused to write)" if note["refused"] else ""
-        what = f"{note['empty']:,} responses are empty{refused}; judges refuse a file with them"
+        what = f"{note['empty']:,} responses are empty{refused}; odin-rm judge refuses them, or lets them lose"
         say(f"odin-rm generate: warning: {what}", error=True)

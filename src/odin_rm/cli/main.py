@@ -22,11 +22,12 @@ from odin_rm.cli.next_steps import AFTER
 from odin_rm.core import console
 from odin_rm.core.console import say
 from odin_rm.core.errors import ConfigError, MachineError, OdinError, RunInterrupted
-from odin_rm.core.hub import quiet_hub
+from odin_rm.core.hub import quiet_hub, quiet_transformers
 from odin_rm.core.progress import duration
 from odin_rm.core.ranks import end_processes, is_main_process
 from odin_rm.core.signals import interruptible
 from odin_rm.core.system import system_error
+from odin_rm.core.untrusted import shortened
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as of programs that SIGPIPE ends
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"odin-rm {__version__}")
         return 0
     if command not in COMMANDS:
-        say(f"odin-rm: error: {unknown_command(command)}", error=True)
+        say(f"odin-rm: error: {shortened(str(unknown_command(command)))}", error=True)
         return ConfigError.exit_code
     return _run(command, rest)
 
@@ -77,7 +78,7 @@ def _run(command: str, arguments: list[str]) -> int:
             error.fix = f"{error.fix} {kept}".strip()
         if is_main_process() or not error.raised_on_every_rank:
             kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
-            say(f"odin-rm {command}: {kind}: {error}", error=True)
+            say(f"odin-rm {command}: {kind}: {shortened(str(error))}", error=True)
         if error.raised_on_every_rank:
             _release_frames(error)
             end_processes()  # else torch may abort at exit, and its code hides ours
@@ -91,7 +92,7 @@ def _run(command: str, arguments: list[str]) -> int:
             return PIPE_CLOSED
         told = system_error(error, COMMANDS[command].kept)
         if told is not None:
-            say(f"odin-rm {command}: error: {told}", error=True)
+            say(f"odin-rm {command}: error: {shortened(str(told))}", error=True)
             return told.exit_code
         say(traceback.format_exc().rstrip(), error=True)
         say(f"odin-rm {command}: this is a bug in odin-rm; please report the lines above", error=True)
@@ -104,6 +105,7 @@ def _parse_and_run(command: str, arguments: list[str]) -> int:
     about = COMMANDS[command]
     console.set_level(console.level_of(arguments))
     quiet_hub()
+    quiet_transformers()
     if wants_help(arguments):
         inherited = wants_all(arguments)
         print_help(load(about.config if inherited else about.options), command, inherited=inherited)

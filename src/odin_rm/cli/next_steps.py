@@ -44,6 +44,18 @@ def _best_of_n(c: Any) -> Words:
     return _line("sft", model="POLICY", dataset=Path(c.output) / "chosen.jsonl", output="runs/sft")
 
 
+def _calibrate(c: Any) -> Words:
+    if c.scores:
+        return _line("audit", scores=Path(c.output) / "scores.jsonl", output=Path(c.output) / "audit")
+    model = c.output if c.fold else c.model
+    flags = {"calibration": Path(c.output) / "calibration.json"} if c.output and not c.fold else {}
+    return _line("audit", model=model, dataset=c.dataset, **flags, output="audit")
+
+
+def _certify(c: Any) -> Words:
+    return _line("export", model="MODEL", certificate=Path(c.output) / "certificate.json", output="exported")
+
+
 def _export(c: Any) -> Words:
     return _line("score", model=c.output, input="ANSWERS.jsonl", output="scored.jsonl")
 
@@ -119,6 +131,10 @@ def _doctor(c: Any) -> Words:
     return NOTHING if c.json else _line("quickstart", output="quickstart")
 
 
+def _rivals(c: Any) -> Words:
+    return _page(Path(c.output) / "report.html")
+
+
 def _nothing(c: Any) -> Words:
     return NOTHING
 
@@ -131,7 +147,9 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "audit": _audit,
     "probe": _probe,
     "best-of-n": _best_of_n,
+    "certify": _certify,
     "benchmark": _nothing,
+    "calibrate": _calibrate,
     "export": _export,
     "sft": _sft,
     "dpo": _dpo,
@@ -141,6 +159,7 @@ AFTER: dict[str, Callable[[Any], Words]] = {
     "win-rate": _win_rate,
     "evaluate": _evaluate,
     "retention": _nothing,
+    "rivals": _rivals,
     "sweep": _sweep,
     "pareto": _pareto,
     "reproduce": _reproduce,

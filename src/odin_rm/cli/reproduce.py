@@ -41,10 +41,11 @@ def run(config: ReproduceConfig) -> None:
 
 def write_paper(config: ReproduceConfig) -> None:
     """The full-size study's files, once every config has been read by the command that it is for."""
+    from odin_rm.runs.output_folder import check_output_folder
     from odin_rm.testbed.reproduce_paper import paper_files
 
     files = paper_files(config.seed)
-    folder = Path(config.output)
+    folder = check_output_folder(config.output, "reproduce", overwrite=config.overwrite_output_dir, resume=True)
     there = [file.place for file in files if (folder / file.place).exists()]
     if there and not config.overwrite_output_dir:
         fix = "Choose another folder, or pass --overwrite true."

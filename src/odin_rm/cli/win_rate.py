@@ -13,7 +13,9 @@ def run(config: WinRateConfig) -> None:
     from odin_rm.workflows.win_rate.run import run_win_rate
 
     content = run_win_rate(config)
-    print_table(content)
+    if "battles" not in content:
+        print_table(content)
+    print_style(content)
     say(f"Written to {config.output}")
 
 
@@ -43,6 +45,36 @@ def print_table(content: dict[str, Any]) -> None:
     if content["left_out"]:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in content["left_out"].items())
         say(f"Rows left out: {reasons}")
+
+
+def print_style(content: dict[str, Any]) -> None:
+    """Win rates and ratings with style controlled, models in the order of the win rate."""
+    from rich.table import Table
+
+    from odin_rm.cli.console import PlainConsole
+
+    for part, names in (("style_control", ("win_rate", "controlled_win_rate")), ("ratings", ("rating",
+                        "controlled_rating"))):  # fmt: skip
+        if part not in content:
+            continue
+        models = sorted(content[part]["models"], key=lambda one: -(one[names[0]]["value"] or 0))
+        held = [name for name in names if name in models[0]]
+        against = f" against {content[part]['baseline']}" if "baseline" in content[part] else ""
+        title = f"{part.replace('_', ' ').capitalize()}{against} ({content[part]['form']}; 95 % intervals)"
+        table = Table(title=title, title_justify="left")
+        table.add_column("model")
+        for name in held:
+            table.add_column(name.replace("_", " "), justify="right")
+        for one in models:
+            table.add_row(one["model"], *(_interval(one[name]) for name in held))
+        PlainConsole().print(table)
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    ends = "" if figure.get("low") is None else f" ({figure['low']:.1f} to {figure['high']:.1f})"
+    return f"{figure['value']:.1f}{ends}"
 
 
 def _cell(figure: dict[str, Any] | None) -> str:

@@ -73,6 +73,6 @@ class Journal:
         append_jsonl(self.path, part)
 
     def remove(self) -> None:
-        """All is done, or none of it is of use."""
-        with contextlib.suppress(FileNotFoundError):
+        """All is done, or none of it is of use; where it cannot be removed, it counts for the same work only."""
+        with contextlib.suppress(OSError):
             self.path.unlink()

@@ -81,7 +81,7 @@ def parse_json(content: str | bytes, *, where: str = "", fix: str = "Check its c
     """
     text = _text(content, where) if isinstance(content, bytes) else content
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
         raise _too_deep(where) from error
     except (ValueError, MemoryError) as error:
@@ -89,6 +89,15 @@ def parse_json(content: str | bytes, *, where: str = "", fix: str = "Check its c
     if text.count("[") + text.count("{") > DEEPEST:
         _check_nesting(value, where)
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose keys is given once: of two values of a key nobody knows which one is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+        raise ValueError(f"the key '{twice[:80]}' is given twice")
+    return found
 
 
 def parse_yaml(text: str, *, where: str = "", loader: type[Any] = yaml.SafeLoader) -> Any:

@@ -12,6 +12,10 @@ RESUME_HELP = (
     "'auto' goes on from the newest sound checkpoint of the run, or begins where there is none: the same command line "
     "works from every state. 'true': there must be one. Or a path."
 )
+CALIBRATION_HELP = (
+    "A calibration.json to take off the scores, or none; default the one that stands beside the model "
+    "(docs/calibrate.md)."
+)
 _of_lora = options_of("LoRA")
 _of_length = options_of("length of the run")
 _of_evaluation = options_of("evaluation, logs and checkpoints")
@@ -104,6 +108,7 @@ class ScorerOptions:
     read_at: str | None = _of_scorer(
         None, "end or before_pad: where a model of an earlier odin-rm that does not say it was read."
     )
+    calibration: str | None = _of_scorer(None, CALIBRATION_HELP)
     dtype: Literal["float32", "bfloat16", "float16"] | None = _of_scorer(
         None, "Precision of the model; default float32.", old=("torch_dtype",)
     )
@@ -119,6 +124,16 @@ class ScorerOptions:
     tree_attention: Literal["auto", "segments", "varlen", "flex", "dense"] = _of_speed(
         "auto", "Attention of tree and packed rows."
     )
+
+    def check_no_calibration(self) -> None:
+        """Refuse a calibration of scores that are stored.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if self.calibration not in (None, "none"):
+            fix = "Give the scores.jsonl that odin-rm calibrate --scores writes."
+            raise ConfigError("does not go with --scores", where="--calibration", fix=fix)
 
     def check_layout(self) -> None:
         """Refuse a choice of attention that no row would see.

@@ -63,6 +63,19 @@ def shown_path(path: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:60]}...{text[-50:]}"
 
 
+def is_there(place: PathLike) -> bool:
+    """Whether a name is taken: by a file, a folder or a link, also one that leads nowhere.
+
+    Raises:
+        OSError: the system refuses the name itself.
+    """
+    try:
+        os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error, or what it comes from, is that of a full disk."""
     return any(

@@ -25,6 +25,11 @@ def _code(number: int) -> str:
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
+def shortened(text: str, most: int = 1000) -> str:
+    """The text, cut in its middle where it is longer than a message should be."""
+    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-190:]}"
+
+
 def markdown_text(text: str) -> str:
     """A text from data on one line of Markdown, as itself: no HTML, no link, no picture, no end of a table's cell."""
     line = " ".join(printable(text).split()).replace("\\", "\\\\")

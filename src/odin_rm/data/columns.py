@@ -6,7 +6,7 @@ already is then data about the row, and not read. ``new=`` with nothing behind i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
@@ -48,6 +48,25 @@ class Columns:
                 known = ", ".join(list(row)[:_MOST_NAMED]) + (", ..." if len(row) > _MOST_NAMED else "")
                 what = f"has no column '{theirs}' (it has {known})"
                 raise DataError(what, where=source, fix="Correct --columns; each is new=theirs.")
+
+    def but(self, others: Collection[str]) -> list[str]:
+        """What was given, without the names of fields that another file has."""
+        return [f"{new}={theirs}" for new, theirs in self.names.items() if new not in others]
+
+    def beside(self, row: Mapping[str, Any], source: str, wanted: Collection[str]) -> Columns:
+        """The names for a file beside the one they are for: those of its fields, where it has not our own name.
+
+        Raises:
+            DataError: its first row has neither.
+        """
+        fitting = {
+            new: theirs
+            for new, theirs in self.names.items()
+            if new in wanted and not (theirs and theirs not in row and new in row)
+        }
+        names = Columns([f"{new}={theirs}" for new, theirs in fitting.items()])
+        names.check(row, source)
+        return names
 
     def apply(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row with the new names; other columns stay as they are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,7 +41,11 @@ class PromptSet:
 
 
 def load_prompts(
-    source: RowSource, *, on_bad_row: Literal["error", "skip"] = "error", columns: Sequence[str] = ()
+    source: RowSource,
+    *,
+    on_bad_row: Literal["error", "skip"] = "error",
+    columns: Sequence[str] = (),
+    check: Callable[[Prompt], None] | None = None,
 ) -> PromptSet:
     """Read prompts.
 
@@ -50,6 +54,7 @@ def load_prompts(
             (:mod:`odin_rm.data.rows`), from anything that :func:`odin_rm.data.sources.open_source` takes.
         on_bad_row: raise at an unusable row, or leave it out and count it.
         columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
+        check: raises a :class:`RowError` for a prompt that its reader cannot take, such as one that a template refuses.
 
     Raises:
         RowError: an unusable row, placed by file and row number, where ``on_bad_row`` is ``"error"``.
@@ -66,10 +71,13 @@ def load_prompts(
     for placed in opened.rows(refused.append if on_bad_row == "skip" else None):
         try:
             prompt = parse_prompt_row(placed.row)
+            if check is not None:
+                check(prompt)
         except RowError as error:
             error = placed.placed(error)
             if on_bad_row == "error":
-                raise error from None
+                fix = f"{error.fix} To leave such rows out: --on_bad_row skip".strip()
+                raise RowError(error.what, where=error.where, fix=fix) from None
             refused.append(error)
             continue
         if placed.layout is not None:
@@ -83,6 +91,18 @@ def load_prompts(
     names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "instruction"))
     others = {name: [row.get(name) for row in rows] for name in names}
     return PromptSet(prompts, others, opened.name, places, len(refused), layouts)
+
+
+def template_takes(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> Callable[[Prompt], None]:
+    """A check for :func:`load_prompts`: the policy's template takes the prompt."""
+
+    def check(prompt: Prompt) -> None:
+        try:
+            render_any_prompt(tokenizer, prompt, chat_template)
+        except DataError as error:
+            raise RowError(error.what, fix=error.fix) from error
+
+    return check
 
 
 def encode_prompts(

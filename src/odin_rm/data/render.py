@@ -257,8 +257,7 @@ def render_messages(
     """
     import jinja2
 
-    if "strftime_now" in str(chat_template or tokenizer.chat_template):
-        chat_template = with_fixed_date(_template_source(tokenizer, chat_template))
+    chat_template = dated_template(tokenizer, chat_template)
     given = dict(variables or {})
     try:
         return tokenizer.apply_chat_template(
@@ -269,6 +268,13 @@ def render_messages(
             f"the chat template refuses the conversation ({error})",
             fix="Change the messages, or give another chat_template ('plain' needs none).",
         ) from error
+
+
+def dated_template(tokenizer: Any, chat_template: str | None) -> str | None:
+    """The template as it is given, or with :data:`TEMPLATE_DATE` where it asks for today's."""
+    if "strftime_now" not in str(chat_template or tokenizer.chat_template):
+        return chat_template
+    return str(with_fixed_date(_template_source(tokenizer, chat_template)))
 
 
 _DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)""")

@@ -15,7 +15,7 @@ tokens and end marker, before truncation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -102,6 +102,8 @@ class EncodedResponse:
         completed: the rendered text that it comes from ended otherwise than the template ends it.
         rewritten: the response does not stand in the rendered text as it is: the template left a part of it out (a
             thought) or changed it. ``response_tokens`` counts all of it.
+        asked, said: the prompt and the response that it was made of, where :func:`encode_responses` made it: a
+            calibration counts attributes of the response's text.
     """
 
     input_ids: list[int]
@@ -114,6 +116,8 @@ class EncodedResponse:
     ended: bool = True
     completed: bool = False
     rewritten: bool = False
+    asked: Prompt | None = field(default=None, compare=False, repr=False)
+    said: Reply | None = field(default=None, compare=False, repr=False)
 
     @property
     def truncated(self) -> bool:
@@ -157,7 +161,9 @@ def encode_responses(
         part = slice(start, start + CHUNK)
         names = [f"response {start + i + 1}" for i in range(len(prompts[part]))]
         own_ended = None if ended is None else ended[part]
-        encoded += encode_named(tokenizer, prompts[part], responses[part], settings, names, ended=own_ended)
+        made = encode_named(tokenizer, prompts[part], responses[part], settings, names, ended=own_ended)
+        texts = zip(made, prompts[part], responses[part], strict=True)
+        encoded += [replace(one, asked=prompt, said=response) for one, prompt, response in texts]
     return encoded
 
 

@@ -84,13 +84,9 @@ def audit_attributes(scores: AttributedScores, bootstrap: PromptBootstrap) -> At
         scores: the columns.
         bootstrap: the resamples; its ``prompt`` is that of the scores.
     """
-    drawn_at_all = bootstrap.prompts > 1 and bootstrap.samples > 1
-    weights_SP = weights_of(bootstrap) if drawn_at_all else np.zeros((0, bootstrap.prompts))
     columns = _Columns(scores)
-    total, drawn = summed(columns.chunks(), weights_SP)
-    figures = columns.without_empty_intervals(
-        figures_of(total, drawn, columns.evaluate, columns.why, centred=["style_share"])
-    )
+    total, drawn = _summed(columns, bootstrap)
+    figures = _figures(columns, total, drawn)
     names = list(scores.attributes)
     found = {}
     for k, name in enumerate(names):
@@ -113,6 +109,33 @@ def audit_attributes(scores: AttributedScores, bootstrap: PromptBootstrap) -> At
             ],
         }
     return AttributeFigures(found, figures["between_prompt_share"], figures["style_share"], columns.quality_deviation)
+
+
+def attribute_draws(
+    scores: AttributedScores, bootstrap: PromptBootstrap
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Figure]]:
+    """Every figure by name: its value ``(1,)``, its resamples ``(S,)``, and the figure with its interval.
+
+    Args:
+        scores: the columns.
+        bootstrap: the resamples; equal ones make the resamples of two models comparable.
+    """
+    columns = _Columns(scores)
+    total, drawn = _summed(columns, bootstrap)
+    draws = columns.evaluate(drawn) if len(drawn) > 1 else {}
+    return columns.evaluate(total), draws, _figures(columns, total, drawn)
+
+
+def _summed(columns: _Columns, bootstrap: PromptBootstrap) -> tuple[np.ndarray, np.ndarray]:
+    drawn_at_all = bootstrap.prompts > 1 and bootstrap.samples > 1
+    weights_SP = weights_of(bootstrap) if drawn_at_all else np.zeros((0, bootstrap.prompts))
+    return summed(columns.chunks(), weights_SP)
+
+
+def _figures(columns: _Columns, total: np.ndarray, drawn: np.ndarray) -> dict[str, Figure]:
+    return columns.without_empty_intervals(
+        figures_of(total, drawn, columns.evaluate, columns.why, centred=["style_share"])
+    )
 
 
 class _Columns:

@@ -171,7 +171,7 @@ def audit_preferences(
     scored = _checked(scored, labelled=labelled)
     sampler, view = _prepare(scored, bootstrap_samples, seed)
     length = np.asarray(scored.response_tokens, dtype=np.float64)
-    values, statistics = _measure(scored, sampler, view)
+    values, statistics = _measure(replace(scored, attributes={}), sampler, view)  # theirs follow by themselves
     for k, held in enumerate(bin_masks(view)):
         _add(values, statistics, {f"bin.{k}": share(half_ties(view.quality), held, view, "no pairs")})
         _add(values, statistics, {f"longer.{k}": share(half_ties(view.length), held, view, "no pairs")})
@@ -225,6 +225,33 @@ def point_figures(scored: ScoredPreferences, *, seed: int = 0) -> dict[str, floa
 
 
 Parts = dict[str, tuple[Figure, boot.Statistic]]
+
+
+def paired_parts(scored: ScoredPreferences, sampler: boot.PromptBootstrap) -> Parts:
+    """Accuracies, Pearson correlations and information: each with its value in a resample, for paired differences.
+
+    Args:
+        scored: as for :func:`audit_preferences`.
+        sampler: the resamples that both sides of a comparison share.
+    """
+    scored = _checked(scored, labelled=False)
+    view = PairView.of(scored, sampler.prompt)
+    length = np.asarray(scored.response_tokens, dtype=np.float64)
+    values, statistics = accuracy_figures(view)
+    prompt, prompts = sampler.prompt, sampler.prompts
+    parts: Parts = {
+        "pearson": (
+            assoc.pearson(scored.quality, length),
+            boot.pearson_statistic(scored.quality, length, prompt, prompts),
+        ),
+        "pearson_within_prompt": (
+            assoc.pearson_within_prompt(scored.quality, length, prompt),
+            boot.within_statistic(scored.quality, length, prompt, prompts),
+        ),
+    }
+    curve_BK = length_curve(length[scored.chosen], length[scored.rejected])
+    parts |= _information(view, curve_BK, sampler.seed)
+    return {name: (figure, statistics[name]) for name, figure in values.items()} | parts
 
 
 def _prepare(scored: ScoredPreferences, samples: int, seed: int) -> tuple[boot.PromptBootstrap, PairView]:

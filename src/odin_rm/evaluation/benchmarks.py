@@ -5,56 +5,22 @@ a function from scores to figures. Ties count as the benchmark's own code counts
 
 * JudgeBench: A wins only if it scores strictly higher, so a tie is the verdict "B>A";
 * RM-Bench: the chosen must score strictly higher;
-* LLMBar, EvalBiasBench, RMB: a tie is one half.
+* LLMBar, EvalBiasBench, RMB: a tie is one half;
+* RewardBench, RewardBench 2, PPE: :mod:`odin_rm.evaluation.reward_bench`.
 
 Figures are in percent. An item with a candidate that has no score is left out of them and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from odin_rm.core.errors import RowError
-
-Scores = Mapping[tuple[str, str], float]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One row of a benchmark.
-
-    Attributes:
-        key: its id; unique in the benchmark.
-        prompt: the question, text or chat messages.
-        candidates: label to response.
-        right: the labels of the right ones.
-        groups: the groups that its figure counts in.
-    """
-
-    key: str
-    prompt: Any
-    candidates: dict[str, Any]
-    right: frozenset[str]
-    groups: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """How a benchmark is read and computed.
-
-    Attributes:
-        read: a row to an item; raises ``KeyError`` or ``RowError`` where it is none of its rows.
-        figures: items and scores to figures by name.
-        id_names: what score files may call the id.
-    """
-
-    read: Callable[[Mapping[str, Any]], Item]
-    figures: Callable[[Sequence[Item], Scores], dict[str, Any]]
-    id_names: tuple[str, ...]
+from odin_rm.evaluation.benchmark_items import Benchmark, Item, Scores, grouped, scored_items
+from odin_rm.evaluation.reward_bench import PPE, REWARD_BENCH, REWARD_BENCH_2
 
 
 def _pair(key: str, prompt: Any, first: Any, second: Any, names: tuple[str, str], right: str, *groups: str) -> Item:
@@ -116,30 +82,11 @@ def _rmb(row: Mapping[str, Any]) -> Item:
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _scored(items: Iterable[Item], scores: Scores) -> list[tuple[Item, dict[str, float]]]:
-    found = []
-    for item in items:
-        own = {label: scores[item.key, label] for label in item.candidates if (item.key, label) in scores}
-        if len(own) == len(item.candidates) and np.isfinite(list(own.values())).all():
-            found.append((item, own))
-    return found
-
-
-def _grouped(values: Iterable[tuple[Item, float]]) -> dict[str, Any]:
-    """Mean in percent of every group, with its count."""
-    groups: dict[str, list[float]] = {}
-    for item, value in values:
-        for group in item.groups:
-            groups.setdefault(group, []).append(value)
-    order = sorted(groups, key=lambda name: (name == "overall", name))
-    return {name: {"accuracy": 100 * float(np.mean(groups[name])), "n": len(groups[name])} for name in order}
-
-
 def _judgebench_figures(items: Sequence[Item], scores: Scores) -> dict[str, Any]:
     def verdict(item: Item, own: Mapping[str, float]) -> float:
         return float(("A" if own["A"] > own["B"] else "B") in item.right)
 
-    return _grouped((item, verdict(item, own)) for item, own in _scored(items, scores))
+    return grouped((item, verdict(item, own)) for item, own in scored_items(items, scores))
 
 
 def _half_tie_figures(items: Sequence[Item], scores: Scores) -> dict[str, Any]:
@@ -148,13 +95,13 @@ def _half_tie_figures(items: Sequence[Item], scores: Scores) -> dict[str, Any]:
         (wrong,) = set(own) - item.right
         return (np.sign(own[right] - own[wrong]) + 1) / 2
 
-    return _grouped((item, float(verdict(item, own))) for item, own in _scored(items, scores))
+    return grouped((item, float(verdict(item, own))) for item, own in scored_items(items, scores))
 
 
 def _rm_bench_figures(items: Sequence[Item], scores: Scores) -> dict[str, Any]:
     """Easy, normal and hard of each domain: style of the chosen richer than, equal to, plainer than the rejected's."""
     wins: dict[str, list[np.ndarray]] = {}
-    for item, own in _scored(items, scores):
+    for item, own in scored_items(items, scores):
         chosen, rejected = (np.array([own[f"{side}_{k}"] for k in (1, 2, 3)]) for side in ("chosen", "rejected"))
         wins.setdefault(item.groups[0], []).append(chosen[:, None] > rejected[None, :])
     found: dict[str, Any] = {}
@@ -189,5 +136,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rm-bench": Benchmark(_rm_bench, _rm_bench_figures, ("id",)),
     "evalbiasbench": Benchmark(_evalbiasbench, _half_tie_figures, ("id",)),
     "llmbar": Benchmark(_llmbar, _half_tie_figures, ("id",)),
+    "rewardbench": REWARD_BENCH,
+    "rewardbench2": REWARD_BENCH_2,
+    "ppe": PPE,
     "rmb": Benchmark(_rmb, _half_tie_figures, ("pair_uid", "id")),
 }

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ShapeError
-from odin_rm.evaluation.bootstrap import bootstrap_mean
+from odin_rm.evaluation.bootstrap import PromptBootstrap, bootstrap_mean, percentile_interval
 from odin_rm.evaluation.records import Figure
 
 ENOUGH = 0.9
@@ -147,6 +147,71 @@ def best_of_n(
     deviation = {name: math.sqrt(squares[c] / free) if free else None for c, name in enumerate(together)}
     kl = [best_of_n_kl(n) for n in ns]
     return BestOfN(list(ns), kl, curves, len(held), len(numbers) - len(held), deviation)
+
+
+def excess_drift(
+    proxy: np.ndarray,
+    gold: np.ndarray,
+    prompt: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    ns: Sequence[int],
+    *,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, list[Figure]]:
+    """How far each column moves under best-of-``n`` beyond what the proxy's gain in gold accounts for.
+
+    Good responses may have more of an attribute, so that it moves under any good choice. With ``d`` the move under the
+    proxy's choice and ``e`` under the gold's own choice, the excess is
+
+        d(column) - d(gold) / e(gold) * e(column),
+
+    in deviations of the column within prompts: 0 for a proxy that is gold and noise, whatever the noise.
+
+    Args:
+        proxy, gold: ``(R,)`` the reward that chooses, and the one that tells.
+        prompt: ``(R,)`` prompt numbers.
+        columns: name to ``(R,)`` numbers.
+        ns: how many are drawn; prompts with fewer responses than the largest are left out.
+        bootstrap_samples, seed: of the intervals, by prompt.
+    """
+    number = np.unique(prompt, return_inverse=True)[1]
+    order = np.argsort(number, kind="stable")
+    groups = [g for g in np.split(order, np.cumsum(np.bincount(number))[:-1]) if len(g) >= max(ns)]
+    if not groups:
+        raise ShapeError(f"no prompt has {max(ns)} responses")
+    table = np.stack([np.asarray(gold, np.float64), *(np.asarray(c, np.float64) for c in columns.values())])
+    moves = np.zeros((len(groups), 2, len(ns), len(table)))
+    squares, free = np.zeros(len(table)), 0
+    for p, group in enumerate(groups):
+        mean = table[:, group].mean(axis=1)
+        for side, chooser in enumerate((proxy, gold)):
+            for k, n in enumerate(ns):
+                moves[p, side, k] = table[:, group] @ choice_probabilities(np.asarray(chooser)[group], n) - mean
+        squares += ((table[:, group] - mean[:, None]) ** 2).sum(axis=1)
+        free += len(group) - 1
+    spread = np.sqrt(squares / max(free, 1))
+
+    def excess(weights_SP: np.ndarray) -> np.ndarray:
+        sums = np.einsum("sp,pank->sank", weights_SP, moves) / weights_SP.sum(axis=1)[:, None, None, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.where(np.abs(sums[:, 1, :, :1]) > 1e-12, sums[:, 0, :, :1] / sums[:, 1, :, :1], np.nan)
+            return (sums[:, 0] - share * sums[:, 1])[:, :, 1:] / spread[1:]
+
+    value = excess(np.ones((1, len(groups))))[0]
+    bootstrap = PromptBootstrap(np.arange(len(groups)), bootstrap_samples, seed)
+    drawn = np.concatenate([excess(block) for block in bootstrap.blocks()]) if bootstrap_samples > 1 else None
+    found: dict[str, list[Figure]] = {}
+    for c, name in enumerate(columns):
+        found[name] = []
+        for k, n in enumerate(ns):
+            if not np.isfinite(value[k, c]):
+                why = "one response is no choice" if n == 1 else "the column or the gold is the same everywhere"
+                found[name].append(Figure(None, why=why))
+                continue
+            figure = Figure(float(value[k, c]))
+            found[name].append(figure if drawn is None else percentile_interval(figure, drawn[:, k, c]))
+    return found
 
 
 def chosen_of_first(proxy: np.ndarray, n: int) -> tuple[int, int]:

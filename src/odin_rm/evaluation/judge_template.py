@@ -30,7 +30,9 @@ TEMPLATES = ("scores", "pairwise")
 _FIELD = re.compile("{(" + "|".join((*PLACEHOLDERS, "mark")) + ")}")
 _SCORE = r"(\d+(?:\.\d+)?)"
 _SCORES = re.compile(rf"{_SCORE}(?:\s+|\s*,\s*){_SCORE}")
+_BRACKETED_SCORES = re.compile(rf"[^\[\]]*\[\[{_SCORE}\s*,\s*{_SCORE}\]\]\.?")
 _VERDICT = re.compile(r"verdict:\s*(a|b|tie)\.?", re.IGNORECASE)
+_BRACKETED = re.compile(r"[^\[\]]*\[\[(a|b|c|tie)\]\]\.?", re.IGNORECASE)
 _BARE = re.compile(r"(a|b|tie)\.?", re.IGNORECASE)
 _NAME = "(?:seed:)?(?:think|thinking|thought|reasoning)"
 _OPENS = re.compile(rf"\s*(?:<{_NAME}>|\[THINK\]|◁think▷)", re.IGNORECASE)
@@ -53,8 +55,9 @@ class JudgeTemplate:
     Attributes:
         name: the package's name of it, or the file's.
         prompt: the user message, with placeholders.
-        reply: ``scores`` (two numbers from 1 to 10 on the first or the last line) or ``choice`` (the last line
-            ``Verdict: A``, ``B`` or ``tie``, or such a word alone).
+        reply: ``scores`` (two numbers from 1 to 10 on the first or the last line, or MT-bench's ``[[8,7]]`` at the
+            end of the last) or ``choice`` (the last line ``Verdict: A``, ``B`` or ``tie``, or such a word alone, or
+            MT-bench's ``[[A]]``, ``[[B]]`` and, for a tie, ``[[C]]`` at its end).
         system: the system message; none where empty.
     """
 
@@ -87,19 +90,20 @@ class JudgeTemplate:
 
 
 def parse_scores(reply: str, complete: bool = True) -> float | None:
-    """The preference in two scores from 1 to 10 that are all of the first line; behind reasoning, or of the last one.
+    """The preference in two scores from 1 to 10 that are all of the last line, or of the first one (FastChat's form).
 
-    Behind reasoning the first and the last line must not contradict each other. A closing tag without an opening one
-    may also be a quotation in the reasons of a judge that did not reason before; then the very first line has to agree.
+    Reasoning before is no part of it. The first and the last line must not contradict each other. A closing tag without
+    an opening one may also be a quotation in the reasons of a judge that did not reason before; then the very first
+    line has to agree. A reply that was cut off has no last line.
     """
     parts, opened = _CLOSES.split(reply), _OPENS.match(reply) is not None
-    if len(parts) == 1:
-        return None if opened else _scores(_lines(reply, complete)[:1])
-    if not complete:
-        return None  # the tag may be one that the reasoning quotes
+    if not complete:  # a tag may be one that the reasoning quotes
+        return None if opened or len(parts) > 1 else _scores(_lines(reply, complete)[:1])
+    if len(parts) == 1 and opened:
+        return None
     lines = _lines(parts[-1])
     found = {_scores(lines[:1]), _scores(lines[-1:])}
-    if not opened:
+    if not opened and len(parts) > 1:
         found.add(_scores(_lines(parts[0])[:1]))
     found.discard(None)
     behind = _scores(lines[:1]) or _scores(lines[-1:])
@@ -109,21 +113,24 @@ def parse_scores(reply: str, complete: bool = True) -> float | None:
 def parse_choice(reply: str, complete: bool = True) -> float | None:
     """The preference in the last line ``Verdict: A | B | tie``, or in a reply that is such a word and nothing else.
 
+    A last line that ends with MT-bench's ``[[A]]``, ``[[B]]`` or ``[[C]]`` (a tie) is such a line.
+
     A reply that was cut off has no last line. Two verdicts one after the other are none.
     """
     if not complete or (_OPENS.match(reply) and not _CLOSES.search(reply)):
         return None
     lines = [line.replace("*", "").strip() for line in _lines(_after_reasoning(reply))]
-    found = [match[1] if (match := _VERDICT.fullmatch(line)) else None for line in lines[-2:]]
+    matches = [_VERDICT.fullmatch(line) or _BRACKETED.fullmatch(line) for line in lines[-2:]]
+    found = [match[1] if match else None for match in matches]
     if lines and found[-1] is None and len(lines) == 1 and (match := _BARE.fullmatch(lines[0])):
         found = [match[1]]
     if not found or found[-1] is None or (len(found) == 2 and found[0] is not None):
         return None
-    return {"a": 1.0, "b": 2.0, "tie": 1.5}[found[-1].lower()]
+    return {"a": 1.0, "b": 2.0, "tie": 1.5, "c": 1.5}[found[-1].lower()]
 
 
 def _scores(lines: list[str]) -> float | None:
-    match = _SCORES.fullmatch(lines[0]) if lines else None
+    match = (_SCORES.fullmatch(lines[0]) or _BRACKETED_SCORES.fullmatch(lines[0])) if lines else None
     if match is None:
         return None
     first, second = float(match[1]), float(match[2])

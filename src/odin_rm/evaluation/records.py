@@ -21,6 +21,11 @@ class Figure:
     high: float | None = None
     why: str | None = None
 
+    def times(self, factor: float) -> Figure:
+        """The figure in other units; the factor is positive."""
+        value, low, high = (None if one is None else factor * one for one in (self.value, self.low, self.high))
+        return Figure(value, low, high, self.why)
+
     def to_json(self) -> dict[str, Any]:
         """``{"value", "low", "high"}`` and ``why`` where the figure is undefined."""
         out: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high}

@@ -7,7 +7,8 @@ Three forms, told apart by their fields:
 * a response a row: ``score`` beside ``prompt_id`` (or ``prompt``) and ``response``, optionally ``label``.
 
 Optional in all: ``model`` (several models may share a file), ``gold`` (a second reward, in a list ``gold``, in a pair
-``chosen_gold`` and ``rejected_gold``) and ``attributes`` (name to number; ``chosen_attributes`` and
+``chosen_gold`` and ``rejected_gold``), ``writer`` (who wrote a response; ``writers`` in a list, ``chosen_writer`` and
+``rejected_writer`` in a pair) and ``attributes`` (name to number; ``chosen_attributes`` and
 ``rejected_attributes`` in a pair, a list of such objects in a list), which may stand for the text. Every two responses
 of a prompt with different labels are a pair. A response without a score is left out and counted.
 """
@@ -43,6 +44,7 @@ class _Response:
     text: str | None = None
     label: float | None = None
     gold: float | None = None
+    writer: str | None = None
     attributes: Numbers = field(default_factory=dict)
 
 
@@ -72,6 +74,7 @@ class StoredScores:
         label, gold: ``(R,)`` numbers, NaN where there is none.
         chosen, rejected: ``(B,)`` response numbers.
         attributes: name to ``(R,)`` numbers.
+        writers: ``R`` names of who wrote a response, ``None`` where a row does not say.
         described: the attributes' units, by name.
         report: counts of what was read and left out.
     """
@@ -90,6 +93,7 @@ class StoredScores:
     attributes: dict[str, np.ndarray]
     described: dict[str, Attribute]
     report: dict[str, Any]
+    writers: list[str | None] = field(default_factory=list)
 
 
 def read_stored_scores(
@@ -195,7 +199,8 @@ def _pair_row(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Prompt | 
         for name in (*columns, *([TOKENS] if row.get(f"{side}_{TOKENS}") is not None else [])):
             numbers[name] = _required_number(row.get(f"{side}_{name}"), f"{side}_{name}")
         score, gold = (_number(row.get(f"{side}_{name}"), f"{side}_{name}") for name in ("score", "gold"))
-        responses.append(_checked(_Response(score, text, label, gold, numbers), f"{side}"))
+        writer = _name(row.get(f"{side}_writer"))
+        responses.append(_checked(_Response(score, text, label, gold, writer, numbers), f"{side}"))
     return prompt, responses
 
 
@@ -214,6 +219,7 @@ def _list_row(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Prompt | 
 
     texts = [_text(value, f"responses[{i}]") for i, value in enumerate(column("responses"))]
     labels, gold, objects = column("labels"), column("gold"), column("attributes")
+    writers = column("writers")
     taken = [*columns, *([TOKENS] if row.get(TOKENS) is not None else [])]
     further = {name: column(name) for name in taken}
     responses = []
@@ -224,7 +230,8 @@ def _list_row(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Prompt | 
             _number(values[i], f"{name}[{i}]")
             for name, values in (("scores", scores), ("labels", labels), ("gold", gold))
         )
-        responses.append(_checked(_Response(score, texts[i], label, second, numbers), f"responses[{i}]"))
+        written = _Response(score, texts[i], label, second, _name(writers[i]), numbers)
+        responses.append(_checked(written, f"responses[{i}]"))
     return row.get("prompt"), responses
 
 
@@ -237,7 +244,11 @@ def _long_row(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Prompt | 
     for name in (*columns, *([TOKENS] if row.get(TOKENS) is not None else [])):
         numbers[name] = _required_number(row.get(name), name)
     score, label, gold = (_number(row.get(name), name) for name in ("score", "label", "gold"))
-    return prompt, _checked(_Response(score, text, label, gold, numbers), "response")
+    return prompt, _checked(_Response(score, text, label, gold, _name(row.get("writer")), numbers), "response")
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _has_id(row: Mapping[str, Any]) -> bool:
@@ -326,6 +337,7 @@ class _Collected:
         self.label: list[float] = []
         self.gold: list[float] = []
         self.numbers: list[Numbers] = []
+        self.writers: list[str | None] = []
         self.pairs: list[tuple[int, int]] = []
         self.labelled: dict[int, list[int]] = {}
         self.known: dict[tuple[int, str, float], int] = {}
@@ -362,6 +374,7 @@ class _Collected:
         self.label.append(math.nan if response.label is None or distinct else response.label)
         self.gold.append(math.nan if response.gold is None else response.gold)
         self.numbers.append(response.attributes)
+        self.writers.append(response.writer)
         return place
 
     def finish(self, model: str, source: str, report: Mapping[str, Any], measured: _Measured) -> StoredScores:
@@ -392,6 +405,7 @@ class _Collected:
             attributes=columns,
             described=described,
             report={**report, **counts},
+            writers=self.writers,
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import PathLike
+from odin_rm.core.system import cannot_write, is_full
 from odin_rm.evaluation.judgements import Judgement, Question
 
 _TABLE = """
@@ -120,5 +121,7 @@ def _select(connection: sqlite3.Connection, keys: Iterable[str]) -> Replies:
 def _unusable(path: PathLike, error: sqlite3.Error) -> OutputError:
     if "locked" in str(error):
         return OutputError("another process is judging into it", where=str(path), fix="Wait for it, or stop it.")
+    if is_full(error):
+        return cannot_write(path, error, kept="The judgements in it are kept.")
     fix = "Choose another output folder, or mend the file."
     return OutputError(f"cannot be used as a cache of judgements ({error})", where=str(path), fix=fix)

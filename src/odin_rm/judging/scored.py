@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odin_rm.core.files import dump_json
+from odin_rm.core.reading import read_bytes
 from odin_rm.evaluation.judgements import Judgement, Question, preference_of
 from odin_rm.judging.judge import Judge, Record
 
@@ -39,6 +40,7 @@ class RewardModelSettings:
         max_length: most tokens of a sequence; default the model's own setting.
         microbatch_tokens: padded tokens per forward pass.
         dtype, device, trust_remote_code: of loading it.
+        calibration: ``none`` or a calibration.json; default the one beside the model.
     """
 
     model: str
@@ -49,6 +51,7 @@ class RewardModelSettings:
     dtype: str | None = None
     device: str | None = None
     trust_remote_code: bool = False
+    calibration: str | None = None
 
 
 class _ScoreJudge(Judge):
@@ -91,7 +94,17 @@ class RewardModelJudge(_ScoreJudge):
             "model": settings.model,
             "state": folder_state(settings.model),
             **{name: getattr(settings, name) for name in ("tie_margin", "column", "max_length", "dtype")},
+            **self._calibration(),
         }
+
+    def _calibration(self) -> dict[str, Any]:
+        """The calibration in use, by content; nothing where there is none, so that earlier replies stay good."""
+        from odin_rm.model.calibrated import calibration_file, model_folder
+
+        path = calibration_file(model_folder(self.settings.model), self.settings.calibration)
+        if path is None or not path.is_file():  # loading the model will say what is wrong
+            return {}
+        return {"calibration": hashlib.sha256(read_bytes(path)).hexdigest()}
 
     def prepare(self, questions: Sequence[Question]) -> None:
         from odin_rm.model.scoring import load_scorer, text_settings
@@ -103,6 +116,7 @@ class RewardModelJudge(_ScoreJudge):
             dtype=settings.dtype,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
+            calibration=settings.calibration,
         )
         scorer.settings = text_settings(scorer, max_length=settings.max_length, overlong="truncate_prompt_left")
         self._scorer = scorer

@@ -21,7 +21,7 @@ from transformers.utils import logging as hf_logging
 
 from odin_rm.core.errors import ModelError
 from odin_rm.core.hub import check_hub
-from odin_rm.model.honest import check_config_file, check_index, loading
+from odin_rm.model.honest import check_config_file, check_index, check_layers, loading
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -119,6 +119,8 @@ def load_classifier(
         kwargs["attn_implementation"] = attn_implementation
     with loading(path), quiet_loading():
         model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True, **kwargs)
+    _check_counted_positions(model, path)
+    check_layers(model, report, path)
     if quiet:  # another classifier's last layer may have any number of labels, for it is replaced
         layer = find_output_layer(model, int(model.config.num_labels))
         other = sorted(str(k[0]) for k in report["mismatched_keys"] if not str(k[0]).startswith(layer + "."))
@@ -177,6 +179,15 @@ def position_table(model: nn.Module) -> int | None:
             taken = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
             sizes.append(module.num_embeddings - int(taken))
     return min(sizes, default=None)
+
+
+def _check_counted_positions(model: nn.Module, path: str | Path) -> None:
+    """Refuse an encoder of RoBERTa's kind whose config has no pad id: it counts positions from behind that id."""
+    for module in model.modules():
+        if hasattr(module, "position_embeddings") and vars(module).get("padding_idx", 0) is None:
+            what = "its config has no pad_token_id, and this architecture counts its positions from that id"
+            fix = "Write the tokenizer's pad_token_id into config.json (1 for RoBERTa's own vocabulary)."
+            raise ModelError(what, where=str(path), fix=fix)
 
 
 def embedding_rows(model: Any) -> int | None:

@@ -64,11 +64,15 @@ def write_card(folder: Path, info: RewardModelInfo, templates: Sequence[str], **
     environment.filters["plain"] = lambda value: markdown_text(str(value))
     told = {"trained": card_of(info.objective, info.heads)}
     told["exported"] = card_of(info.objective, info.heads, exported=True)
-    shared = {"front_matter": header, "info": info, "figures": CARD_FIGURES, "row": _row, **told}
+    shared = {"front_matter": header, "info": info, "figures": CARD_FIGURES, "row": _row, "numbers": _numbers, **told}
     text = "".join(environment.get_template(name).render(**shared, **values) for name in templates)
     atomic_write_text(folder / "README.md", text)
 
 
 def _row(name: str, figure: dict[str, float | None]) -> str:
-    numbers = ["-" if figure.get(part) is None else f"{figure[part]:.3f}" for part in ("value", "low", "high")]
-    return " | ".join([name.replace("_", " "), *numbers])
+    return f"{name.replace('_', ' ')} | {_numbers(figure)}"
+
+
+def _numbers(figure: dict[str, float | None]) -> str:
+    parts = ("value", "low", "high")
+    return " | ".join("-" if figure.get(part) is None else f"{figure[part]:.3f}" for part in parts)

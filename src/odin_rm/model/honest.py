@@ -8,13 +8,15 @@ layer has as many rows as the config has labels, whether a chat template ends.
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from odin_rm.core.errors import DataError, MissingExtraError, ModelError, OdinError
 from odin_rm.core.reading import read_json
@@ -26,6 +28,7 @@ LONGEST_RENDERING = 16 * 2**20
 TEMPLATE_SECONDS = 20.0
 """How long it may take for that."""
 _LAST_LAYERS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+_LAYER = re.compile(r"([A-Za-z_.]+)\.(\d+)\.")
 _PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
@@ -87,6 +90,31 @@ def check_index(folder: Path) -> None:
         if not (folder / name).is_file():
             what = f"the folder has no {name}, which {INDEX} names"
             raise ModelError(what, where=shown_path(folder), fix="Copy the weights beside config.json.")
+
+
+def check_layers(model: nn.Module, report: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse weights with more layers than the config asks for, or with fewer: transformers drops or draws the rest.
+
+    Args:
+        model: as it was loaded.
+        report: what transformers says of it, with ``unexpected_keys`` and ``missing_keys``.
+        path: of the model.
+
+    Raises:
+        ModelError: so it is.
+    """
+    lengths = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    for kind in ("unexpected_keys", "missing_keys"):
+        for key in sorted(str(key) for key in report[kind]):
+            if (match := _LAYER.match(key)) is None:
+                continue
+            held = next((n for name, n in lengths.items() if f".{name}".endswith(f".{match[1]}")), None)
+            if held is None or (kind == "unexpected_keys" and int(match[2]) < held):
+                continue
+            has = f"have {key}, and its config asks for {held}" if kind == "unexpected_keys" else f"lack {key}"
+            what = f"the weights {has} of {match[1]}"
+            fix = "Copy the config.json that belongs to the weights."
+            raise ModelError(what, where=shown_path(path), fix=fix)
 
 
 def labels_of_weights(path: str | Path) -> int | None:

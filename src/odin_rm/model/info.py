@@ -33,6 +33,7 @@ class RewardModelInfo:
         base_model: folder or hub id that a LoRA model's adapter belongs to; ``None`` for a full model.
         audit: figures of the last audit for the model card.
         training: the settings of the run for the model card.
+        certificate: verdicts of ``odin-rm certify`` for the model card.
     """
 
     heads: tuple[str, ...] = (QUALITY, LENGTH)
@@ -49,6 +50,7 @@ class RewardModelInfo:
     base_model: str | None = None
     audit: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    certificate: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
         """Write ``odin_rm.json`` into ``folder``."""

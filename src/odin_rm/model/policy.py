@@ -29,7 +29,7 @@ from odin_rm.model.backbone import (
     recompute_activations,
     switch_dropout_off,
 )
-from odin_rm.model.honest import check_adapter_loaded, loading
+from odin_rm.model.honest import check_adapter_loaded, check_layers, loading
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.lora import import_peft, with_adapter
 from odin_rm.model.scoring import load_tokenizer
@@ -39,6 +39,20 @@ from odin_rm.objectives.policy import gather_log_probs, token_entropy
 ADAPTER_CONFIG = "adapter_config.json"
 
 # ---- loading and saving ----------------------------------------------------------------------------------------------
+
+
+def policy_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a policy alone, to look at rows before its weights are loaded.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return load_tokenizer(_policy_folder(path), trust_remote_code=trust_remote_code)
+
+
+def _policy_folder(path: str | Path) -> str | Path:
+    inside = Path(path) / "policy"
+    return inside if (inside / "config.json").is_file() or (inside / ADAPTER_CONFIG).is_file() else path
 
 
 def load_policy(
@@ -73,8 +87,7 @@ def load_policy(
             or tokenizer are missing.
         MissingExtraError: an adapter is asked for or found, and peft is not installed.
     """
-    if (Path(path) / "policy" / "config.json").is_file() or (Path(path) / "policy" / ADAPTER_CONFIG).is_file():
-        path = Path(path) / "policy"
+    path = _policy_folder(path)
     kwargs: dict[str, Any] = {
         "dtype": dtype or torch.float32,
         "attn_implementation": attn_implementation,
@@ -117,6 +130,7 @@ def _load_causal(path: str | Path, *, trust_remote_code: bool, attn_implementati
         model, report = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **kwargs
         )
+    check_layers(model, report, path)
     if missing := sorted(report["missing_keys"]):
         what = f"the model has no weights for {', '.join(missing[:3])}, so it cannot write"
         raise ModelError(what, where=str(path), fix=fix)

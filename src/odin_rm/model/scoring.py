@@ -33,6 +33,7 @@ from odin_rm.model.backbone import (
     pad_right,
     position_table,
 )
+from odin_rm.model.calibrated import AppliedDial, find_calibration, model_folder
 from odin_rm.model.device import is_out_of_memory, pick_device
 from odin_rm.model.honest import check_template, labels_of_weights, loading
 from odin_rm.model.info import INFO_FILE, RewardModelInfo, is_reward_model_folder
@@ -58,6 +59,7 @@ class Scorer:
         info: our description of the model, or ``None`` for another library's.
         batch_layout: how sequences share a forward pass: ``tree``, ``packed``, ``padded``, or ``auto``.
         tree_attention: attention of trees and packed rows, or ``auto``.
+        dial: the calibration that is taken off its scores; ``None`` for none (:mod:`odin_rm.model.calibrated`).
     """
 
     model: nn.Module
@@ -68,6 +70,7 @@ class Scorer:
     info: RewardModelInfo | None = None
     batch_layout: str = "auto"
     tree_attention: str = "auto"
+    dial: AppliedDial | None = None
 
     @property
     def device(self) -> torch.device:
@@ -169,6 +172,7 @@ def load_scorer(
     trust_remote_code: bool = False,
     settings: EncodingSettings | None = None,
     read_at: str | None = None,
+    calibration: str | None = None,
 ) -> Scorer:
     """Load a reward model of ours (or the run folder that holds it) or any sequence classifier.
 
@@ -181,13 +185,16 @@ def load_scorer(
         trust_remote_code: run code that comes with the model.
         settings: text settings; default the model's own, in its own window.
         read_at: ``end`` or ``before_pad`` for a model of an earlier odin-rm that does not say where it is read.
+        calibration: ``none``, or a calibration.json; default the one beside the model, if there is one.
 
     Raises:
         ModelError: it cannot be loaded, or does not say where it is read (and ``read_at`` neither).
-        ConfigError: ``column`` is missing for a classifier with several labels, or names none of them.
+        ConfigError: ``column`` is missing for a classifier with several labels, or names none of them; the calibration
+            belongs to other weights.
     """
-    if (Path(path) / "model" / INFO_FILE).is_file():
-        path = Path(path) / "model"
+    given = str(path)
+    path = model_folder(path)
+    found = find_calibration(path, calibration, name=given)
     place = pick_device(device)
     kwargs: dict[str, Any] = {
         "dtype": DTYPES[dtype] if dtype else torch.float32,
@@ -226,6 +233,8 @@ def load_scorer(
             say_where_stock_reads(tokenizer, config, model, settings, str(path))
     name = Path(path).parent.name if Path(path).name == "model" else Path(path).name
     scorer = Scorer(model.to(place).eval(), tokenizer, settings, name, has_length, info)
+    if found is not None:
+        scorer.dial = AppliedDial(found, name)
     if own_window:
         scorer.settings = text_settings(scorer)
     return scorer
@@ -378,7 +387,10 @@ def score_whole(
 def score_encoded(
     scorer: Scorer, encoded: Sequence[EncodedResponse], *, microbatch_tokens: int = 16384
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """``(R,)`` quality and length rewards (or ``None``) of encoded responses; NaN where one was dropped as too long."""
+    """``(R,)`` quality and length rewards (or ``None``) of encoded responses; NaN where one was dropped as too long.
+
+    Quality is calibrated where the scorer has a dial.
+    """
     kept = np.array([i for i, one in enumerate(encoded) if not one.dropped], dtype=int)
     sequences = [np.asarray(encoded[i].input_ids, dtype=np.int32) for i in kept]
     quality, length = score_sequences(
@@ -391,6 +403,8 @@ def score_encoded(
     )
     quality_R = np.full(len(encoded), np.nan)
     quality_R[kept] = quality
+    if scorer.dial is not None:
+        quality_R = scorer.dial.of_encoded(quality_R, encoded)
     if length is None:
         return quality_R, None
     length_R = np.full(len(encoded), np.nan)

@@ -117,7 +117,7 @@ class Objective:
         variants: kinds of variants of responses that its batches hold.
     """
 
-    reads_feature: ClassVar[bool] = False
+    reads_feature: bool = False
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Any) -> None:

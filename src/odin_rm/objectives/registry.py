@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_rm.core.options import option
 from odin_rm.core.types import LENGTH, QUALITY
+from odin_rm.objectives.rivals import settings as rivals
 
 if TYPE_CHECKING:
     from odin_rm.objectives.objective import Objective
@@ -191,6 +192,12 @@ CURVE_DOUBLING = Metric(
     file="reward_curve_doubling",
 )
 
+
+def _term(name: str, title: str, label: str) -> Metric:
+    """A term of an objective, measured in training and on held-out data."""
+    return Metric(name, title, label, held_out=f"eval_{name}")
+
+
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     "odin": ObjectiveSpec(
         place="odin_rm.objectives.odin:Odin",
@@ -223,6 +230,71 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         export_card="It was trained on pairs of like length, beside a curve of the length that is not part of it.",
         settings=MatchedSettings,
         metrics=(*WATCHED, CURVE_DOUBLING),
+    ),
+    "poe": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.poe:Poe",
+        summary="product of experts",
+        card="One head, `quality`, trained beside a small expert on noised features that took the coarse cues.",
+        export_card="A small expert on noised features took the coarse cues in training; it is not part of it.",
+        settings=rivals.PoeSettings,
+        metrics=(*WATCHED, _term("expert_length_correlation", "Expert and length", "Pearson with length")),
+    ),
+    "crm": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.crm:Crm",
+        summary="like distributions at every length",
+        card="One head, `quality`, whose distributions at different lengths were held alike.",
+        export_card="Its distributions at different lengths were held alike in training.",
+        settings=rivals.CrmSettings,
+        metrics=(*WATCHED, _term("discrepancy_loss", "Discrepancy between lengths", "sum of squared MMD")),
+    ),
+    "fimi": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.fimi:Fimi",
+        summary="a fitted curve of length",
+        card="One head, `quality`, held uncorrelated with a fitted curve of length.",
+        export_card="It was held uncorrelated with a fitted curve of length in training.",
+        settings=rivals.FimiSettings,
+        metrics=(*WATCHED, _term("curve_correlation", "Reward and fitted curve", "absolute Pearson")),
+    ),
+    "bsr": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.bsr:Bsr",
+        summary="rewards that sum to zero",
+        card="One head, `quality`, whose rewards were held near a sum of zero.",
+        export_card="Its rewards were held near a sum of zero in training.",
+        settings=rivals.BsrSettings,
+        metrics=(*WATCHED, _term("zero_sum_loss", "Distance from a sum of zero", "squared reward units")),
+    ),
+    "dir": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.dir:Dir",
+        summary="no information on which is longer",
+        card="One head, `quality`, on features whose differences were not to tell which response is longer.",
+        export_card="Training took information on which response is longer out of what it reads.",
+        settings=rivals.DirSettings,
+        metrics=(*WATCHED, _term("information", "Bound on the information on length", "nats")),
+    ),
+    "normbt": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.normbt:NormBt",
+        summary="weights by the distance of features",
+        card="One head, `quality`; pairs weighed less the farther their features are apart.",
+        export_card="In its training pairs weighed less the farther their features are apart.",
+        settings=rivals.NormBtSettings,
+        metrics=WATCHED,
+    ),
+    "inform": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.inform:Inform",
+        summary="a noisy bottleneck",
+        card="Two heads on one feature: `quality`, the mean of a noisy reward, and `spread`, the log of its deviation.",
+        export_card="It is the mean of a reward that passed a noisy bottleneck in training.",
+        settings=rivals.InformSettings,
+        heads=(QUALITY, "spread"),
+        metrics=(*WATCHED, _term("bottleneck_loss", "What the bottleneck lets through", "nats")),
+    ),
+    "length_balanced": ObjectiveSpec(
+        place="odin_rm.objectives.rivals.length_balanced:LengthBalanced",
+        summary="longer and shorter weigh alike",
+        card="One head, `quality`; pairs weighed so that the longer response was right half of the time.",
+        export_card="In its training pairs weighed so that the longer response was right half of the time.",
+        settings=rivals.LengthBalancedSettings,
+        metrics=WATCHED,
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from odin_rm.reports.audit_rows import rows_table, shared_line, shared_pairs, su
 from odin_rm.reports.blocks import Percent, Table, Text, format_number
 from odin_rm.reports.page import write_report
 from odin_rm.reports.sections import Charts, Section
+from odin_rm.reports.substitution import substitution_section
 
 # Rows of the figures table: name in audit.json, words for people, percent or not.
 _ROWS = (
@@ -116,13 +117,16 @@ def _percent(figure: Figure) -> str:
 
 
 def audit_sections(
-    results: Sequence[AuditResult], scored: Sequence[ScoredPreferences | None] | None = None
+    results: Sequence[AuditResult],
+    scored: Sequence[ScoredPreferences | None] | None = None,
+    differences: Sequence[Mapping[str, Any]] = (),
 ) -> list[Section]:
     """The sections of an audit's page, for one model or several side by side.
 
     Args:
         results: the audits, each with its own ``name``.
         scored: the scored sets behind them for the clouds of responses (``None`` where only the figures are at hand).
+        differences: of each further model against the first (:mod:`odin_rm.evaluation.paired_audit`).
     """
     lengths, accuracies = audit_charts(results, scored)
     sections = [
@@ -133,6 +137,7 @@ def audit_sections(
     attributes = attribute_section(results)
     if attributes is not None:
         sections.insert(1, attributes)
+    sections[1:1] = [substitution_section(one, results) for one in differences]
     table = rows_table(results)
     return sections if table is None else [*sections, Section("The pairs behind the figures", [table])]
 
@@ -186,6 +191,7 @@ def write_audit_report(
     scored: Sequence[ScoredPreferences | None] | None = None,
     *,
     title: str = "Reward model audit",
+    differences: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write ``report.html`` and its figures (PNG, SVG).
 
@@ -194,9 +200,10 @@ def write_audit_report(
         output_dir: where to write.
         scored: as for :func:`audit_sections`.
         title: of the page.
+        differences: as for :func:`audit_sections`.
 
     Returns:
         The path of the page.
     """
-    sections = audit_sections(results, scored)
+    sections = audit_sections(results, scored, differences)
     return write_report(title, audit_headline(results), sections, output_dir, subtitle=subtitle(results))

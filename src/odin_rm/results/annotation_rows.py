@@ -46,6 +46,10 @@ class Annotation:
         return f"{self.file}, row {self.row}"
 
 
+EMPTY_LOST = "empty_output_lost"
+"""True in rows of ``odin-rm judge --empty_outputs lose`` that no judge was asked about."""
+
+
 def parse_annotation(
     path: Path,
     number: int,
@@ -61,7 +65,7 @@ def parse_annotation(
         path, number: where the row stands.
         row: as it was read; numbers may be text, as in CSV files.
         named: takes in the instruction under its candidate, also where the rest is unusable.
-        empty: whether an output may be empty.
+        empty: whether an output may be empty; one that has lost for being empty (:data:`EMPTY_LOST`) always may.
         codes: how preferences are written.
 
     Raises:
@@ -75,6 +79,7 @@ def parse_annotation(
         instruction = json.dumps(instruction, ensure_ascii=False, sort_keys=True)
     if named is not None:
         named.setdefault(candidate, set()).add(instruction)
+    empty = empty or row.get(EMPTY_LOST) is True
     return Annotation(
         instruction=instruction,
         baseline_output=_output(path, number, row, "output_1", empty),

@@ -50,8 +50,12 @@ class OutputPair:
     dataset: Any = None
 
 
-def read_outputs(path: PathLike) -> ModelOutputs:
+def read_outputs(path: PathLike, *, empty: bool = False) -> ModelOutputs:
     """Read a file of ``instruction``, ``output`` and ``generator``; the file's name stands in for a missing generator.
+
+    Args:
+        path: the file.
+        empty: whether an output may be empty, or blank, which is empty then.
 
     Raises:
         DataError: an unreadable file, an instruction given twice, more than one generator.
@@ -62,7 +66,7 @@ def read_outputs(path: PathLike) -> ModelOutputs:
     rows: dict[str, int] = {}
     generator: str | None = None
     for number, row in read_rows(path):
-        instruction, output = (_text(path, number, row, name) for name in ("instruction", "output"))
+        instruction, output = _text(path, number, row, "instruction"), _text(path, number, row, "output", empty)
         if instruction in answers:
             what = f"the instruction is that of row {rows[instruction]} again"
             raise bad_row(path, number, what, "Keep one answer per instruction.")
@@ -79,16 +83,19 @@ def read_outputs(path: PathLike) -> ModelOutputs:
     return ModelOutputs(str(path), generator or Path(path).name.split(".")[0], answers, datasets, rows)
 
 
-def _text(path: PathLike, number: int, row: Mapping[str, Any], name: str) -> str:
+def _text(path: PathLike, number: int, row: Mapping[str, Any], name: str, empty: bool = False) -> str:
     fix = "Write rows of instruction, output and generator, as AlpacaEval does."
     if name not in row:
         raise bad_row(path, number, f"field '{name}' is missing", fix)
     value = row[name]
     if not isinstance(value, str):
         raise bad_row(path, number, f"'{name}' is {json_name(value)}, not text", fix)
-    if not value.strip():
-        raise bad_row(path, number, f"'{name}' is empty", "Fill it in, or remove the row from both files.")
-    return value
+    if not value.strip() and not empty:
+        fix = "Fill it in, or remove the row from both files."
+        if name == "output":
+            fix += " To let it lose in odin-rm judge: --empty_outputs lose"
+        raise bad_row(path, number, f"'{name}' is empty", fix)
+    return value if value.strip() else ""
 
 
 def pair_outputs(candidate: ModelOutputs, baseline: ModelOutputs) -> list[OutputPair]:

@@ -14,7 +14,7 @@ from odin_rm.core.trackers import BY_TRANSFORMERS, check_trackers
 from odin_rm.core.training_bounds import check_training_numbers
 from odin_rm.objectives.flags import foreign_options, objective_settings, settle_objective
 from odin_rm.objectives.registry import OBJECTIVES
-from odin_rm.reward.options import MEMORY_FIELDS, REFUSED, RewardOptions, token_budget
+from odin_rm.reward.options import AFTER_TRAINING, MEMORY_FIELDS, REFUSED, RewardOptions, token_budget
 
 
 @dataclass
@@ -49,7 +49,7 @@ class RewardConfig(RewardOptions, TrainingArguments):
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the weights, for comparing a checkpoint with the run that wants to go on from it."""
-        return trajectory(self, (*MEMORY_FIELDS, *foreign_options(self.objective)))
+        return trajectory(self, (*MEMORY_FIELDS, *AFTER_TRAINING, *foreign_options(self.objective)))
 
     @property
     def recomputes_activations(self) -> bool:

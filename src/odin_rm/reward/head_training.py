@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from odin_rm.data.split import select_pairs
 from odin_rm.fast import TreeSupport
 from odin_rm.model.heads import RewardHeads
 from odin_rm.model.reward_model import RewardModel
-from odin_rm.objectives.objective import Objective, PairColumns, Progress
+from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress
 from odin_rm.objectives.registry import OBJECTIVES, make_objective
 from odin_rm.reward.frozen import FrozenRewardModel, as_rows, head_scores
 from odin_rm.reward.loader import pair_columns
@@ -127,73 +126,78 @@ def train_heads(
         ShapeError: there is not one feature for each response.
         NumericalError: the loss is not finite.
     """
-    if len(feature_RD) != data.num_responses:
-        raise ShapeError(f"there are {len(feature_RD)} features for {data.num_responses} responses")
-    rows = as_rows(data)
-    if pairs is not None:
-        keep_B = np.zeros(data.num_pairs, dtype=bool)
-        keep_B[pairs] = True
-        rows = select_pairs(rows, keep_B)
+    rows = _rows_of(data, pairs, len(feature_RD))
     table_RD = torch.as_tensor(np.asarray(feature_RD, dtype=np.float32)[np.asarray(rows.input_ids_flat)])
     if isinstance(objective, str):
         spec = OBJECTIVES[objective]
         heads = spec.heads if heads is None else heads
         normalise_heads = spec.normalise_heads if normalise_heads is None else normalise_heads
         objective = make_objective(objective, spec.settings() if settings is None else settings)
-    trained = start or _drawn(table_RD.shape[1], heads, normalise_heads, head_scale, seed)
+    trained = start if start is not None else _drawn(table_RD.shape[1], heads, normalise_heads, head_scale, seed)
 
-    steps = _planned(rows, objective, batch_pairs, max_pairs_per_prompt, epochs, seed)
-    optimiser = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    scheduler = get_scheduler(schedule, optimiser, num_warmup_steps=warmup_steps, num_training_steps=len(steps))
-    losses: list[float] = []
-    metrics: dict[str, float] = {}
-    for step, planned in enumerate(steps, start=1):
-        batch, columns = planned()
-        progress = Progress(step, len(steps))
-        scores = _batch_scores(trained, table_RD, batch, with_feature=objective.reads_feature)
-        value = objective.value(scores, columns, progress)
-        term = objective.head_term(trained, progress)
-        total = value.total if term is None else value.total + term
-        _check_finite(total, f"{data.source}, step {step}")
-        optimiser.zero_grad()
-        total.backward()
-        if max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(trained.parameters(), max_grad_norm)
-        optimiser.step()
-        scheduler.step()
-        objective.after_step(scores.detach(), columns, progress)
-        losses.append(float(total.detach()))
-        metrics = {name: float(one) for name, one in value.metrics.items()} if step == len(steps) else {}
-        if after_step is not None:
-            after_step(step, trained)
-    return TrainedHeads(trained, objective, losses, metrics)
-
-
-def _planned(
-    rows: TokenisedPreferences,
-    objective: Objective,
-    batch_pairs: int | None,
-    max_pairs_per_prompt: int | None,
-    epochs: int,
-    seed: int,
-) -> list[Callable[[], tuple[OptimiserBatch, PairColumns]]]:
-    """What makes the batch of each step; the objective has seen the data then."""
+    size, cap = batch_pairs or rows.num_pairs, max_pairs_per_prompt or rows.num_pairs
     whole = np.arange(rows.num_pairs)
     every = build_optimiser_batch(rows, whole, objective.variants)
     all_columns = pair_columns(rows, every)
     objective.begin(all_columns)
     drawn = objective.draws()
     draw = None if drawn is None else drawn.numpy()
-    size, cap = batch_pairs or rows.num_pairs, max_pairs_per_prompt or rows.num_pairs
-    if draw is None and size >= rows.num_pairs and cap >= rows.num_pairs:
-        return [lambda: (every, all_columns)] * epochs
+    one_batch = draw is None and size >= rows.num_pairs and cap >= rows.num_pairs
+    plans = [[whole] if one_batch else plan_epoch(rows, size, cap, seed, epoch, draw) for epoch in range(epochs)]
+    steps = sum(map(len, plans))
+    optimiser = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    scheduler = get_scheduler(schedule, optimiser, num_warmup_steps=warmup_steps, num_training_steps=steps)
+    losses, metrics = list[float](), dict[str, float]()
+    for step, numbers in enumerate((one for plan in plans for one in plan), start=1):
+        batch = every if one_batch else build_optimiser_batch(rows, numbers, objective.variants)
+        columns = all_columns if one_batch else pair_columns(rows, batch)
+        optimiser.zero_grad()
+        progress = Progress(step, steps)
+        scores, value, loss = _backward(trained, objective, table_RD, batch, columns, progress, data.source)
+        if max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), max_grad_norm)
+        optimiser.step()
+        scheduler.step()
+        objective.after_step(scores.detach(), columns, progress)
+        losses.append(loss)
+        if step == steps:
+            metrics = {name: float(one) for name, one in value.metrics.items()}
+        if after_step is not None:
+            after_step(step, trained)
+    return TrainedHeads(trained, objective, losses, metrics)
 
-    def made(numbers: np.ndarray) -> tuple[OptimiserBatch, PairColumns]:
-        batch = build_optimiser_batch(rows, numbers, objective.variants)
-        return batch, pair_columns(rows, batch)
 
-    plans = [plan_epoch(rows, size, cap, seed, epoch, draw) for epoch in range(epochs)]
-    return [partial(made, numbers) for plan in plans for numbers in plan]
+def _rows_of(data: TokenisedPreferences, pairs: np.ndarray | None, features: int) -> TokenisedPreferences:
+    """The set with its responses' numbers for texts, and these of its pairs."""
+    if features != data.num_responses:
+        raise ShapeError(f"there are {features} features for {data.num_responses} responses")
+    if pairs is None:
+        return as_rows(data)
+    keep_B = np.zeros(data.num_pairs, dtype=bool)
+    keep_B[pairs] = True
+    return select_pairs(as_rows(data), keep_B)
+
+
+def _backward(
+    trained: RewardHeads,
+    objective: Objective,
+    table_RD: Tensor,
+    batch: OptimiserBatch,
+    columns: PairColumns,
+    progress: Progress,
+    source: str,
+) -> tuple[RewardScores, ObjectiveValue, float]:
+    """Scores, value and loss of a step, after its gradients are with the heads."""
+    feature_RD = table_RD[torch.from_numpy(batch.responses)]
+    scores = _in_float64(head_scores(trained, feature_RD, with_feature=objective.reads_feature))
+    value = objective.value(scores, columns, progress)
+    term = objective.head_term(trained, progress)
+    total = value.total if term is None else value.total + term
+    if not bool(torch.isfinite(total)):
+        fix = "Lower the learning rate."
+        raise NumericalError("the loss is not finite", where=f"{source}, step {progress.step}", fix=fix)
+    total.backward()
+    return scores, value, float(total.detach())
 
 
 def _drawn(size: int, names: tuple[str, ...] | None, normalise: bool | None, scale: float, seed: int) -> RewardHeads:
@@ -202,13 +206,7 @@ def _drawn(size: int, names: tuple[str, ...] | None, normalise: bool | None, sca
         return RewardHeads(size, names or ("quality",), normalise=bool(normalise), scale=scale)
 
 
-def _check_finite(total: Tensor, where: str) -> None:
-    if not bool(torch.isfinite(total)):
-        raise NumericalError("the loss is not finite", where=where, fix="Lower the learning rate.")
-
-
-def _batch_scores(heads: RewardHeads, table_RD: Tensor, batch: OptimiserBatch, *, with_feature: bool) -> RewardScores:
-    """Scores of a batch in float64, as the exact batch hands them to an objective."""
-    scores = head_scores(heads, table_RD[torch.from_numpy(batch.responses)], with_feature=with_feature)
+def _in_float64(scores: RewardScores) -> RewardScores:
+    """As the exact batch hands them to an objective."""
     feature: Tensor | None = None if scores.feature is None else scores.feature.double()
     return RewardScores(heads={name: column.double() for name, column in scores.heads.items()}, feature=feature)

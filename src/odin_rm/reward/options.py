@@ -20,6 +20,7 @@ from odin_rm.core.options import (
 )
 from odin_rm.core.settings import at_least, non_default_fields
 from odin_rm.core.shared_options import LoraOptions, RowOptions, TrainerOptions
+from odin_rm.data.dial import ANCHORS
 from odin_rm.objectives.flags import GROUP, ObjectiveOptions
 from odin_rm.objectives.registry import OBJECTIVES
 
@@ -85,11 +86,16 @@ MEMORY_FIELDS = (
 )
 
 
+AFTER_TRAINING = ("calibrate", "calibrate_twins")
+"""They decide what is done with the finished model, and none of its weights."""
+
+
 _of_objective = options_of(GROUP)
 _of_batch = options_of("exact batch, speed and memory")
 _of_text = options_of("text")
 _of_backbone = options_of("backbone")
 _of_optimiser = options_of("optimiser")
+_of_dial = options_of("calibration of the finished model (docs/calibrate.md)")
 
 
 @dataclass
@@ -211,6 +217,16 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
     lr_scheduler_type: str = _of_optimiser("cosine", "Schedule of the learning rate.")
     warmup_steps: float = _of_optimiser(0.03, "Warm-up steps; below 1 a share of all steps.")
 
+    calibrate: str | None = _of_dial(
+        None,
+        "Fit the dial on the held-out rows (or the training rows) at the end, by this anchor; it is stored with the "
+        "model.",
+        choices=ANCHORS,
+    )
+    calibrate_twins: str | None = _of_dial(
+        None, "Rows of prompt, shorter, longer for --calibrate twins or interventions."
+    )
+
     def check_own(self) -> None:
         """Refuse what cannot work or would do nothing.
 
@@ -231,6 +247,12 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
                 "scales normalised heads only", where="--head_scale", fix="Add --normalise_heads true or leave it out."
             )
         self.check_lora()
+        if self.calibrate_twins is not None and self.calibrate not in ("twins", "interventions"):
+            fix = "Add --calibrate twins, or leave it out."
+            raise ConfigError("has no effect without --calibrate twins", where="--calibrate_twins", fix=fix)
+        if self.calibrate == "twins" and self.calibrate_twins is None:
+            fix = "Give --calibrate_twins F, or --calibrate interventions, which needs no file."
+            raise ConfigError("needs twins", where="--calibrate twins", fix=fix)
         if self.train == "heads":
             self._check_heads_alone()
 
@@ -240,6 +262,9 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
         for name in filter(lambda one: getattr(self, one), non_default_fields(self, _IDLE_FOR_HEADS)):
             why = _IDLE_FOR_HEADS[name]
             raise ConfigError("has no effect with --train heads", where=f"--{name}", fix=f"{why[0].upper()}{why[1:]}.")
+        if self.objective == "dir" and vars(self)["information_of"] == "feature":
+            what = "has no gradient in heads on frozen features"
+            raise ConfigError(what, where="--objective dir", fix="Add --information_of reward, or leave --train out.")
         if getattr(self, "world_size", 1) > 1 or getattr(self, "fsdp", None) or getattr(self, "deepspeed", None):
             fix = "Start one process without --fsdp and --deepspeed."
             raise ConfigError("runs in one process", where="--train heads", fix=fix)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from odin_rm.core.types import LENGTH, QUALITY
+from odin_rm.data.attributes import TOKENS
+from odin_rm.data.dial import column_of
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import Scorer, check_finite, score_columns
@@ -21,10 +24,11 @@ def score_preferences(
     progress: Callable[[int], None] | None = None,
     name: str | None = None,
 ) -> ScoredPreferences:
-    """Every distinct response of a preference set, scored once.
+    """Every distinct response of a preference set, scored once, and calibrated where the scorer has a dial.
 
     Raises:
         NumericalError: a score is not finite.
+        DataError: the dial counts something in the texts that the data do not carry.
     """
     sequences = [data.input_ids(r) for r in range(data.num_responses)]
     columns = score_columns(
@@ -37,7 +41,14 @@ def score_preferences(
         layout=scorer.layout(sequences),
     )
     check_finite(columns[QUALITY], scorer.name)
-    return as_scored(data, columns, name or scorer.name)
+    if scorer.dial is None:
+        return as_scored(data, columns, name or scorer.name)
+    attributes = {TOKENS: np.asarray(data.response_tokens)}
+    counted = {one: data.extra.get(column_of(one)) for one in scorer.dial.text_attributes}
+    attributes |= {one: np.asarray(values) for one, values in counted.items() if values is not None}
+    calibrated = scorer.dial(columns[QUALITY], attributes, np.asarray(data.response_prompt))
+    scored = as_scored(data, {**columns, QUALITY: calibrated}, name or scorer.name)
+    return replace(scored, report={**scored.report, "calibration": scorer.dial.calibration.record()})
 
 
 def as_scored(data: TokenisedPreferences, columns: Mapping[str, np.ndarray], name: str) -> ScoredPreferences:

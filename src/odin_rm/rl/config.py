@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import DTYPES, SEEDS, check_options, option, options_of
-from odin_rm.core.shared_options import RESUME_HELP, LoraOptions, RowOptions
+from odin_rm.core.options import DTYPES, ON_BAD_ROW, SEEDS, check_options, option, options_of
+from odin_rm.core.shared_options import CALIBRATION_HELP, RESUME_HELP, LoraOptions, RowOptions
 from odin_rm.core.trackers import BY_ACCELERATE, BY_TRANSFORMERS, check_trackers
 
 ALGORITHMS = ("ppo", "remax", "rloo", "grpo")
@@ -18,6 +18,10 @@ KL_PLACES = ("reward", "loss")
 STANDARDISE = ("none", "model", "reference")
 WATCH_ACTIONS = ("warn", "stop", "rollback")
 CRITIC_INITS = ("policy", "reward")
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+)  # fmt: skip
+"""Those of transformers that need no settings of their own."""
 
 
 _of_size = options_of("length of the run and batches")
@@ -66,7 +70,7 @@ class RLConfig(RowOptions, LoraOptions):
     critic_learning_rate: float | None = _of_optimiser(
         None, "Learning rate of the critic. Default: --learning_rate. (ppo)", at_least=0
     )
-    lr_scheduler_type: str = _of_optimiser("constant", "Schedule: constant, linear, cosine, ...")
+    lr_scheduler_type: str = _of_optimiser("constant", "Schedule of the learning rate.", choices=SCHEDULES)
     warmup_steps: int = _of_optimiser(0, "Steps over which the learning rate rises from 0.", at_least=0)
     weight_decay: float = _of_optimiser(0.0, "AdamW weight decay.", at_least=0)
     adam_beta1: float = _of_optimiser(0.9, "AdamW beta 1.", at_least=0)
@@ -75,6 +79,7 @@ class RLConfig(RowOptions, LoraOptions):
     max_grad_norm: float = _of_optimiser(1.0, "Clip the gradient's norm; 0 turns it off.", at_least=0, infinite=True)
     seed: int = _of_optimiser(0, "Decides order of prompts, sampling and new weights.", at_least=0, below=SEEDS)
 
+    calibration: str | None = _of_reward(None, CALIBRATION_HELP)
     standardise: str | None = _of_reward(
         None,
         "Mean and deviation that the quality reward is standardised with: those stored with the reward model (the "
@@ -143,6 +148,9 @@ class RLConfig(RowOptions, LoraOptions):
 
     max_prompt_tokens: int | None = _of_text(
         None, "Longest prompt. Default: 512, or what the policy's window leaves beside --max_new_tokens.", at_least=1
+    )
+    on_bad_row: str = _of_text(
+        "error", "An unusable prompt ends the run (error) or is left out and counted (skip).", choices=ON_BAD_ROW
     )
     overlong_prompt: str = _of_text(
         "error", "A longer prompt: error, drop, or truncate_left.", choices=("error", "drop", "truncate_left")

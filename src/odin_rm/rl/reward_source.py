@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from odin_rm.core.errors import ConfigError
 from odin_rm.rl.records import RewardSource
 from odin_rm.rl.sources.callable import CallableSource, load_function
 from odin_rm.rl.sources.http import HttpSource
@@ -26,6 +27,7 @@ def load_reward_source(
     device: Any = None,
     microbatch_tokens: int = 16384,
     trust_remote_code: bool = False,
+    calibration: str | None = None,
     timeout: float = 180.0,
     retries: int = 5,
 ) -> RewardSource:
@@ -40,13 +42,19 @@ def load_reward_source(
         device: where a model runs; default CUDA where there is one.
         microbatch_tokens: padded tokens per forward pass of a model.
         trust_remote_code: run code that comes with a model.
+        calibration: of a model: ``none`` or a calibration.json; default the one beside it.
         timeout: seconds that one answer of an address may take.
         retries: further tries after an address did not answer.
 
     Raises:
-        ConfigError, ModelError: a model that cannot be loaded, or that has several labels.
+        ConfigError, ModelError: a model that cannot be loaded, or that has several labels; a calibration without one.
         RewardSourceError: a function that cannot be imported, or an address that is none.
     """
+    function = None if Path(spec).exists() else _FUNCTION.fullmatch(spec)
+    other = spec == LENGTH_ONLY or spec in ALIASES or spec.startswith(("http://", "https://")) or function is not None
+    if other and calibration not in (None, "none"):
+        what = f"belongs to a reward model, and '{spec}' is none"
+        raise ConfigError(what, where="--calibration", fix="Leave it out.")
     if spec == LENGTH_ONLY:
         return LengthSource()
     if spec in ALIASES:
@@ -55,7 +63,6 @@ def load_reward_source(
         return HttpSource(
             spec, policy_tokenizer=policy_tokenizer, chat_template=chat_template, timeout=timeout, retries=retries
         )
-    function = None if Path(spec).exists() else _FUNCTION.fullmatch(spec)
     if function is not None:
         return CallableSource(load_function(function["place"], function["name"]))
     return ModelSource.load(
@@ -63,4 +70,5 @@ def load_reward_source(
         device=None if device is None else str(device),
         microbatch_tokens=microbatch_tokens,
         trust_remote_code=trust_remote_code,
+        calibration=calibration,
     )

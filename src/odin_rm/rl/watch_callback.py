@@ -16,7 +16,7 @@ from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.files import PathLike, append_jsonl, atomic_write_text, dump_json
 from odin_rm.core.reading import read_lines
 from odin_rm.data.prompts import PromptSet
-from odin_rm.data.render import Prompt
+from odin_rm.data.render import Prompt, dated_template
 from odin_rm.model.policy import ResponseBatch, adapter_disabled, end_token_ids, response_log_probs
 from odin_rm.rl.records import RewardSource, RolloutEngine, SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
@@ -231,8 +231,10 @@ def _as_trl_reads(tokenizer: Any, prompts: list[Prompt], args: Any) -> list[list
         if isinstance(prompt, str):
             ids.append(tokenizer(text=prompt)["input_ids"])
         else:
-            chat = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
-            ids.append(tokenizer.apply_chat_template(prompt, **chat, **options)["input_ids"])
+            # A template's date is ours, so that looks of one run on two days are of the same prompts.
+            template = dated_template(tokenizer, options.get("chat_template"))
+            chat = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "chat_template": template}
+            ids.append(tokenizer.apply_chat_template(prompt, **options | chat)["input_ids"])
     return ids
 
 

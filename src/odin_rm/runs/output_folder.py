@@ -35,7 +35,7 @@ from odin_rm.core.atomic import (
 from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.lock import WriterLock
 from odin_rm.core.reading import read_json, read_yaml
-from odin_rm.core.system import cannot_write, shown_path, writing
+from odin_rm.core.system import cannot_write, is_there, shown_path, writing
 
 MARK = ".odin-rm.json"
 """In each output folder: which command made it and, where it was made in one go, the files that it wrote."""
@@ -48,6 +48,7 @@ _MODEL = (
     "config.json", "generation_config.json", "odin_rm.json", "*.safetensors", "*.safetensors.index.json",
     "adapter_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "chat_template*", "*.model", "README.md", "preprocessor_config.json", "processor_config.json",
+    "calibration.json",
 )  # fmt: skip
 _CHECKPOINTS = ("checkpoint-*", ".checkpoint-*")
 _SETTINGS = ("config.yaml", "environment.json")
@@ -88,16 +89,19 @@ KINDS: dict[str, Kind] = {
     "reproduce": Kind("another run", (*_SETTINGS, "summary.json", "report.html"), family="testbed"),
     "audit": Kind("another audit", (*_SETTINGS, "audit.json", "comparison.json", "report.html")),
     "probe": Kind("another probe", ("probe.json", "report.html")),
+    "certify": Kind("another certificate", ("certificate.json", "report.html")),
     "best-of-n": Kind("other curves", ("best_of_n.json", "chosen.jsonl", "pairs.jsonl", "report.html")),
     "export": Kind("a model", _MODEL),
+    "calibrate": Kind("a folded model", (*_MODEL, "folded.json")),
     "judge": Kind("a comparison", (*_SETTINGS, "annotations.json", "judge.json", "cache.sqlite*")),
     "evaluate": Kind("an evaluation", (*_SETTINGS, "evaluation.json", "win_rates.json"), {"runs": ("*",)}),
     "retention": Kind("measured tasks", (*_SETTINGS, "retention.*"), {"results": ("*",)}),
+    "rivals": Kind("a comparison of objectives", (*_SETTINGS, "rivals*", "report.html"), {"cells": ("*",)}),
     "study": Kind("a study", (*_SETTINGS, "annotations.json", "study.json", "study.sqlite*")),
     "pareto": Kind("fronts", ("pareto.*",)),
     "sweep": Kind("a sweep", ("sweep.json", "sweep.csv"), {"state": ("*",), "runs": ("*",)}),
 }
-_ALONE = ("export",)
+_ALONE = ("export", "calibrate")
 """Commands that write into an empty folder only, or into their own."""
 _RESULTS = ("model", "policy", "summary.json")
 """What a run that is done has."""
@@ -205,8 +209,9 @@ def check_output_folder(
     try:
         if "\0" in os.fspath(folder):
             raise OutputError("holds a NUL byte", where=shown_path(folder), fix="Choose another output folder.")
-        if folder.exists() and not folder.is_dir():
-            raise OutputError("is a file, not a folder", where=shown_path(folder), fix="Choose another output folder.")
+        if is_there(folder) and not folder.is_dir():
+            kind = "is a file, not a folder" if folder.exists() else "is a link that leads nowhere"
+            raise OutputError(kind, where=shown_path(folder), fix="Choose another output folder.")
         existing = folder.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -428,13 +433,23 @@ def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
             lock.take()
         yield
-    finally:
-        lock.give()
-        for folder in made:
-            try:
-                folder.rmdir()
-            except OSError:
-                break
+    except BaseException:
+        _let_go(lock, made)
+        raise
+    if not is_there(target):
+        _let_go(lock, made)
+    else:
+        lock.give()  # the last thing that is done: up to it the same command may finish what a kill has cut short
+
+
+def _let_go(lock: WriterLock, made: list[Path]) -> None:
+    """Give a lock back and take away the folders that were made for nothing."""
+    lock.give()
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:
+            break
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,16 +33,46 @@ def scorer_of(config: ScorerOptions, model: str) -> Scorer:
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         read_at=config.read_at,
+        calibration=config.calibration,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
     return scorer
 
 
+def calibration_record(scorer: Scorer) -> dict[str, Any] | None:
+    """What output files say of the scorer's calibration; ``None`` where it has none."""
+    dial = getattr(scorer, "dial", None)
+    return None if dial is None else dial.calibration.record()
+
+
+@dataclass(frozen=True)
+class ScoredTexts:
+    """What a model says of ``R`` texts.
+
+    Attributes:
+        quality: ``(R,)`` rewards, NaN where a text does not fit the model's window.
+        tokens: ``(R,)`` response tokens.
+        cut: ``(R,)`` whether a part of the response was not read.
+    """
+
+    quality: np.ndarray
+    tokens: np.ndarray
+    cut: np.ndarray
+
+
 def scores_of(
     scorer: Scorer, prompts: Sequence[Any], responses: Sequence[Any], config: ScorerOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quality rewards and response tokens; NaN where a text does not fit the model's window.
+    """Quality rewards and response tokens of :func:`scored_texts`."""
+    found = scored_texts(scorer, prompts, responses, config)
+    return found.quality, found.tokens
+
+
+def scored_texts(
+    scorer: Scorer, prompts: Sequence[Any], responses: Sequence[Any], config: ScorerOptions
+) -> ScoredTexts:
+    """Quality rewards, calibrated where the scorer has a dial, with what was read.
 
     Args:
         scorer: from :func:`scorer_of`.
@@ -55,6 +86,7 @@ def scores_of(
     from odin_rm.model import scoring
 
     quality_R, tokens_R = np.full(len(prompts), np.nan), np.zeros(len(prompts))
+    cut_R = np.zeros(len(prompts), dtype=bool)
     with Progress(f"scoring with {scorer.name}", len(prompts), unit="responses") as bar:
         for first in range(0, len(prompts), _AT_ONCE):
             part = slice(first, first + _AT_ONCE)
@@ -66,5 +98,6 @@ def scores_of(
                 scoring.check_finite(scores, scorer.name)
                 quality_R[np.flatnonzero(fits) + first] = scores
             tokens_R[part] = [one.response_tokens for one in encoded]
+            cut_R[part] = [one.response_cut > 0 for one in encoded]
             bar.advance(len(encoded))
-    return quality_R, tokens_R
+    return ScoredTexts(quality_R, tokens_R, cut_R)

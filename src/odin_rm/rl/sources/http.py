@@ -3,7 +3,7 @@
     POST url {"query": [...], "prompts": [...], "labels": [...]}  ->  {"rewards": [...], "extra_logs": {name: [...]}}
 
 A query is the decoded prompt and response of the policy, special tokens kept; a label is the row's column ``label``, or
-null.
+null. Where prompts have tools, ``tools`` holds them too, a list of JSON schemas or null each, for servers that render.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from odin_rm.core.errors import RewardSourceError
 from odin_rm.core.http import NoAnswerError, ServerError, ask
 from odin_rm.core.untrusted import parse_json
+from odin_rm.data.messages import template_variables
 from odin_rm.data.prompts import encode_prompts
 from odin_rm.data.render import plain_prompt, plain_response
 from odin_rm.rl.records import JudgedResponses, RewardRequest
@@ -77,11 +78,14 @@ class HttpSource:
         """
         prompts, queries = self._texts(request)
         labels = [None if label is None else str(label) for label in _labels(request)]
+        tools = [template_variables(prompt).get("tools") for prompt in request.prompts]
         quality: list[float] = []
         columns: dict[str, list[Any]] = {}
         for start in range(0, len(queries), MOST_QUERIES):
             part = slice(start, start + MOST_QUERIES)
-            body = {"query": queries[part], "prompts": prompts[part], "labels": labels[part]}
+            body: dict[str, Any] = {"query": queries[part], "prompts": prompts[part], "labels": labels[part]}
+            if any(tools):
+                body["tools"] = tools[part]
             answer = self._post(json.dumps(body).encode())
             numbers = self._numbers(answer, len(queries[part]), start)
             quality += numbers

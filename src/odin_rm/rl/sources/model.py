@@ -11,7 +11,7 @@ from odin_rm.rl.records import JudgedResponses, RewardRequest
 
 
 class ModelSource:
-    """Our reward model or any one-label classifier, by its own tokenizer and chat template.
+    """Our reward model or any one-label classifier, by its own tokenizer and chat template, calibrated if it is.
 
     The texts are those that ``odin_rm.score_texts`` and ``odin-rm score`` would read. A response that the policy did
     not end is read as far as it goes: no ending is written behind it. A longer text than the model's window loses the
@@ -27,12 +27,20 @@ class ModelSource:
         self.microbatch_tokens = microbatch_tokens
         self.settings = text_settings(scorer, overlong="truncate_prompt_left")
         self.name = scorer.name
-        self.reward_mean = scorer.info.reward_mean if scorer.info is not None else None
-        self.reward_std = scorer.info.reward_std if scorer.info is not None else None
+        # Of what it gives: a calibrated reward has another mean and deviation than the model's own.
+        known = scorer.info if scorer.dial is None else scorer.dial.calibration
+        self.reward_mean = None if known is None else known.reward_mean
+        self.reward_std = None if known is None else known.reward_std
 
     @classmethod
     def load(
-        cls, path: str, *, device: str | None, microbatch_tokens: int, trust_remote_code: bool = False
+        cls,
+        path: str,
+        *,
+        device: str | None,
+        microbatch_tokens: int,
+        trust_remote_code: bool = False,
+        calibration: str | None = None,
     ) -> ModelSource:
         """From a model folder, a reward run's folder or a hub id.
 
@@ -41,7 +49,7 @@ class ModelSource:
             ConfigError: it is a classifier with several labels.
         """
         try:
-            scorer = load_scorer(path, device=device, trust_remote_code=trust_remote_code)
+            scorer = load_scorer(path, device=device, trust_remote_code=trust_remote_code, calibration=calibration)
         except ConfigError as error:
             if "labels" not in error.what:
                 raise

@@ -163,7 +163,15 @@ class _Desk:
         encoded = await asyncio.to_thread(_encode_all, model, items)
         pairs = await self.queue.scores(model, encoded)
         return [
-            Scored(quality, length, text.response_tokens, len(text.ids), text.cut, text.free, text.truncated)
+            Scored(
+                quality - text.taken_off,
+                length,
+                text.response_tokens,
+                len(text.ids),
+                text.cut,
+                text.free,
+                text.truncated,
+            )
             for (quality, length), text in zip(pairs, encoded, strict=True)
         ]
 

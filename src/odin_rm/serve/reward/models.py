@@ -43,6 +43,7 @@ class Encoded:
         cut: the response has no end token.
         free: a text in the form of no template.
         truncated: something was cut away.
+        taken_off: what the model's calibration takes off the quality.
     """
 
     ids: np.ndarray
@@ -51,6 +52,7 @@ class Encoded:
     cut: bool = False
     free: bool = False
     truncated: bool = False
+    taken_off: float = 0.0
 
 
 @dataclass
@@ -133,15 +135,16 @@ class ServedModel:
         rows = self._rows
         if min(item.ids) < 0 or max(item.ids) >= rows:
             raise Problem(400, f"a token id is outside the vocabulary of {rows:,}", param=item.param)
+        self._check_whole_known(item)
         ids = self._fitted(list(item.ids), item)
         return Encoded(ids, item.ids[:32], None, truncated=len(ids) < len(item.ids))
 
     def _from_pair(self, item: Item) -> Encoded:
-        prompt, response = parse_prompt_response({"prompt": item.prompt, "response": item.response})
+        prompt, response = parse_prompt_response({**item.variables, "prompt": item.prompt, "response": item.response})
         check_not_half_rendered(self.form, prompt)
         settings = self._settings(item)
         (encoded,) = encode_named(self.scorer.tokenizer, [prompt], [response], settings, [item.param])
-        return self._encoded(encoded, item, repr(prompt))
+        return self._encoded(encoded, item, repr(prompt), response)
 
     def _from_text(self, item: Item) -> Encoded:
         text, settings = str(item.text), self._settings(item)
@@ -156,7 +159,7 @@ class ServedModel:
         (encoded,) = encode_named(
             self.scorer.tokenizer, [part.prompt], [part.response], settings, [item.param], ended=[not part.cut]
         )
-        return self._encoded(encoded, item, part.prompt)
+        return self._encoded(encoded, item, part.prompt, part.response)
 
     def _may_be_free(self, item: Item) -> bool:
         """Whether a text that is in no form may be scored as it stands; one that begins in form is a mistake."""
@@ -164,6 +167,7 @@ class ServedModel:
         return allowed and not (self.form.starts_special and begins_rendered(self.form, str(item.text)))
 
     def _from_free_text(self, item: Item) -> Encoded:
+        self._check_whole_known(item)
         tokenizer, text = self.scorer.tokenizer, str(item.text)
         special = item.special and not any(text.startswith(token) for token in self.form.start_tokens)
         ids = list(tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)["input_ids"])
@@ -181,11 +185,20 @@ class ServedModel:
         # An own error says how long the text is; "error" would name flags that the client has not.
         return replace(settings, overlong="drop") if settings.overlong == "error" else settings
 
-    def _encoded(self, one: EncodedResponse, item: Item, group: str) -> Encoded:
+    def _check_whole_known(self, item: Item) -> None:
+        """Refuse what does not say where its response begins, where that decides the score."""
+        if self.scorer.dial is not None:
+            what = "this model is calibrated, so it must know the response: send prompt and response apart"
+            raise Problem(400, f"{what} (the server's --calibration none turns it off)", param=item.param)
+
+    def _encoded(self, one: EncodedResponse, item: Item, group: Any, response: Any) -> Encoded:
         if one.dropped:
             raise self._too_long(one.sequence_tokens, item)
         ids = np.asarray(one.input_ids, dtype=np.int32)
-        return Encoded(ids, group, one.response_tokens, cut=not one.ended, truncated=one.truncated)
+        taken_off = 0.0
+        if (dial := self.scorer.dial) is not None:
+            taken_off = float(-dial(np.zeros(1), dial.attributes_of([one.response_tokens], [response]))[0])
+        return Encoded(ids, group, one.response_tokens, cut=not one.ended, truncated=one.truncated, taken_off=taken_off)
 
     def _fitted(self, ids: list[int], item: Item) -> np.ndarray:
         window = min(item.window or self.window, self.window)

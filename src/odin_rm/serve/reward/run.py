@@ -143,6 +143,7 @@ def load_models(config: ServeConfig) -> dict[str, ServedModel]:
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
             read_at=config.read_at,
+            calibration=config.calibration,
         )
         scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
         models[name] = served(

@@ -20,6 +20,7 @@ from pathlib import Path
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import PathLike, staged_folder
 from odin_rm.core.reading import parse_json
+from odin_rm.core.system import cannot_write, is_full
 from odin_rm.serve.study.design import Choice, Pair, Study
 
 FILE = "study.sqlite"
@@ -169,5 +170,7 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except sqlite3.Error as error:
+        if is_full(error):
+            raise cannot_write(path, error, kept="The ratings in it are kept.") from error
         fix = "Choose another output folder, or mend the file."
         raise OutputError(f"cannot be used as a study ({error})", where=str(path), fix=fix) from error

@@ -58,6 +58,7 @@ class AuditConfig(RowOptions, ScorerOptions):
             if getattr(self, name):
                 what = "does not go with --scores, which needs no model and brings its own rows"
                 raise ConfigError(what, where=f"--{name}", fix="Leave one of them out.")
+        self.check_no_calibration()
         check_options(self)
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.core.files import bad_row, read_rows
+from odin_rm.data.attributes import DEFAULT, TOKENS, Attribute, find_attribute, measure_texts
+from odin_rm.data.columns import Columns
+from odin_rm.data.dial import column_of
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
 from odin_rm.data.rows import TiesCount, parse_preference_row
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.data.sources import PlacedRow, iter_preference_rows
+from odin_rm.data.sources import PlacedRow, iter_preference_rows, open_source
 from odin_rm.data.tokenise import EncodingSettings
 
 OnBadRow = Literal["error", "skip"]
 LENGTH_UNITS = ("tokens", "characters", "words")
 TRUE_QUALITY = "true_quality"
+OF_TWINS = ("shorter", "longer")
+"""Fields that only verbosity twins have."""
+TWIN_FIELDS = ("prompt", *OF_TWINS)
 _LENGTH = "audited_length"
 
 
@@ -37,6 +43,8 @@ def load_audit_data(
     on_bad_row: OnBadRow,
     length_unit: str,
     columns: Sequence[str] = (),
+    attributes: Sequence[Attribute] = (),
+    counted: Sequence[str] = (),
 ) -> TokenisedPreferences:
     """The pairs to audit, with the length of each response in the wanted unit (:func:`audited_lengths`).
 
@@ -50,15 +58,39 @@ def load_audit_data(
         on_bad_row: raise at an unusable row, or leave it out and count it.
         length_unit: ``tokens``, ``characters`` or ``words``.
         columns: names of fields, ``new=theirs`` each.
+        attributes: what the reward is held against beside the length; those without a ``measure`` are columns of the
+            rows.
+        counted: what a calibration counts in the responses' texts; columns of :func:`odin_rm.data.dial.column_of`.
     """
     extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row, columns) else []
-    if length_unit == "tokens":
+    extra += [one.name for one in attributes if one.measure is None]
+    measured = [one for one in attributes if one.measure is not None]
+    if length_unit == "tokens" and not counted:
         return load_preferences(
-            source, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=extra, columns=columns
+            source,
+            tokenizer,
+            settings,
+            on_bad_row=on_bad_row,
+            extra_columns=extra,
+            columns=columns,
+            measured=measured,
         )
-    rows = _measured_rows(source, length_unit, on_bad_row, columns)
-    data = load_preferences(rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, _LENGTH])
+    measures = _measures(length_unit, counted)
+    rows = _measured_rows(source, measures, on_bad_row, columns)
+    data = load_preferences(
+        rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, *measures], measured=measured
+    )
     return replace(data, source=source)
+
+
+def wanted_attributes(names: Sequence[str]) -> list[Attribute]:
+    """What a model's reward is held against beside the response tokens: those named, or the 20 of the default.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = [find_attribute(name) for name in names or DEFAULT]
+    return [one for one in found if one.name != TOKENS]
 
 
 def audited_lengths(data: TokenisedPreferences, length_unit: str) -> np.ndarray:
@@ -74,25 +106,41 @@ def _has_true_quality(source: str, on_bad_row: OnBadRow, columns: Sequence[str])
     return any(first.row.get(name) is not None for name in (TRUE_QUALITY, f"chosen_{TRUE_QUALITY}"))
 
 
-def _measured_rows(source: str, unit: str, on_bad_row: OnBadRow, columns: Sequence[str]) -> list[dict[str, Any]]:
+def _measures(unit: str, attributes: Sequence[str]) -> dict[str, Callable[[Reply], float]]:
+    """Column to what gives it of a response."""
+    found: dict[str, Callable[[Reply], float]] = {}
+    if unit != "tokens":
+        found[_LENGTH] = lambda response: measure(response, unit)
+    for name in attributes:
+        found[column_of(name)] = partial(_attribute, name=name)
+    return found
+
+
+def _attribute(response: Reply, *, name: str) -> float:
+    return float(measure_texts(["\n\n".join(response_texts(response))], [find_attribute(name)])[name][0])
+
+
+def _measured_rows(
+    source: str, measures: Mapping[str, Callable[[Reply], float]], on_bad_row: OnBadRow, columns: Sequence[str]
+) -> list[dict[str, Any]]:
     rows: list[Any] = []
     # A malformed row stays in the list as None, so that the loader counts it among the skipped.
     skip = (lambda error: rows.append(None)) if on_bad_row == "skip" else None
     for placed in iter_preference_rows(source, skip, columns):
         row = placed.row if isinstance(placed.row, TiesCount) else dict(placed.row)
         try:
-            lengths = [measure(response, unit) for response in parse_preference_row(row).responses]
+            responses = parse_preference_row(row).responses
+            values = {name: [one(response) for response in responses] for name, one in measures.items()}
         except RowError as error:
             if on_bad_row == "error":
                 raise _placed(error, placed) from error
             rows.append(row)
             continue
         ranked = row.get("responses") is not None and row.get("chosen") is None
-        measured = (
-            {_LENGTH: lengths}
-            if ranked
-            else dict(zip((f"chosen_{_LENGTH}", f"rejected_{_LENGTH}"), lengths, strict=True))
-        )
+        measured: dict[str, Any] = {}
+        for name, numbers in values.items():
+            sides = (f"chosen_{name}", f"rejected_{name}")
+            measured |= {name: numbers} if ranked else dict(zip(sides, numbers, strict=True))
         rows.append(type(row)({**row, **measured}))
     return rows
 
@@ -118,8 +166,15 @@ class Twins:
     skipped: int = 0
 
 
-def read_twins(path: str, *, on_bad_row: OnBadRow) -> Twins:
-    """Read rows ``{"prompt", "shorter", "longer"}``.
+def read_twins(path: str, *, on_bad_row: OnBadRow, columns: Sequence[str] = ()) -> Twins:
+    """Read rows ``{"prompt", "shorter", "longer"}``; the prompt may be chat messages, too.
+
+    Args:
+        path: a file or folder of rows.
+        on_bad_row: raise at an unusable row, or leave it out and count it.
+        columns: names of fields, ``new=theirs`` each; only those of the three are used, and a file that has our name
+            keeps it.
+
 
     Raises:
         RowError: a row lacks one of them, and ``on_bad_row`` is ``"error"``.
@@ -132,16 +187,20 @@ def read_twins(path: str, *, on_bad_row: OnBadRow) -> Twins:
         nonlocal skipped
         skipped += 1
 
-    for number, row in read_rows(path, skip if on_bad_row == "skip" else None):
-        fields = [row.get(name) for name in ("prompt", "shorter", "longer")]
+    names: Columns | None = None
+    for placed in open_source(path).rows(skip if on_bad_row == "skip" else None):
+        names = names or Columns(columns).beside(placed.row, path, TWIN_FIELDS)
+        row = names.apply(placed.row)
+        fields = [row.get(name) for name in TWIN_FIELDS]
         missing = [
             name
-            for name, value in zip(("prompt", "shorter", "longer"), fields, strict=True)
+            for name, value in zip(TWIN_FIELDS, fields, strict=True)
             if not isinstance(value, str) or not value.strip()
         ]
         if missing:
             fix = "Give every row prompt, shorter and longer as text. To leave such rows out: --on_bad_row skip"
-            error = bad_row(path, number, f"'{missing[0]}' is missing, empty or no text", fix)
+            what = f"'{missing[0]}' is missing, empty or no text"
+            error = names.renamed(RowError(what, where=placed.place, fix=fix))
             if on_bad_row == "error":
                 raise error
             skip(error)

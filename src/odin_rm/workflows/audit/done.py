@@ -35,7 +35,9 @@ class ScoredModels:
 
         settings = {name: value for name, value in asdict(config).items() if name not in _ASIDE}
         data = {name: _content(getattr(config, name)) for name in ("dataset", "twins")}
-        asked = {**settings, **data, "model_states": [folder_state(place) for place in places], "odin_rm": __version__}
+        states = [folder_state(place) for place in places]
+        calibrations = [_calibration(place, config) for place in places]
+        asked = {**settings, **data, "model_states": states, "calibrations": calibrations, "odin_rm": __version__}
         path = Path(f"{str(config.output).rstrip('/')}.partial.jsonl")
         self.journal = Journal(path, asked, anew=config.overwrite_output_dir)
         self.done, self._begun = 0, False
@@ -85,8 +87,19 @@ def _content(place: str | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _calibration(place: str, config: AuditConfig) -> str | None:
+    """What tells the calibration of a model from another one."""
+    from odin_rm.model.calibrated import calibration_file, model_folder
+
+    wish = config.calibration if place == config.model or config.calibration == "none" else None
+    path = calibration_file(model_folder(place), wish)
+    return None if path is None or not path.is_file() else _content(str(path))
+
+
 def _packed(value: Any) -> Any:
     """Arrays by their bytes, so that they come back to the last bit; everything else as it is."""
+    if isinstance(value, dict):
+        return {name: _packed(one) for name, one in value.items()}
     if not isinstance(value, np.ndarray):
         return value
     content = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
@@ -94,8 +107,10 @@ def _packed(value: Any) -> Any:
 
 
 def _array(packed: Any) -> Any:
-    if not isinstance(packed, dict) or "bytes" not in packed:
+    if not isinstance(packed, dict):
         return packed
+    if "bytes" not in packed:
+        return {name: _array(one) for name, one in packed.items()}
     flat = np.frombuffer(base64.b64decode(packed["bytes"]), dtype=np.dtype(packed["dtype"]))
     return flat.reshape(packed["shape"]).copy()
 

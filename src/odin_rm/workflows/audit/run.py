@@ -24,17 +24,21 @@ import yaml
 from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
+from odin_rm.data.columns import Columns
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
+from odin_rm.evaluation.paired_audit import paired_audit, same_pairs
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.evaluation.twins import verbosity_twins
 from odin_rm.results.contents import read_audit
 from odin_rm.runs.output_folder import check_output_folder, command_note, replaced_folder, was_cut_short, writer_of
 from odin_rm.workflows.audit.config import AuditConfig, earlier_audit
 from odin_rm.workflows.audit.data import (
+    OF_TWINS,
     Twins,
     audited_lengths,
     load_audit_data,
     read_twins,
+    wanted_attributes,
 )
 from odin_rm.workflows.audit.done import ScoredModels
 from odin_rm.workflows.audit.shared_rows import (
@@ -87,7 +91,9 @@ def run_audit(config: AuditConfig) -> list[AuditResult]:
 
 
 def _audit_into(config: AuditConfig, folder: Path) -> list[AuditResult]:
-    twins = None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row)
+    twins = (
+        None if config.twins is None else read_twins(config.twins, on_bad_row=config.on_bad_row, columns=config.columns)
+    )
     places = ([config.model] if config.model else []) + list(config.compare)
     shared, scored_models = SharedRows(), ScoredModels(config, places)
     try:
@@ -145,6 +151,7 @@ def _audit_all(
 def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: SharedRows) -> Measured:
     """A model's scores of the rows that it and the models before it can read."""
     from odin_rm.model import scoring
+    from odin_rm.model.calibrated import NONE
     from odin_rm.model.info import is_reward_model_folder
     from odin_rm.reward.scoring import score_preferences
 
@@ -159,6 +166,7 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         read_at=config.read_at if ours or place == config.model else None,
+        calibration=config.calibration if place == config.model or config.calibration == NONE else None,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
@@ -168,13 +176,21 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         scorer.settings,
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
-        columns=config.columns,
+        columns=config.columns if twins is None else Columns(config.columns).but(OF_TWINS),
+        attributes=wanted_attributes(config.attributes),
+        counted=[] if scorer.dial is None else scorer.dial.text_attributes,
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
         scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=bar.advance)
     lengths = audited_lengths(data, config.length_unit)
-    scored = replace(scored, response_tokens=lengths, length_unit=f"response {config.length_unit}")
+    carried = {one.name: data.extra[one.name] for one in wanted_attributes(config.attributes) if one.measure is None}
+    scored = replace(
+        scored,
+        response_tokens=lengths,
+        length_unit=f"response {config.length_unit}",
+        attributes=scored.attributes | carried,
+    )
     scored_twins = None if twins is None else _score_twins(config, scorer, twins, shared)
     return Measured(scored, np.asarray(data.pair_key), scored_twins)
 
@@ -207,7 +223,10 @@ def _kept(values: Sequence[Any], keep: np.ndarray) -> list[Any]:
 def _audited(config: AuditConfig, measured: Measured, twins: Twins | None, shared: SharedRows) -> _Audited:
     """All figures of one model, of the rows that all models can read."""
     scored = on_shared_pairs(measured, shared)
-    result = audit_preferences(scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed)
+    described = {a.name: {"words": a.words, "unit": a.unit} for a in wanted_attributes(config.attributes)}
+    result = audit_preferences(
+        scored, bootstrap_samples=config.bootstrap_samples, seed=config.seed, described=described
+    )
     if twins is None or measured.twins is None or shared.twins is None:
         return _Audited(result, scored)
     figure = verbosity_twins(
@@ -243,15 +262,17 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
     from odin_rm.reports.audit_report import write_audit_report
     from odin_rm.reports.audit_rows import shared_pairs
 
+    differences = _differences(config, audited)
     with replaced_folder(folder, "audit") as stage:
         results = [item.result for item in audited]
-        write_audit_report(results, stage, [item.scored for item in audited])
+        write_audit_report(results, stage, [item.scored for item in audited], differences=differences)
         atomic_write_text(stage / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         atomic_write_json(stage / "environment.json", environment_record())
         if len(audited) > 1:
             content = {
                 "models": [r.name for r in results],
                 "shared_pairs": shared_pairs(results),
+                "differences": differences,
                 "audits": {r.name: r.to_json() for r in results},
             }
             atomic_write_json(stage / "comparison.json", content)
@@ -263,6 +284,16 @@ def _write(config: AuditConfig, folder: Path, audited: Sequence[_Audited]) -> No
             atomic_write_json(place / "audit.json", item.result.to_json())
         if _first_stands_alone(config):
             atomic_write_json(stage / "audit.json", results[0].to_json())
+
+
+def _differences(config: AuditConfig, audited: Sequence[_Audited]) -> list[dict[str, Any]]:
+    """Each further model against the first, on the same pairs; an earlier audit has figures and no scores to pair."""
+    if len(audited) < 2 or audited[0].scored is None:
+        return []
+    first = audited[0].scored
+    options = {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+    others = [item.scored for item in audited[1:] if item.scored is not None]
+    return [paired_audit(first, scored, **options) for scored in others if same_pairs(first, scored)]
 
 
 def _first_stands_alone(config: AuditConfig) -> bool:

@@ -42,12 +42,12 @@ def _audited(config: AuditConfig, stored: StoredScores) -> tuple[AuditResult, Sc
         name=stored.model,
         dataset=stored.source,
         report=stored.report,
+        attributes=stored.attributes,
     )
     result = audit_preferences(
         scored,
         bootstrap_samples=config.bootstrap_samples,
         seed=config.seed,
-        attributes=stored.attributes,
         described=described(stored),
         labelled=False,
     )

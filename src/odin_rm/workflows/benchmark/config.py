@@ -8,7 +8,7 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import check_options, option
 from odin_rm.core.shared_options import ScorerOptions
 
-NAMES = ("judgebench", "rm-bench", "evalbiasbench", "llmbar", "rmb")
+NAMES = ("judgebench", "rm-bench", "evalbiasbench", "llmbar", "rewardbench", "rewardbench2", "ppe", "rmb")
 
 
 @dataclass
@@ -34,6 +34,8 @@ class BenchmarkConfig(ScorerOptions):
         """Refuse what cannot work, before anything is read."""
         if (self.scores is None) == (self.model is None):
             raise ConfigError("give either --scores or --model", fix="Give one of the two.")
+        if self.scores is not None:
+            self.check_no_calibration()
         if self.columns and self.scores is None:
             raise ConfigError("has no effect without --scores", where="--columns", fix="Leave it out.")
         check_options(self)

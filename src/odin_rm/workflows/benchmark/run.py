@@ -10,6 +10,7 @@ from typing import Any
 from odin_rm.core.errors import DataError, OutputError, RowError
 from odin_rm.core.files import FORMATS, atomic_write_json, read_rows
 from odin_rm.core.rows import row_format
+from odin_rm.core.system import is_there
 from odin_rm.data.columns import Columns
 from odin_rm.data.render import response_texts
 from odin_rm.evaluation.attribute_audit import AttributedScores, audit_attributes
@@ -28,15 +29,21 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
         OdinError: files that are not the benchmark's, scores that name none of its responses, an existing output.
     """
-    if Path(config.output).exists() and not config.overwrite_output:
+    if is_there(config.output) and not config.overwrite_output:
         fix = "Choose another one, or pass --overwrite to replace it."
         raise OutputError("the output file exists already", where=config.output, fix=fix)
     benchmark = BENCHMARKS[config.name]
     items = read_items(config.path, config.name)
-    by_model = _by_model(config, items) if config.model else _from_file(config, benchmark, items)
+    calibration: dict[str, Any] | None = None
+    if config.model:
+        by_model, calibration = _by_model(config, items)
+    else:
+        by_model = _from_file(config, benchmark, items)
     models = {model: _content(config, benchmark, items, scores) for model, scores in by_model.items()}
     first = next(iter(models))
     content: dict[str, Any] = {"benchmark": config.name, "model": first, **models[first]}
+    if calibration is not None:
+        content["calibration"] = calibration
     if len(models) > 1:
         content["models"] = models
     atomic_write_json(config.output, content)
@@ -93,8 +100,9 @@ def _readable(file: Path) -> bool:
 Known = dict[tuple[str, str], float]
 
 
-def _by_model(config: BenchmarkConfig, items: list[Item]) -> dict[str, Known]:
-    from odin_rm.workflows.model_scores import scorer_of, scores_of
+def _by_model(config: BenchmarkConfig, items: list[Item]) -> tuple[dict[str, Known], dict[str, Any] | None]:
+    """The model's scores, and what calibrates them."""
+    from odin_rm.workflows.model_scores import calibration_record, scorer_of, scores_of
 
     assert config.model is not None
     places = [(item, label) for item in items for label in item.candidates]
@@ -102,7 +110,8 @@ def _by_model(config: BenchmarkConfig, items: list[Item]) -> dict[str, Known]:
     prompts, responses = [item.prompt for item, _ in places], [item.candidates[label] for item, label in places]
     quality, _ = scores_of(scorer, prompts, responses, config)
     scored = zip(places, quality.tolist(), strict=True)
-    return {config.model: {(item.key, label): one for (item, label), one in scored if math.isfinite(one)}}
+    known = {(item.key, label): one for (item, label), one in scored if math.isfinite(one)}
+    return {config.model: known}, calibration_record(scorer)
 
 
 def _from_file(config: BenchmarkConfig, benchmark: Benchmark, items: list[Item]) -> dict[str, Known]:

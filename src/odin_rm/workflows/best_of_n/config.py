@@ -33,6 +33,8 @@ class BestOfNConfig(ScorerOptions):
         if (self.model is None) != (self.input is None):
             missing = "--input" if self.input is None else "--model"
             raise ConfigError("is missing", where=missing, fix="--model and --input go together.")
+        if self.scores is not None:
+            self.check_no_calibration()
         if any(n < 1 for n in self.n) or len(set(self.n)) < len(self.n):
             raise ConfigError("must be different numbers of at least 1", where="--n", fix="Write --n 1 2 4 8.")
         self.n = sorted(self.n)

@@ -8,6 +8,7 @@ for the largest N: demonstrations for ``odin-rm sft``), ``pairs.jsonl`` (the bes
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from odin_rm.core.files import RowWriter, atomic_write_bytes, atomic_write_json,
 from odin_rm.data.columns import Columns
 from odin_rm.data.rows import parse_prompt_response
 from odin_rm.data.sources import iter_preference_rows
-from odin_rm.evaluation.best_of_n import BestOfN, best_of_n, chosen_of_first, default_ns
+from odin_rm.evaluation.best_of_n import BestOfN, best_of_n, chosen_of_first, default_ns, excess_drift
 from odin_rm.evaluation.stored_scores import StoredScores, read_stored_scores
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.best_of_n.config import BestOfNConfig
@@ -48,6 +49,10 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
         stored.quality, stored.prompt, columns, ns, bootstrap_samples=config.bootstrap_samples, seed=config.seed
     )
     content = _content(config, stored, found, gold is not None)
+    if gold is not None:
+        options = {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+        excess = excess_drift(stored.quality, gold, stored.prompt, stored.attributes, ns, **options)
+        content["excess"] = {name: [one.to_json() for one in figures] for name, figures in excess.items()}
     from odin_rm.reports.best_of_n_page import best_of_n_report
     from odin_rm.reports.page import render_report
 
@@ -67,8 +72,10 @@ def _stored(config: BestOfNConfig) -> StoredScores:
         source: Any = config.scores
         found = read_stored_scores(source, attributes=config.attributes, columns=columns, on_bad_row=config.on_bad_row)
     else:
-        rows = _scored_rows(config, columns)
+        rows, calibration = _scored_rows(config, columns)
         found = read_stored_scores(rows, attributes=config.attributes, on_bad_row=config.on_bad_row)
+        if calibration is not None:
+            found = [replace(one, report={**one.report, "calibration": calibration}) for one in found]
     if len(found) > 1:
         names = ", ".join(one.model for one in found[:5])
         fix = "Give the rows of one model; --columns model= leaves the column out."
@@ -76,9 +83,9 @@ def _stored(config: BestOfNConfig) -> StoredScores:
     return found[0]
 
 
-def _scored_rows(config: BestOfNConfig, columns: Columns) -> list[dict[str, Any]]:
-    """The rows of ``--input`` with the model's scores in them."""
-    from odin_rm.workflows.model_scores import scorer_of, scores_of
+def _scored_rows(config: BestOfNConfig, columns: Columns) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The rows of ``--input`` with the model's scores in them, and what calibrates these."""
+    from odin_rm.workflows.model_scores import calibration_record, scorer_of, scores_of
 
     assert config.input is not None  # both checked by the config
     assert config.model is not None
@@ -110,7 +117,7 @@ def _scored_rows(config: BestOfNConfig, columns: Columns) -> list[dict[str, Any]
             row |= {"scores": quality_R[part].tolist(), "response_tokens": tokens_R[part].tolist()}
         else:
             row |= {"score": float(quality_R[part][0]), "response_tokens": float(tokens_R[part][0])}
-    return rows
+    return rows, calibration_record(scorer)
 
 
 def _gold(stored: StoredScores, enough_P: np.ndarray) -> np.ndarray | None:

@@ -22,7 +22,7 @@ from odin_rm.core.errors import DataError, ModelError, OutputError, RolloutError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record, json_safe
 from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.shared_options import EndpointOptions
-from odin_rm.judging.scored import folder_state
+from odin_rm.judging.scored import RewardModelJudge, folder_state
 from odin_rm.results.outputs import ModelOutputs, read_outputs
 from odin_rm.results.run_records import reward_arm
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder
@@ -63,7 +63,13 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     candidates, left_out = find_candidates(config.runs)
     baseline = read_outputs(config.baseline)
     folder = _check_folder(config)
-    make_judge(_judge_config(config, folder, Path(config.baseline), config.baseline))
+    judge = make_judge(_judge_config(config, folder, Path(config.baseline), config.baseline))
+    if isinstance(judge, RewardModelJudge):
+        judge.prepare([])  # a model that cannot be loaded is no fault of the runs, and must not cost their responses
+    if config.tokenizer is not None:
+        from odin_rm.model.scoring import load_tokenizer
+
+        load_tokenizer(config.tokenizer, trust_remote_code=config.trust_remote_code)  # it is needed last
     with OutputFolder(folder, "evaluate") as output:
         output.claim(resume=True)
         return _evaluate_into(config, folder, candidates, left_out, baseline)
@@ -149,7 +155,7 @@ def _respond(config: EvaluateConfig, place: Path, candidate: Candidate, baseline
 
 def _renamed(place: Path, candidate: Candidate) -> Path:
     """A file of outputs under the name that no other one has."""
-    given = read_outputs(candidate.place)
+    given = read_outputs(candidate.place, empty=True)
     rows = [
         {"instruction": instruction, "output": answer, "generator": candidate.name}
         | ({"dataset": given.datasets[instruction]} if instruction in given.datasets else {})
@@ -167,6 +173,7 @@ def _judge_config(config: EvaluateConfig, place: Path, outputs: Path, baseline: 
         judge=config.judge,
         output=str(place / "judged"),
         overwrite_output_dir=True,
+        empty_outputs="lose",
         **{name: getattr(config, name) for name in (*same, *_ENDPOINT)},
     )
 

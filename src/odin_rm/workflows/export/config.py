@@ -20,6 +20,7 @@ class ExportConfig(RowOptions):
 
     model: str = option(help="Reward model saved by odin-rm: its folder, its run folder, or a hub id.")
     output: str = option(help="Folder to write the stock classifier to.")
+    certificate: str | None = option(None, "A certificate.json of odin-rm certify, to be a section of the model card.")
     parity_dataset: str | None = option(None, "Preference data to compare scores on too, beside the built-in texts.")
     parity_rows: int = option(64, "How many responses of the parity data to compare on.", at_least=1)
     tolerance: float | None = option(

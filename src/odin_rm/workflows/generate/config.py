@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import SEEDS, check_options, option, options_of
+from odin_rm.core.options import ON_BAD_ROW, SEEDS, check_options, option, options_of
 from odin_rm.core.shared_options import EndpointOptions, RowOptions
 
 ENDPOINT = "openai:"
@@ -28,6 +28,11 @@ class GenerateConfig(RowOptions, EndpointOptions):
     output: str = option(help="The .json file to write.")
     generator: str | None = option(None, "The model's name in the file. Default: the name of its folder.")
     limit: int | None = option(None, "Only the first so many prompts.", at_least=1)
+    on_bad_row: str = option(
+        "error",
+        "Stop at an unusable prompt or one that is there twice, or leave it out and count it (skip).",
+        choices=ON_BAD_ROW,
+    )
     overwrite: bool = option(False, "Replace --output instead of refusing.")
 
     max_new_tokens: int = option(512, "Longest response.", at_least=1)

@@ -9,23 +9,27 @@ what one run would have.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
-from odin_rm.core.errors import DataError, OutputError, RunInterrupted
+from odin_rm.core.errors import OutputError, RowError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, dump_json, environment_record
 from odin_rm.core.journal import Journal
 from odin_rm.core.progress import Progress
-from odin_rm.data.prompts import PromptSet, load_prompts
+from odin_rm.core.system import is_there
+from odin_rm.data.prompts import PromptSet, load_prompts, template_takes
 from odin_rm.data.render import Prompt
 from odin_rm.judging.chat import endpoint_address
+from odin_rm.model.policy import policy_tokenizer
 from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
 from odin_rm.workflows.generate.config import GenerateConfig
-from odin_rm.workflows.generate.writers import EndpointWriter, ModelWriter, ResponseWriter, Row
+from odin_rm.workflows.generate.writers import EndpointWriter, ModelWriter, ResponseWriter, Row, refuse_variables
 
 # What may differ between a run and its continuation: how fast, not what.
 _PACE = ("device", "rollout_tokens", "concurrency", "requests_per_minute", "timeout", "retries", "api_key_env")
-_ASIDE = (*_PACE, "output", "overwrite", "generator")
+_ASIDE = (*_PACE, "output", "overwrite", "generator", "on_bad_row")
 
 
 def run_generate(config: GenerateConfig) -> Row:
@@ -38,7 +42,8 @@ def run_generate(config: GenerateConfig) -> Row:
         What ``<output>.settings.json`` holds: ``prompts``; ``resumed``, the rows that an earlier, stopped run had
         written; ``mean_tokens`` of the responses by the model's tokenizer (``None`` where an endpoint does not say);
         ``ended_share``, of those that ended by themselves; ``empty``, responses without text; ``refused``, of these
-        the ones that an endpoint refused to write; ``settings``; ``environment``.
+        the ones that an endpoint refused to write; ``skipped``, rows that were left out; ``settings``;
+        ``environment``.
 
     Raises:
         OdinError: bad input or a file that exists (nothing is written), a stopped run with other settings, an endpoint
@@ -49,19 +54,15 @@ def run_generate(config: GenerateConfig) -> Row:
     if output.is_dir():
         raise OutputError("is a folder, not a file", where=str(output), fix="Choose another name.")
     note = command_note("generate", config)
-    if output.exists() and not (config.overwrite or was_cut_short(output, note)):
+    if is_there(output) and not (config.overwrite or was_cut_short(output, note)):
         raise OutputError("exists already", where=str(output), fix="Choose another name, or pass --overwrite.")
     with writer_of(output, note):
         return _generate(config, output)
 
 
 def _generate(config: GenerateConfig, output: Path) -> Row:
-    prompts = load_prompts(config.prompts, columns=config.columns)
-    instructions = [instruction(prompt) for prompt in prompts.prompts[: config.limit]]
-    _refuse_duplicates(instructions, prompts.places)
-    prompts = PromptSet(
-        prompts.prompts[: config.limit], prompts.columns, prompts.source, prompts.places[: config.limit]
-    )
+    prompts = read_prompts(config)
+    instructions = [instruction(prompt) for prompt in prompts.prompts]
     partial = _Partial(output, _asked(config, instructions))
     resumed = len(partial.rows)
     missing = [position for position in range(len(instructions)) if position not in partial.rows]
@@ -86,7 +87,7 @@ def _generate(config: GenerateConfig, output: Path) -> Row:
         | ({"dataset": datasets[position]} if datasets and datasets[position] is not None else {})
         for position, text in enumerate(instructions)
     ]
-    note = _note(config, rows, resumed, refused=len(rows) - len(partial.rows))
+    note = _note(config, rows, resumed, refused=len(rows) - len(partial.rows), skipped=prompts.skipped)
     atomic_write_json(output.with_name(output.name + ".settings.json"), note)
     atomic_write_json(output, rows)
     partial.journal.remove()
@@ -105,13 +106,42 @@ def instruction(prompt: Prompt) -> str:
 # ---- internals -------------------------------------------------------------------------------------------------------
 
 
-def _refuse_duplicates(instructions: list[str], places: list[str]) -> None:
+def read_prompts(config: GenerateConfig) -> PromptSet:
+    """The prompts of a config, each of them once.
+
+    Raises:
+        RowError: a prompt that the model cannot take, or that is there twice, where ``on_bad_row`` is ``"error"``.
+    """
+    skip = config.on_bad_row == "skip"
+    check: Callable[[Prompt], None] | None = None  # without skipping the writer says it, of all prompts at once
+    if config.at_endpoint:
+        check = refuse_variables
+    elif skip:
+        tokenizer = policy_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+        check = template_takes(tokenizer, config.chat_template)
+    mode: Literal["error", "skip"] = "skip" if skip else "error"
+    prompts = load_prompts(config.prompts, on_bad_row=mode, columns=config.columns, check=check)
+    kept: list[int] = []
     first: dict[str, int] = {}
-    for number, text in enumerate(instructions):
-        if text in first:
-            what = f"the prompt is that of {places[first[text]]} again"
-            raise DataError(what, where=places[number], fix="Give each prompt once: judgements are joined by it.")
-        first[text] = number
+    for number, prompt in enumerate(prompts.prompts):
+        if len(kept) == config.limit:
+            break
+        known = first.setdefault(instruction(prompt), number)
+        if known == number:
+            kept.append(number)
+        elif not skip:
+            what = f"the prompt is that of {prompts.places[known]} again"
+            fix = "Give each prompt once: judgements are joined by it. To leave such rows out: --on_bad_row skip"
+            raise RowError(what, where=prompts.places[number], fix=fix)
+    read = kept[-1] + 1
+    return PromptSet(
+        [prompts.prompts[number] for number in kept],
+        {name: [values[number] for number in kept] for name, values in prompts.columns.items()},
+        prompts.source,
+        [prompts.places[number] for number in kept],
+        prompts.skipped + read - len(kept),
+        prompts.layouts,
+    )
 
 
 def _asked(config: GenerateConfig, instructions: list[str]) -> Row:
@@ -127,7 +157,7 @@ def _settings(config: GenerateConfig) -> Row:
     return {**asdict(config), "base_url": address}
 
 
-def _note(config: GenerateConfig, rows: list[Row], resumed: int, refused: int) -> Row:
+def _note(config: GenerateConfig, rows: list[Row], resumed: int, *, refused: int, skipped: int) -> Row:
     tokens = [row["output_tokens"] for row in rows if row["output_tokens"] is not None]
     return {
         "generator": config.name,
@@ -137,6 +167,7 @@ def _note(config: GenerateConfig, rows: list[Row], resumed: int, refused: int) -
         "ended_share": sum(row["ended"] for row in rows) / len(rows),
         "empty": sum(not row["output"] for row in rows),
         "refused": refused,
+        "skipped": skipped,
         "settings": _settings(config),
         "environment": environment_record(),
     }

@@ -10,7 +10,7 @@ import torch
 from odin_rm.core.errors import RolloutError, RowError
 from odin_rm.data.messages import template_variables
 from odin_rm.data.prompts import PromptSet, encode_prompts
-from odin_rm.data.render import prompt_messages
+from odin_rm.data.render import Prompt, prompt_messages
 from odin_rm.judging.chat import Call, ChatClient, ChatSettings
 from odin_rm.judging.replies import Reply
 from odin_rm.model.backbone import model_window
@@ -103,12 +103,6 @@ class EndpointWriter(ResponseWriter):
     """
 
     def __init__(self, config: GenerateConfig, prompts: PromptSet) -> None:
-        for prompt, place in zip(prompts.prompts, prompts.places, strict=False):
-            if beside := template_variables(prompt):
-                what = f"the row has {', '.join(sorted(beside))}, which are not sent to an endpoint"
-                column = "tools" if "tools" in beside else "chat_template_kwargs"
-                fix = f"Leave the column out: --columns {column}="
-                raise RowError(what, where=place, fix=fix)
         settings = ChatSettings(
             model=config.model.removeprefix(ENDPOINT),
             base_url=config.base_url,
@@ -132,6 +126,18 @@ class EndpointWriter(ResponseWriter):
             take(positions[number], [_row(reply.text, reply.completion_tokens, reply.whole)])
 
         self.client.complete(calls, taken)
+
+
+def refuse_variables(prompt: Prompt) -> None:
+    """Refuse a prompt with what an endpoint is not sent.
+
+    Raises:
+        RowError: there is something beside its messages.
+    """
+    if beside := template_variables(prompt):
+        what = f"the row has {', '.join(sorted(beside))}, which are not sent to an endpoint"
+        column = "tools" if "tools" in beside else "chat_template_kwargs"
+        raise RowError(what, fix=f"Leave the column out: --columns {column}=.")
 
 
 def _row(text: str, tokens: int | None, ended: bool) -> Row:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option, options_of
-from odin_rm.core.shared_options import EndpointOptions
+from odin_rm.core.shared_options import CALIBRATION_HELP, EndpointOptions
 from odin_rm.results.preference_codes import preference_codes
 
 ENDPOINT = "openai:"
@@ -49,11 +49,15 @@ class JudgeConfig(EndpointOptions):
     device: str | None = _of_model(None, "cpu, cuda, ...; default CUDA if there is one.")
     microbatch_tokens: int = _of_model(16384, "Padded tokens per forward pass (memory).", at_least=1)
     trust_remote_code: bool = _of_model(False, "Run code that comes with it.")
+    calibration: str | None = _of_model(None, CALIBRATION_HELP)
 
     preference_codes: list[str] | None = option(
         None, "Recorded judgements: how they write a win of output_1, of output_2 and a tie, as in 0 1 0.5 or A B tie."
     )
 
+    empty_outputs: Literal["error", "lose"] = option(
+        "error", "Refuse a file with an empty output, or let such an output lose without a question to the judge."
+    )
     dry_run: bool = option(False, "Say how many calls, tokens and how much money it would take; do nothing.")
     overwrite_output_dir: bool = option(
         False, "Replace the results of other settings in the folder; replies in its cache are kept.", flag="overwrite"

@@ -30,6 +30,7 @@ from odin_rm.judging.endpoint import EndpointJudge
 from odin_rm.judging.judge import Judge
 from odin_rm.judging.recorded import RecordedJudge
 from odin_rm.judging.scored import RewardModelJudge, RewardModelSettings, TruthJudge
+from odin_rm.results.annotation_rows import EMPTY_LOST
 from odin_rm.results.outputs import ModelOutputs, OutputPair, pair_outputs, read_outputs
 from odin_rm.results.preference_codes import preference_codes
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder
@@ -92,15 +93,22 @@ class _Comparison:
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
-        self.candidate: ModelOutputs = read_outputs(config.candidate)
-        self.baseline: ModelOutputs = read_outputs(config.baseline)
+        empty = config.empty_outputs == "lose"
+        self.candidate: ModelOutputs = read_outputs(config.candidate, empty=empty)
+        self.baseline: ModelOutputs = read_outputs(config.baseline, empty=empty)
         self.pairs = pair_outputs(self.candidate, self.baseline)
         self.judge = make_judge(config)
         self.folder = _check_folder(config)
         identity = self.judge.identity()
-        asked = [Question(p.instruction, p.baseline, p.candidate) for p in self.pairs if p.baseline != p.candidate]
+        told_apart = [pair for pair in self.pairs if pair.baseline != pair.candidate and not _one_is_empty(pair)]
+        asked = [Question(pair.instruction, pair.baseline, pair.candidate) for pair in told_apart]
         self.questions = [question for one in asked for question in (one, one.swapped())]
         self.keys = {question: question_key(identity, question) for question in self.questions}
+
+    @property
+    def identical(self) -> int:
+        """Pairs of equal answers, which are ties without a question."""
+        return sum(pair.baseline == pair.candidate for pair in self.pairs)
 
     def waiting(self, replies: Replies, attempt: int) -> list[Question]:
         """Questions whose reply of this attempt is wanted and not there."""
@@ -115,11 +123,17 @@ class _Comparison:
         """What both orders say of a pair."""
         if pair.baseline == pair.candidate:
             return BothOrders(1.5, 1.5)
+        if _one_is_empty(pair):
+            return BothOrders(2.0, 2.0) if pair.candidate else BothOrders(1.0, 1.0)
         question = Question(pair.instruction, pair.baseline, pair.candidate)
         last: list[Judgement | None] = [
             known[-1] if (known := replies.get(self.keys[one])) else None for one in (question, question.swapped())
         ]
         return combine_orders(*last)
+
+
+def _one_is_empty(pair: OutputPair) -> bool:
+    return not (pair.baseline and pair.candidate)
 
 
 def estimate_run(config: JudgeConfig) -> Estimate:
@@ -136,7 +150,7 @@ def estimate_run(config: JudgeConfig) -> Estimate:
         "prompts": len(comparison.pairs),
         "calls": len(calls),
         "cached": len(comparison.questions) - len(calls),
-        "identical": len(comparison.pairs) - len(comparison.questions) // 2,
+        "identical": comparison.identical,
     }
     if not isinstance(judge, EndpointJudge):
         return Estimate(**counts)
@@ -230,6 +244,8 @@ def _row(comparison: _Comparison, pair: OutputPair, orders: BothOrders) -> dict[
         "preference_candidate_second": orders.candidate_second,
         "preference_candidate_first": orders.candidate_first,
     }
+    if _one_is_empty(pair):
+        row[EMPTY_LOST] = True
     return row if pair.dataset is None else {**row, "dataset": pair.dataset}
 
 
@@ -249,7 +265,8 @@ def _report(comparison: _Comparison, replies: Replies, judged: Sequence[BothOrde
         **summarise_orders(judged),
         "judgements": {
             "questions": len(comparison.questions),
-            "identical": len(comparison.pairs) - len(comparison.questions) // 2,
+            "identical": comparison.identical,
+            "empty": sum(map(_one_is_empty, comparison.pairs)),
             "replies": len(every),
             "from_cache": cached,
             "unparsed_replies": sum(reply.preference is None for reply in every),
@@ -289,6 +306,7 @@ def _check_folder(config: JudgeConfig) -> Path:
         there = None
     if not isinstance(there, dict) or not {"candidate", "baseline", "judge"} <= there.keys():
         raise OutputError("the output folder holds another run", where=str(folder), fix="Choose another folder.")
+    there.setdefault("empty_outputs", "error")  # earlier versions had no other
     changed = [name for name, value in _settings(config).items() if there.get(name) != value]
     if changed and not config.overwrite_output_dir:
         name = changed[0]

@@ -10,12 +10,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from odin_rm.core.errors import DataError, OutputError, RowError
 from odin_rm.core.files import RowWriter, read_rows
 from odin_rm.core.rows import row_format
+from odin_rm.core.system import is_there
 from odin_rm.workflows.pairs.config import PairsConfig
 
 
@@ -80,7 +80,7 @@ def run_pairs(config: PairsConfig) -> PairsReport:
         OutputError: the output exists already.
     """
     row_format(config.output)
-    if Path(config.output).exists() and not config.overwrite_output:
+    if is_there(config.output) and not config.overwrite_output:
         fix = "Choose another one, or pass --overwrite to replace it."
         raise OutputError("the output file exists already", where=config.output, fix=fix)
     report = PairsReport()

@@ -37,10 +37,10 @@ class ParetoConfig:
     matched_length: list[float] = option([], "Lengths at which scores are compared; default three common ones.")
     grid: int = option(50, "Lengths of the bands and of the dominance.", at_least=2)
     reference_length: float | None = option(
-        None, "Of the hypervolume's reference point. Default: a tenth of the range beyond all runs."
+        None, "Of the hypervolume's reference point. Default: a tenth of the range beyond all runs.", above=0
     )
     reference_score: float | None = option(
-        None, "Of the hypervolume's reference point. Default: a tenth of the range below all runs."
+        None, "Of the hypervolume's reference point. Default: a tenth of the range below all runs.", finite=True
     )
     resample: Literal["auto", "prompts", "runs", "seeds"] = option(
         "auto", "What intervals resample; auto: prompts where all runs are known by prompt, else runs."
@@ -77,5 +77,5 @@ class ParetoConfig:
             fix = "Escape what is no pattern."
             raise ConfigError(f"is no regular expression ({error})", where="--arm_pattern", fix=fix) from error
         check_options(self)
-        if any(not 0 < length < float("inf") for length in [*self.matched_length, self.reference_length or 1]):
-            raise ConfigError("a length is not above 0", where="--matched_length, --reference_length")
+        if any(not 0 < length < float("inf") for length in self.matched_length):
+            raise ConfigError("a length is not above 0", where="--matched_length", fix="Give positive numbers.")

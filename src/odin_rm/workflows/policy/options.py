@@ -72,12 +72,21 @@ _of_policy = options_of("policy")
 _of_optimiser = options_of("optimiser")
 
 
+DPO_LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+
+
 @dataclass
 class PolicyTrainingFields(RowOptions, LoraOptions, TrainerOptions):
     """Our fields of both commands; the base class beside it is TRL's config, whose fields keep their names."""
 
     command: ClassVar[str]
     refused: ClassVar[Mapping[str, str]]
+    words: ClassVar[Mapping[str, tuple[str, ...]]]
+    """What TRL's settings that are texts may say; it looks at some of them in the first step only."""
 
     model: str | None = option(None, "The policy to start from: hub id or local causal model.")
     dataset: str | None = option(None, "Training rows: file, dataset folder or hub id (docs/data_formats.md).")
@@ -116,6 +125,10 @@ class PolicyTrainingFields(RowOptions, LoraOptions, TrainerOptions):
         refuse_idle(self, self.refused, f"odin-rm {self.command}")
         check_options(self)
         check_training_numbers(self)
+        for name, known in self.words.items():
+            given = getattr(self, name, known[0])
+            for word in given if isinstance(given, list) else [given]:
+                one_of(name, word, known)
         self.check_lora()
         best = getattr(self, "metric_for_best_model", None)
         if best is not None:
@@ -131,6 +144,7 @@ class SFTOptions(PolicyTrainingFields):
 
     command: ClassVar[str] = "sft"
     refused: ClassVar[Mapping[str, str]] = SFT_REFUSED
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"loss_type": ("nll", "dft")}
 
     learning_rate: float = _of_optimiser(2e-5, "Peak learning rate.")
 
@@ -141,6 +155,7 @@ class DPOOptions(PolicyTrainingFields):
 
     command: ClassVar[str] = "dpo"
     refused: ClassVar[Mapping[str, str]] = DPO_REFUSED
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"loss_type": DPO_LOSSES, "f_divergence_type": DIVERGENCES}
 
     beta: float = option(0.1, "Strength of the pull towards the model that the run starts from.")
     learning_rate: float = _of_optimiser(1e-6, "Peak learning rate.")

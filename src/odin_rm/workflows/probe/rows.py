@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,10 +12,14 @@ from odin_rm.core.errors import DataError, RowError
 from odin_rm.data.columns import Columns
 from odin_rm.data.render import Prompt, Reply, response_texts
 from odin_rm.data.rows import parse_preference_row, parse_prompt_response
-from odin_rm.data.sources import iter_preference_rows
+from odin_rm.data.sources import iter_preference_rows, open_source
 
 OnBadRow = Literal["error", "skip"]
+TWINS = "twins"
+"""What pairs of a shorter and a longer answer are called where the rows name no edit."""
 _SIDES = (("shorter", "longer"), ("original", "edited"))
+OWN_FIELDS = ("shorter", "longer", "original", "edited", "edit", "attribute")
+"""Fields of :func:`read_own_pairs` beside the prompt."""
 
 
 @dataclass
@@ -38,7 +42,7 @@ class ProbedRows:
     rows: int = 0
 
 
-def read_probed(source: str, columns: Columns, most: int, seed: int, on_bad_row: OnBadRow) -> ProbedRows:
+def read_probed(source: str, columns: Sequence[str], most: int, seed: int, on_bad_row: OnBadRow) -> ProbedRows:
     """Rows until ``most`` responses, drawn by ``seed``; a row is taken whole.
 
     Raises:
@@ -53,10 +57,8 @@ def read_probed(source: str, columns: Columns, most: int, seed: int, on_bad_row:
         def skip(error: RowError) -> None:
             found.skipped += 1
 
-    for k, placed in enumerate(iter_preference_rows(source, skip)):
-        if k == 0:
-            columns.check(placed.row, source)
-        row = columns.apply(placed.row)
+    for placed in iter_preference_rows(source, skip, columns):
+        row = placed.row
         try:
             if row.get("response") is not None and row.get("chosen") is None and row.get("responses") is None:
                 prompt, response = parse_prompt_response(row)
@@ -67,7 +69,7 @@ def read_probed(source: str, columns: Columns, most: int, seed: int, on_bad_row:
         except RowError as error:
             if skip is None:
                 fix = f"{error.fix} To leave such rows out: --on_bad_row skip"
-                raise RowError(columns.renamed(error).what, where=placed.place, fix=fix) from error
+                raise RowError(placed.names.renamed(error).what, where=placed.place, fix=fix) from error
             found.skipped += 1
     found.rows = len(parsed) + found.skipped
     _take(found, parsed, most, seed)
@@ -121,16 +123,20 @@ class OwnPairs:
     edited: list[Reply] = field(default_factory=list)
 
 
-def read_own_pairs(path: str, on_bad_row: OnBadRow) -> list[OwnPairs]:
+def read_own_pairs(path: str, on_bad_row: OnBadRow, columns: Sequence[str] = ()) -> list[OwnPairs]:
     """Rows of ``prompt`` with ``shorter`` and ``longer``, or ``original`` and ``edited``; ``edit`` names the kind.
+
+    Of the names in ``columns`` those of these fields count, where a file has not our own name.
 
     Raises:
         RowError: a row lacks one of them, and ``on_bad_row`` is ``"error"``.
         DataError: no row can be used.
     """
     found: dict[str, OwnPairs] = {}
-    for placed in iter_preference_rows(path, (lambda error: None) if on_bad_row == "skip" else None):
-        row = placed.row
+    names: Columns | None = None
+    for placed in open_source(path).rows((lambda error: None) if on_bad_row == "skip" else None):
+        names = names or Columns(columns).beside(placed.row, path, ("prompt", *OWN_FIELDS))
+        row = names.apply(placed.row)
         try:
             sides = next((s for s in _SIDES if row.get(s[0]) is not None and row.get(s[1]) is not None), None)
             if sides is None:
@@ -142,7 +148,7 @@ def read_own_pairs(path: str, on_bad_row: OnBadRow) -> list[OwnPairs]:
             if on_bad_row == "skip":
                 continue
             raise RowError(error.what, where=placed.place, fix=error.fix) from error
-        name = str(row.get("edit") or ("twins" if sides == _SIDES[0] else "pairs"))
+        name = str(row.get("edit") or (TWINS if sides == _SIDES[0] else "pairs"))
         own = found.setdefault(name, OwnPairs(name, str(row.get("attribute") or "response_tokens")))
         own.prompts.append(prompt)
         own.originals.append(original)

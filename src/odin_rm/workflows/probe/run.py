@@ -15,11 +15,14 @@ from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.data.columns import Columns
-from odin_rm.evaluation.edits import EDITS, Edit, shuffled_words, swapped
+from odin_rm.evaluation.edits import EDITS, Edit, priced_attributes, shuffled_words, swapped
+from odin_rm.evaluation.price_list import price_list, usual_difference
 from odin_rm.evaluation.probe import edit_figures, price_sentence, verdicts_kept, within_deviation
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.probe.config import ProbeConfig
 from odin_rm.workflows.probe.rows import (
+    OWN_FIELDS,
+    TWINS,
     OwnPairs,
     ProbedRows,
     edited_reply,
@@ -41,6 +44,7 @@ class _Texts:
 
     prompts: list[Any] = field(default_factory=list)
     responses: list[Any] = field(default_factory=list)
+    calibration: dict[str, Any] | None = None
 
     def add(self, prompt: Any, response: Any) -> int:
         self.prompts.append(prompt)
@@ -59,8 +63,9 @@ def run_probe(config: ProbeConfig) -> dict[str, Any]:
     """
     wanted = _wanted_edits(config)
     check_output_folder(config.output, "probe", overwrite=config.overwrite_output)
-    rows = read_probed(config.dataset, Columns(config.columns), config.responses, config.seed, config.on_bad_row)
-    own = [] if config.pairs is None else read_own_pairs(config.pairs, config.on_bad_row)
+    of_rows = config.columns if config.pairs is None else Columns(config.columns).but(OWN_FIELDS)
+    rows = read_probed(config.dataset, of_rows, config.responses, config.seed, config.on_bad_row)
+    own = [] if config.pairs is None else read_own_pairs(config.pairs, config.on_bad_row, config.columns)
     texts = _Texts()
     place_R = [texts.add(p, r) for p, r in zip(rows.prompts, rows.responses, strict=True)]
     edited = {edit.name: _edited(texts, rows, edit) for edit in wanted}
@@ -126,9 +131,10 @@ def _with_last(prompt: Any, text: str | None) -> Any:
 
 def _scored(config: ProbeConfig, texts: _Texts) -> tuple[np.ndarray, np.ndarray]:
     """Scores in the order of the texts; computed with those of one prompt side by side."""
-    from odin_rm.workflows.model_scores import scorer_of, scores_of
+    from odin_rm.workflows.model_scores import calibration_record, scorer_of, scores_of
 
     scorer = scorer_of(config, config.model)
+    texts.calibration = calibration_record(scorer)
     order = sorted(range(len(texts.prompts)), key=lambda k: repr(texts.prompts[k]))
     found = scores_of(scorer, [texts.prompts[k] for k in order], [texts.responses[k] for k in order], config)
     quality, tokens = np.empty(len(order)), np.empty(len(order))
@@ -176,7 +182,7 @@ class _Probed:
         for k, one in enumerate(own):
             originals, after = np.array(pairs[2 * k]), np.array(pairs[2 * k + 1])
             prompt = np.unique([repr(p) for p in one.prompts], return_inverse=True)[1]
-            words = "it is the longer twin" if one.name == "twins" else f"it is the edited side of '{one.name}'"
+            words = "it is the longer twin" if one.name == TWINS else f"it is the edited side of '{one.name}'"
             head = {"words": words, "group": "own pairs", "control": False}
             found[one.name] = self._edit(head, one.attribute, originals, after, prompt)
         chosen, rejected, labelled = self._pairs()
@@ -200,11 +206,48 @@ class _Probed:
             "deviation": self.deviation,
             "deviation_of": self.deviation_of,
             "edits": found,
+            "prices": self._prices(edits, edited, own, pairs),
             "prompt_edits": kept,
             "sentences": {name: price_sentence(name, one) for name, one in found.items()},
             "bootstrap": {"samples": self.config.bootstrap_samples, "seed": self.config.seed, "resampled": "prompts"},
+            "calibration": self.texts.calibration,
             "data_report": {"rows": self.rows.rows, "skipped_rows": self.rows.skipped},
         }
+
+    def _prices(
+        self,
+        edits: list[Edit],
+        edited: dict[str, list[tuple[int, int]]],
+        own: list[OwnPairs],
+        pairs: list[list[int]],
+    ) -> dict[str, Any]:
+        """What each attribute costs, others equal, from every pure edit and from the user's own edited pairs."""
+        pure = [edit for edit in edits if edit.pure]
+        names = dict.fromkeys(name for edit in pure for name in priced_attributes(edit))
+        before = [np.array([self.place_R[k] for k, _ in edited[edit.name]], dtype=int) for edit in pure]
+        after = [np.array([place for _, place in edited[edit.name]], dtype=int) for edit in pure]
+        prompt = [self.prompt_R[np.array([k for k, _ in edited[edit.name]], dtype=int)] for edit in pure]
+        for k, one in enumerate(own):
+            if one.name == TWINS:
+                continue  # two answers by the same writer: they may differ in more than what is counted
+            names[one.attribute] = None
+            before.append(np.array(pairs[2 * k], dtype=int))
+            after.append(np.array(pairs[2 * k + 1], dtype=int))
+            known = {repr(p): number for p, number in zip(self.rows.prompts, self.rows.prompt, strict=True)}
+            prompt.append(np.array([known.setdefault(repr(p), len(known)) for p in one.prompts], dtype=int))
+        first, second = np.concatenate([*before, np.zeros(0, int)]), np.concatenate([*after, np.zeros(0, int)])
+        held = np.isfinite(self.quality[first]) & np.isfinite(self.quality[second])
+        first, second, clusters = first[held], second[held], np.concatenate([*prompt, np.zeros(0, int)])[held]
+        attributes = [find_attribute(name) for name in names]
+        read = np.flatnonzero(self.read)
+        usual = {
+            one.name: usual_difference(self._attribute(one, self.place_R[read]), self.prompt_R[read], one.step)
+            for one in attributes
+        }
+        units = {a.name: (self._attribute(a, second) - self._attribute(a, first)) / a.step for a in attributes}
+        change = (self.quality[second] - self.quality[first]) / self.deviation
+        found = price_list(change, units, usual, clusters, **self._options)
+        return {a.name: {"words": a.words, "unit": a.unit, **found[a.name].to_json()} for a in attributes}
 
     def _edit(
         self, head: dict[str, Any], name: str, original: np.ndarray, after: np.ndarray, prompt: np.ndarray

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_folder, atomic_write_bytes, atomic_write_text
+from odin_rm.core.system import is_there
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.results.reader import Item, Reader
 from odin_rm.results.records import (
@@ -78,8 +79,8 @@ def check_output(page: Path, folder: Path, overwrite: bool) -> None:
     if foreign:
         what = f"holds something else than a report's figures and tables ({foreign[0]})"
         raise OutputError(what, where=str(folder), fix="Choose another name for the page.")
-    if (page.exists() or inside) and not overwrite:
-        there = page if page.exists() else folder
+    if (is_there(page) or inside) and not overwrite:
+        there = page if is_there(page) else folder
         raise OutputError("exists already", where=str(there), fix="Choose another name, or pass --overwrite.")
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, set_seed
 
-from odin_rm.core.errors import CheckpointError, ConfigError, OutputError
+from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, OutputError
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.reading import read_bytes
 from odin_rm.data.attributes import Attribute, find_attribute
+from odin_rm.data.dial import CALIBRATION_FILE
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import split_by_prompt
@@ -121,7 +122,38 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
     _finish(trainer, config, run)
     if config.process_index == 0:
         output.complete()
+        if config.calibrate is not None:
+            _calibrate(config, run)
     return run
+
+
+def _calibrate(config: RewardConfig, run: Path) -> None:
+    """The dial of the finished model, beside its weights; a run whose dial cannot be fitted is still complete."""
+    from odin_rm.workflows.calibrate.config import CalibrateConfig
+    from odin_rm.workflows.calibrate.run import run_calibrate
+
+    assert config.calibrate is not None  # checked by the caller
+    settings = CalibrateConfig(
+        anchor=config.calibrate,
+        model=str(run / "model"),
+        dataset=config.eval_dataset or config.dataset,
+        twins=config.calibrate_twins,
+        columns=config.columns,
+        on_bad_row=config.on_bad_row,  # type: ignore[arg-type]
+        device=str(config.device),
+        trust_remote_code=config.trust_remote_code,
+        attn_implementation=config.attn_implementation,
+        seed=config.seed,
+    )
+    try:
+        (content,) = run_calibrate(settings).values()
+    except OdinError as error:
+        fix = f"{error.fix} The trained model is in {run / 'model'}; odin-rm calibrate does this step alone."
+        raise type(error)(error.what, where=error.where or "--calibrate", fix=fix) from error
+    kappa = content["kappa"]["value"]
+    log.info("calibrated by %s: kappa %.2f, %s", config.calibrate, kappa, run / "model" / CALIBRATION_FILE)
+    for warning in content["warnings"]:
+        log.warning("calibration: %s", warning)
 
 
 class NotePlan(TrainerCallback):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.data.prompts import PromptSet, encode_prompts, load_prompts
+from odin_rm.data.prompts import PromptSet, encode_prompts, load_prompts, template_takes
 from odin_rm.data.render import unrendered
 from odin_rm.model.backbone import model_window
 from odin_rm.model.critic import Critic
@@ -89,8 +89,10 @@ def load_parts(config: RLConfig, device: torch.device) -> Parts:
 
 def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[PromptSet, list[list[int]], dict[str, Any]]:
     """Prompts that fit, their ids, and how many do not."""
-    prompts = load_prompts(source, columns=config.columns)
-    stated, layouts = len(prompts.prompts), prompts.layouts
+    check = template_takes(tokenizer, config.chat_template)
+    mode: Literal["error", "skip"] = "skip" if config.on_bad_row == "skip" else "error"
+    prompts = load_prompts(source, on_bad_row=mode, columns=config.columns, check=check)
+    stated, layouts, skipped = len(prompts.prompts), prompts.layouts, prompts.skipped
     assert config.max_prompt_tokens is not None
     ids, kept = encode_prompts(
         tokenizer,
@@ -98,6 +100,7 @@ def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[Prompt
         max_prompt_tokens=config.max_prompt_tokens,
         chat_template=config.chat_template,
         overlong=config.overlong_prompt,  # type: ignore[arg-type]
+        places=prompts.places,
     )
     if len(kept) < len(prompts.prompts):
         columns = {name: [values[i] for i in kept] for name, values in prompts.columns.items()}
@@ -108,7 +111,11 @@ def _load_prompts(config: RLConfig, source: str, tokenizer: Any) -> tuple[Prompt
         "dropped_overlong_prompts": stated - len(kept),
         "max_prompt_tokens": config.max_prompt_tokens,
     }
-    found = {"layouts": layouts, "unrendered": sorted(unrendered(tokenizer, config.chat_template, *prompts.prompts))}
+    found = {
+        "skipped_rows": skipped,
+        "layouts": layouts,
+        "unrendered": sorted(unrendered(tokenizer, config.chat_template, *prompts.prompts)),
+    }
     counts |= {name: value for name, value in found.items() if value}
     return prompts, ids, data_record(counts, prompts.source)
 
@@ -134,6 +141,8 @@ def _load_source(config: RLConfig, spec: str, tokenizer: Any, device: torch.devi
         microbatch_tokens=config.microbatch_tokens,
         trust_remote_code=config.trust_remote_code,
         chat_template=config.chat_template,
+        # A file belongs to the model in --reward; the one that watches has its own beside it.
+        calibration=config.calibration if spec == config.reward or config.calibration == "none" else None,
     )
 
 

@@ -13,6 +13,8 @@ bytes that an uninterrupted run would have.
 
 A row without a response may hold a ``text`` that the model's own template has rendered (:mod:`odin_rm.data.rendered`);
 it gets a field ``cut`` more, true where the text has no end token.
+
+A model with a calibration beside it gives calibrated ``quality``; ``quality_uncalibrated`` is then the model's own.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from odin_rm.core.progress import Progress
 from odin_rm.core.reading import opened
 from odin_rm.core.rows import row_format
 from odin_rm.core.signals import interruptible
+from odin_rm.core.system import is_there
 from odin_rm.data.attributes import measure_attributes, text_attributes
 from odin_rm.data.columns import Columns
 from odin_rm.runs.output_folder import command_note, was_cut_short, writer_of
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     from odin_rm.model.scoring import Scorer
 
 ADDED = ("quality", "length_reward", "response_tokens")
+UNCALIBRATED = "quality_uncalibrated"
+"""Beside a calibrated quality: the model's own."""
 # Texts per call of the tokenizer: enough for its threads, few enough to find a refused conversation quickly.
 _ENCODED_AT_ONCE = 1000
 
@@ -116,7 +121,7 @@ class ScoreReport:
 
 @dataclass
 class _Item:
-    """A row on its way: what was read, what is wrong with it, its sequence."""
+    """A row on its way: what was read, what is wrong with it, its sequence, its scores and the calibrated quality."""
 
     number: int
     row: dict[str, Any] | None
@@ -124,6 +129,7 @@ class _Item:
     texts: RowTexts | None = None
     encoded: EncodedResponse | None = None
     scores: tuple[float, float | None] | None = None
+    calibrated: float | None = None
 
 
 def skipped_file(output: str | Path) -> Path:
@@ -163,6 +169,7 @@ def _score(config: ScoreConfig) -> ScoreReport:
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         read_at=config.read_at,
+        calibration=config.calibration,
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     settings = text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
@@ -232,10 +239,11 @@ def _score_all(
                     begun = True
                 journal.add({"scores": [item.scores for item in chunk]})
             report.unrendered |= _unrendered(scorer.tokenizer, settings, chunk)
+            _calibrate_chunk(scorer, chunk)
             columns = _columns(config, chunk)
             for item in chunk:
                 report.count(item)
-                writer.write(_scored_row(config, item, columns))
+                writer.write(_scored_row(config, item, columns, scorer.dial is not None))
                 if item.error is not None:
                     if skipped is None:
                         skipped = stack.enter_context(RowWriter(skipped_file(config.output)))
@@ -249,7 +257,7 @@ def _check_output(config: ScoreConfig, overwrite: bool) -> None:
     if Path(config.output).is_dir():
         raise OutputError("is a folder, not a file", where=config.output, fix="Give the name of a file.")
     for path in (Path(config.output), skipped_file(config.output)):
-        if path.exists() and not overwrite:
+        if is_there(path) and not overwrite:
             fix = "Choose another one, or pass --overwrite to replace it."
             raise OutputError("the output file exists already", where=str(path), fix=fix)
 
@@ -354,6 +362,20 @@ def _score_chunk(
         item.scores = (float(quality_R[k]), None if length_R is None else float(length_R[k]))
 
 
+def _calibrate_chunk(scorer: Scorer, chunk: Sequence[_Item]) -> None:
+    """The calibrated quality of rows with scores, where the model has a dial."""
+    scored = [(item, item.scores) for item in chunk if item.scores is not None]
+    if scorer.dial is None or not scored:
+        return
+    texts = [item.texts for item, _ in scored if item.texts is not None]
+    tokens = [item.encoded.response_tokens for item, _ in scored if item.encoded is not None]
+    attributes = scorer.dial.attributes_of(tokens, [one.response for one in texts])
+    quality_R = np.array([quality for _, (quality, _) in scored])
+    calibrated = scorer.dial(quality_R, attributes, [repr(one.prompt) for one in texts])
+    for (item, _), value in zip(scored, calibrated.tolist(), strict=True):
+        item.calibrated = value
+
+
 def _unrendered(tokenizer: Any, settings: EncodingSettings, chunk: Sequence[_Item]) -> set[str]:
     from odin_rm.data.render import unrendered
 
@@ -415,11 +437,15 @@ def _columns(config: ScoreConfig, chunk: Sequence[_Item]) -> list[str]:
     return [config.prompt_field, config.response_field] if first is None else list(first)
 
 
-def _scored_row(config: ScoreConfig, item: _Item, columns: list[str]) -> dict[str, Any]:
+def _scored_row(config: ScoreConfig, item: _Item, columns: list[str], calibrated: bool = False) -> dict[str, Any]:
     row = dict.fromkeys(columns) if item.row is None else item.row
     quality, length = item.scores or (None, None)
     tokens = None if item.encoded is None else item.encoded.response_tokens
     scored = {**row, "quality": quality, "length_reward": length, "response_tokens": tokens}
+    if calibrated:
+        scored |= {"quality": item.calibrated, UNCALIBRATED: quality}
+    elif config.overwrite_scores:
+        scored.pop(UNCALIBRATED, None)  # of an earlier pass with a calibration
     if item.texts is not None:
         scored |= measure_attributes(item.texts.response)
     else:

@@ -9,6 +9,8 @@ from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option
 from odin_rm.results.preference_codes import preference_codes
 
+CONTROLS = ("length", "headers", "lists", "bold", "markdown")
+
 
 @dataclass
 class WinRateConfig:
@@ -34,6 +36,17 @@ class WinRateConfig:
     preference_codes: list[str] | None = option(
         None, "How the files write a win of output_1, of output_2 and a tie, as in 0 1 0.5 or A B tie; default 1 2 1.5."
     )
+    style_control: list[str] = option(
+        [], "Hold style equal: length, headers, lists, bold, markdown (the last three); LMArena's regression."
+    )
+    ratings: bool = option(False, "Also ratings of all models from their battles, controlled with --style_control.")
+    style_form: Literal["lmarena", "arena-hard", "arena-hard-counts"] | None = option(
+        None, "Whose regression; default arena-hard for Arena-Hard's judgements, else lmarena (docs/win_rate.md)."
+    )
+    battle_baseline: str | None = option(
+        None, "With battles of LMArena or Arena-Hard: the model that win rates are against."
+    )
+    answers: list[str] = option([], "Arena-Hard's answers, which hold the counts that style control needs.")
     per_prompt: bool = option(
         False, "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."
     )
@@ -46,5 +59,9 @@ class WinRateConfig:
         """Refuse what cannot work, before anything is read."""
         if not self.annotations:
             raise ConfigError("names no file", where="--annotations", fix="Give files or folders of annotations.")
+        unknown = [name for name in self.style_control if name not in CONTROLS]
+        if unknown:
+            fix = f"Use {', '.join(CONTROLS)}."
+            raise ConfigError(f"there is no control '{unknown[0]}'", where="--style_control", fix=fix)
         check_options(self)
         preference_codes(self.preference_codes)

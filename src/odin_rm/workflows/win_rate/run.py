@@ -16,6 +16,7 @@ import numpy as np
 
 from odin_rm.core.errors import DataError, OutputError
 from odin_rm.core.files import atomic_write_json
+from odin_rm.core.system import is_there
 from odin_rm.evaluation.bootstrap import Statistic
 from odin_rm.evaluation.length_control import (
     JointFit,
@@ -48,8 +49,10 @@ from odin_rm.results.annotations import (
     read_annotations,
     read_difficulty,
 )
+from odin_rm.results.battles import battles_of_annotations
 from odin_rm.results.preference_codes import preference_codes
 from odin_rm.workflows.win_rate.config import WinRateConfig
+from odin_rm.workflows.win_rate.style import battle_content, battle_files, style_content
 
 WORDS = "words"
 
@@ -64,9 +67,14 @@ def run_win_rate(config: WinRateConfig) -> dict[str, Any]:
         OdinError: bad input, mixed baselines or judges, an output file that exists already.
     """
     output = Path(config.output)
-    if output.exists() and (output.is_dir() or not config.overwrite_output):
+    if is_there(output) and (output.is_dir() or not config.overwrite_output):
         what = "is a folder, not a file" if output.is_dir() else "exists already"
         raise OutputError(what, where=str(output), fix="Choose another file, or pass --overwrite.")
+    settings = {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+    if files := battle_files(config):
+        found = battle_content(config, files) | {"settings": settings}
+        atomic_write_json(output, found)
+        return found
     annotations = read_annotations(
         config.annotations, on_bad_row=config.on_bad_row, codes=preference_codes(config.preference_codes)
     )
@@ -74,6 +82,9 @@ def run_win_rate(config: WinRateConfig) -> dict[str, Any]:
     difficulty = None if config.difficulty is None else read_difficulty(config.difficulty)
     table = _Table.of(systems, _token_counter(config), difficulty, config)
     content = _content(table, config)
+    if config.style_control or config.ratings:
+        battles = battles_of_annotations(systems, _token_counter(config))
+        content |= style_content(config, battles, systems[0].baseline, judged=False)
     content["left_out"] = annotations.left_out
     content["settings"] = {
         "token_unit": config.tokenizer or WORDS,

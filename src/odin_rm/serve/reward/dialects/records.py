@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Json = Any
@@ -44,6 +44,7 @@ class Item:
         special: whether free text gets the tokenizer's own special tokens.
         window: the most tokens, where the client asks for fewer than the model takes; a longer text is cut.
         cut: a longer text than the window loses the start of its prompt instead of being refused.
+        variables: what the chat template gets beside messages: ``tools``, ``chat_template_kwargs``.
     """
 
     param: str
@@ -55,6 +56,7 @@ class Item:
     special: bool = True
     window: int | None = None
     cut: bool = False
+    variables: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,8 @@ def content_text(content: Json) -> str | None:
     return None if not parts or len(texts) < len(parts) else "".join(texts)
 
 
-def messages_of(value: Json, name: str) -> list[dict[str, str]]:
-    """Chat messages, parts of text joined.
+def messages_of(value: Json, name: str) -> list[dict[str, Json]]:
+    """Chat messages, parts of text joined; what else they hold (calls of tools, reasoning) stays, for the template.
 
     Raises:
         Problem: they are none.
@@ -190,13 +192,18 @@ def messages_of(value: Json, name: str) -> list[dict[str, str]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise Problem(400, f"'{name}' message {number} has no role", param=name)
         content = content_text(message.get("content"))
-        if content is None:
+        if content is None and not (message.get("content") is None and message.get("tool_calls")):
             raise Problem(400, f"'{name}' message {number} has no content of text", param=name)
-        messages.append({"role": message["role"], "content": content})
+        messages.append({**message, "content": content})
     return messages
 
 
-def conversation(messages: list[dict[str, str]], name: str, **changes: Any) -> Item:
+def variables_of(body: Mapping[str, Json]) -> dict[str, Json]:
+    """What a request gives the chat template beside messages."""
+    return {name: body[name] for name in ("tools", "chat_template_kwargs") if body.get(name)}
+
+
+def conversation(messages: list[dict[str, Json]], name: str, **changes: Any) -> Item:
     """The last message of a conversation as the response to those before it."""
     if messages[-1]["role"] != "assistant":
         raise Problem(400, f"'{name}' does not end with a message of the assistant, so nothing is scored", param=name)

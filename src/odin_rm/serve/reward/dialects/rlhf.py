@@ -21,6 +21,7 @@ from odin_rm.serve.reward.dialects.records import (
     new_id,
     sigmoid,
     texts_of,
+    variables_of,
 )
 
 
@@ -71,7 +72,8 @@ def _slime(body: Mapping[str, Json]) -> Asked:
         response = messages_of(response, "response")
     if not isinstance(response, (str, list)):
         raise Problem(400, f"'response' is {kind(response)}, not text", param="response")
-    return Asked((Item("response", prompt=prompt, response=response),), lambda _, scores: scores[0].quality)
+    item = Item("response", prompt=prompt, response=response, variables=variables_of(body))
+    return Asked((item,), lambda _, scores: scores[0].quality)
 
 
 def read_score_evaluation(body: Mapping[str, Json]) -> Asked:

@@ -26,6 +26,7 @@ from odin_rm.serve.reward.dialects.records import (
     now,
     texts_of,
     usage,
+    variables_of,
     whole_number,
 )
 
@@ -79,7 +80,8 @@ def _inputs(body: Mapping[str, Json]) -> tuple[Item, ...]:
     cut = window is not None
     most = None if window == -1 else window
     if body.get("messages") is not None:
-        return (conversation(messages_of(body["messages"], "messages"), "messages", window=most, cut=cut),)
+        messages, given = messages_of(body["messages"], "messages"), variables_of(body)
+        return (conversation(messages, "messages", window=most, cut=cut, variables=given),)
     special = flag_of(body, "add_special_tokens", True)
     value = body.get("input")
     if isinstance(value, list) and value and all(_is_id(one) for one in value):

@@ -1,0 +1,1 @@
+"""Objectives beside each other on the same features, folds and data order."""

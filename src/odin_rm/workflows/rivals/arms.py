@@ -1,0 +1,128 @@
+"""The arms of a comparison: an objective with its options, and what of its training is its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from odin_rm.core.errors import ConfigError
+from odin_rm.core.options import check_options
+from odin_rm.objectives.registry import OBJECTIVES, make_objective
+
+BAG = "bag_of_words"
+LENGTH_HEAD = "length_head"
+TRAINING: dict[str, type] = {
+    "learning_rate": float, "weight_decay": float, "epochs": int, "batch_pairs": int, "head_scale": float,
+    "normalise_heads": bool, "ridge": float, "after": str,
+}  # fmt: skip
+"""What of the training an arm may have otherwise; ``ridge`` is the bag of words' own."""
+_OF_BAG = ("ridge",)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Attributes:
+        name: in tables.
+        objective: of the table of objectives, or ``bag_of_words``.
+        options: of the objective, where they are not its defaults.
+        training: see :data:`TRAINING`.
+    """
+
+    name: str
+    objective: str
+    options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Any:
+        """The record of the objective's options."""
+        return OBJECTIVES[self.objective].settings(**self.options)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What it reads of the texts beside the response tokens."""
+        return () if self.objective == BAG else make_objective(self.objective, self.settings).attributes
+
+    def to_json(self) -> dict[str, Any]:
+        """For files and digests."""
+        known = {} if self.objective == BAG else dataclasses.asdict(self.settings)
+        return {"objective": self.objective, "options": known, "training": self.training}
+
+
+def read_arms(texts: Sequence[str]) -> list[Arm]:
+    """The arms that the texts name; all objectives and a bag of words where there are none.
+
+    Raises:
+        ConfigError: an unknown objective or option, a value that it does not take, two arms of one name.
+    """
+    if not texts:
+        texts = [*sorted(OBJECTIVES, key=lambda name: name != "bradley_terry"), BAG]
+        texts = ["dir=dir information_of=reward" if text == "dir" else text for text in texts]
+    arms = [_read_arm(str(text)) for text in texts]
+    names = [arm.name for arm in arms]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two arms are called '{twice}'", where="--arms", fix="Write NAME=OBJECTIVE ... for one.")
+    return arms
+
+
+def _read_arm(text: str) -> Arm:
+    name, objective, words = _parts(text)
+    if objective not in OBJECTIVES and objective != BAG:
+        fix = f"Use one of {', '.join([*OBJECTIVES, BAG])}."
+        raise ConfigError(f"there is no objective '{objective}'", where=f"--arms '{text}'", fix=fix)
+    kinds = {} if objective == BAG else typing.get_type_hints(OBJECTIVES[objective].settings)
+    training = {key: kind for key, kind in TRAINING.items() if (key in _OF_BAG) == (objective == BAG)}
+    options: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for word in words:
+        key, given, value = word.partition("=")
+        if not given or key not in kinds | training:
+            fix = f"It takes {', '.join([*kinds, *training])}, each as option=value."
+            raise ConfigError(f"'{word}' is no option of {objective}", where=f"--arms '{text}'", fix=fix)
+        place, kind = (options, kinds[key]) if key in kinds else (own, training[key])
+        place[key] = _value(value, kind, word, text)
+    arm = Arm(name, objective, options, own)
+    _check(arm, text)
+    return arm
+
+
+def _parts(text: str) -> tuple[str, str, list[str]]:
+    """Name, objective and words of an arm: the name may have blanks and ends at the first ``=``."""
+    name, named, rest = text.partition("=")
+    objective, *words = (rest if named else text).split() or [""]
+    if objective in OBJECTIVES or objective == BAG:
+        return (name if named else text).strip(), objective, words
+    first, *others = text.split() or [""]  # 'OBJECTIVE option=value': the first = is an option's
+    return text.strip(), first if "=" not in first else objective, others
+
+
+def _value(text: str, kind: type, word: str, arm: str) -> Any:
+    try:
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        pass
+    raise ConfigError(f"'{word}' is no {kind.__name__}", where=f"--arms '{arm}'", fix="Give another value.")
+
+
+def _check(arm: Arm, text: str) -> None:
+    where = f"--arms '{text}'"
+    if arm.objective == BAG:
+        return
+    check_options(arm.settings)
+    if arm.objective == "dir" and arm.settings.information_of == "feature":
+        fix = "Add information_of=reward, or train the whole model with odin-rm reward --objective dir."
+        raise ConfigError("its term has no gradient in heads on frozen features", where=where, fix=fix)
+    after = arm.training.get("after")
+    if after is not None and (after != LENGTH_HEAD or "length" not in OBJECTIVES[arm.objective].heads):
+        fix = f"after={LENGTH_HEAD} is for objectives with a length head."
+        raise ConfigError(f"cannot have after={after}", where=where, fix=fix)
+    if "head_scale" in arm.training and not arm.training.get(
+        "normalise_heads", OBJECTIVES[arm.objective].normalise_heads
+    ):
+        raise ConfigError("head_scale scales normalised heads only", where=where, fix="Add normalise_heads=true.")
