@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from odin_rm.core.errors import OutputError
+from odin_rm.core.errors import MachineError, OutputError
 from odin_rm.core.lock import WriterLock
 from odin_rm.runs import output_folder
 from odin_rm.runs.output_folder import (
@@ -322,3 +322,20 @@ def test_the_same_command_may_finish_what_a_kill_has_cut_short(tmp_path, moment)
         assert not was_cut_short(tmp_path / "elsewhere", "same")
     assert not was_cut_short(out, "same")
     assert not was_cut_short(tmp_path / "a\0b", "same")
+
+
+@pytest.mark.parametrize("error", [MachineError("no space left"), OSError(28, "No space left on device")])
+def test_the_same_command_may_finish_what_a_full_disk_has_cut_short(tmp_path, error):
+    """The output is in its place already; the last thing that the command does no longer finds room."""
+    out, other = tmp_path / "scores.jsonl", tmp_path / "other.jsonl"
+    out.write_text("{}")
+    with pytest.raises(type(error)), writer_of(out, "same"):
+        raise error
+    assert was_cut_short(out, "same")
+    assert not was_cut_short(out, "other")
+    with writer_of(out, "same"):
+        pass
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(type(error)), writer_of(other, "same"):
+        raise error  # nothing is there: nothing is left
+    assert list(tmp_path.iterdir()) == [out]

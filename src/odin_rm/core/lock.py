@@ -107,6 +107,13 @@ class WriterLock:
             self._descriptor = None
             _HELD.discard(str(self.path))
 
+    def leave(self) -> None:
+        """Give it back and leave the file with its note, as a kill does: the same command may finish the output."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            _HELD.discard(str(self.path))
+
     def refuse_others(self) -> None:
         """Look only.
 

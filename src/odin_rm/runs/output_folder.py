@@ -32,7 +32,7 @@ from odin_rm.core.atomic import (
     staged_folder,
     swap_in,
 )
-from odin_rm.core.errors import DataError, OutputError
+from odin_rm.core.errors import DataError, MachineError, OutputError
 from odin_rm.core.lock import WriterLock
 from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.system import cannot_write, is_there, shown_path, writing
@@ -419,7 +419,7 @@ def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
 
     Args:
         path: the folder or file.
-        note: of :func:`command_note`, for the same command after a kill.
+        note: of :func:`command_note`, for the same command after a kill or a full disk.
 
     Raises:
         OutputError: another process is at it, or the place cannot be written.
@@ -433,6 +433,13 @@ def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
             lock.take()
         yield
+    except (MachineError, OSError):
+        # A full disk after the output is in its place: the same command finishes it, as after a kill.
+        if note and is_there(target):
+            lock.leave()
+        else:
+            _let_go(lock, made)
+        raise
     except BaseException:
         _let_go(lock, made)
         raise
