@@ -147,6 +147,7 @@ def main() -> None:
     print("validation pairs embedded", flush=True)
     train = embedded(encoder, data / TRAIN, options.pairs)
     mean, spread = train.feature.mean(axis=0), train.feature.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)  # a dimension of the encoder is the same for every text
     for part in (train, val):
         part.feature = (part.feature - mean) / spread
     found = []
