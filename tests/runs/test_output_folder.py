@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from odin_rm.core.errors import MachineError, OutputError
+from odin_rm.core.errors import MachineError, MissingFileError, OutputError
 from odin_rm.core.lock import WriterLock
 from odin_rm.runs import output_folder
 from odin_rm.runs.output_folder import (
@@ -338,4 +338,14 @@ def test_the_same_command_may_finish_what_a_full_disk_has_cut_short(tmp_path, er
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(type(error)), writer_of(other, "same"):
         raise error  # nothing is there: nothing is left
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("error", [MissingFileError("no such file"), OutputError("no"), PermissionError(13, "Denied")])
+def test_what_the_user_has_to_mend_leaves_no_lock(tmp_path, error):
+    out = tmp_path / "scores.jsonl"
+    out.write_text("{}")
+    with pytest.raises(type(error)), writer_of(out, "same"):
+        raise error
+    assert not was_cut_short(out, "same")
     assert list(tmp_path.iterdir()) == [out]

@@ -103,9 +103,7 @@ class WriterLock:
         if self._descriptor is not None:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = None
-            _HELD.discard(str(self.path))
+            self.leave()
 
     def leave(self) -> None:
         """Give it back and leave the file with its note, as a kill does: the same command may finish the output."""

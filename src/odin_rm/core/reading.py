@@ -95,7 +95,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, each of whose keys is given once: of two values of a key nobody knows which one is meant."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key '{twice[:80]}' is given twice")
     return found
 

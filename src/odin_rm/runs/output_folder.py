@@ -35,7 +35,7 @@ from odin_rm.core.atomic import (
 from odin_rm.core.errors import DataError, MachineError, OutputError
 from odin_rm.core.lock import WriterLock
 from odin_rm.core.reading import read_json, read_yaml
-from odin_rm.core.system import cannot_write, is_there, shown_path, writing
+from odin_rm.core.system import cannot_write, is_full, is_there, shown_path, writing
 
 MARK = ".odin-rm.json"
 """In each output folder: which command made it and, where it was made in one go, the files that it wrote."""
@@ -433,15 +433,12 @@ def writer_of(path: PathLike, note: str = "") -> Iterator[None]:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
             lock.take()
         yield
-    except (MachineError, OSError):
-        # A full disk after the output is in its place: the same command finishes it, as after a kill.
-        if note and is_there(target):
+    except BaseException as error:
+        # The machine failed after the output was in its place: the same command finishes it, as after a kill.
+        if note and (isinstance(error, MachineError) or is_full(error)) and is_there(target):
             lock.leave()
         else:
             _let_go(lock, made)
-        raise
-    except BaseException:
-        _let_go(lock, made)
         raise
     if not is_there(target):
         _let_go(lock, made)
