@@ -181,6 +181,13 @@ def test_several_attributes_and_the_audit_counts_them_in_the_text(made, model, t
     sides = [score_texts(scorer, [r["prompt"] for r in rows], [r[s] for r in rows])[0] for s in ("chosen", "rejected")]
     accuracy = (0.5 * (np.sign(sides[0] - sides[1]) + 1)).mean()
     assert json.loads((out / "audit.json").read_text())["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
+    # What the dial alone needs is counted all the same, and not shown.
+    fewer = tmp_path / "fewer"
+    assert main(["audit", "--model", str(model), "--dataset", made["eval"], "--output", str(fewer),
+                 "--attributes", "words", "--bootstrap_samples", "20"]) == 0  # fmt: skip
+    audited = json.loads((fewer / "audit.json").read_text())
+    assert audited["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
+    assert set(audited["attributes"]) == {"response_tokens", "words"}
 
 
 def test_writers_come_from_the_rows(made, model, tmp_path):

@@ -27,11 +27,6 @@ FORMAT_VERSION = 1
 ANCHORS = ("interventions", "twins", "writers", "zero")
 
 
-def column_of(attribute: str) -> str:
-    """The column in which data carry an attribute that a dial counts in the response's text."""
-    return f"dial_{attribute}"
-
-
 def curve_columns(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """``(R, 2 + K)`` columns of a curve: ``a``, ``log(1 + a)`` and ``max(log(1 + a) - knot, 0)`` for each knot.
 

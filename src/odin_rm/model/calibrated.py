@@ -70,19 +70,19 @@ def model_folder(path: str | Path) -> str | Path:
     return inside if is_reward_model_folder(inside) else path
 
 
-def find_calibration(folder: str | Path, wish: str | None, *, name: str) -> Calibration | None:
+def find_calibration(folder: str | Path, requested: str | None, *, name: str) -> Calibration | None:
     """The calibration of a model.
 
     Args:
         folder: the model's folder, or its hub id.
-        wish: ``none``, a file, a folder that holds it, or ``None`` for what stands beside the model.
+        requested: ``none``, a file, a folder that holds it, or ``None`` for what stands beside the model.
         name: what the user calls the model.
 
     Raises:
         ConfigError: there is no such file, or it belongs to another model.
         DataError: it cannot be read.
     """
-    path = calibration_file(folder, wish)
+    path = calibration_file(folder, requested)
     if path is None:
         return None
     found = read_calibration(path)
@@ -99,12 +99,12 @@ def find_calibration(folder: str | Path, wish: str | None, *, name: str) -> Cali
     return found
 
 
-def calibration_file(folder: str | Path, wish: str | None) -> Path | None:
-    """Where the calibration of a model is, as wished for; ``None`` where there is none."""
-    if wish is not None:
-        if wish == NONE:
+def calibration_file(folder: str | Path, requested: str | None) -> Path | None:
+    """Where the calibration of a model is, as requested; ``None`` where there is none."""
+    if requested is not None:
+        if requested == NONE:
             return None
-        return Path(wish) / CALIBRATION_FILE if Path(wish).is_dir() else Path(wish)
+        return Path(requested) / CALIBRATION_FILE if Path(requested).is_dir() else Path(requested)
     place = Path(folder)
     if not place.is_dir():
         return None

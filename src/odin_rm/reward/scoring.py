@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from odin_rm.core.types import LENGTH, QUALITY
-from odin_rm.data.attributes import TOKENS
-from odin_rm.data.dial import column_of
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation.records import ScoredPreferences
 from odin_rm.model.scoring import Scorer, check_finite, score_columns
@@ -43,9 +41,7 @@ def score_preferences(
     check_finite(columns[QUALITY], scorer.name)
     if scorer.dial is None:
         return as_scored(data, columns, name or scorer.name)
-    attributes = {TOKENS: np.asarray(data.response_tokens)}
-    counted = {one: data.extra.get(column_of(one)) for one in scorer.dial.text_attributes}
-    attributes |= {one: np.asarray(values) for one, values in counted.items() if values is not None}
+    attributes = {attribute: np.asarray(column) for attribute, column in data.attributes.items()}
     calibrated = scorer.dial(columns[QUALITY], attributes, np.asarray(data.response_prompt))
     scored = as_scored(data, {**columns, QUALITY: calibrated}, name or scorer.name)
     return replace(scored, report={**scored.report, "calibration": scorer.dial.calibration.record()})

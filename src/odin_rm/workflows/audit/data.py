@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from odin_rm.core.errors import DataError, RowError
-from odin_rm.data.attributes import DEFAULT, TOKENS, Attribute, find_attribute, measure_texts
+from odin_rm.data.attributes import DEFAULT, TOKENS, Attribute, find_attribute
 from odin_rm.data.columns import Columns
-from odin_rm.data.dial import column_of
 from odin_rm.data.load import load_preferences
 from odin_rm.data.render import Reply, response_texts
 from odin_rm.data.rows import TiesCount, parse_preference_row
@@ -44,7 +42,6 @@ def load_audit_data(
     length_unit: str,
     columns: Sequence[str] = (),
     attributes: Sequence[Attribute] = (),
-    counted: Sequence[str] = (),
 ) -> TokenisedPreferences:
     """The pairs to audit, with the length of each response in the wanted unit (:func:`audited_lengths`).
 
@@ -58,14 +55,13 @@ def load_audit_data(
         on_bad_row: raise at an unusable row, or leave it out and count it.
         length_unit: ``tokens``, ``characters`` or ``words``.
         columns: names of fields, ``new=theirs`` each.
-        attributes: what the reward is held against beside the length; those without a ``measure`` are columns of the
+        attributes: what is wanted of each response beside the length; those without a ``measure`` are columns of the
             rows.
-        counted: what a calibration counts in the responses' texts; columns of :func:`odin_rm.data.dial.column_of`.
     """
     extra = [TRUE_QUALITY] if _has_true_quality(source, on_bad_row, columns) else []
     extra += [one.name for one in attributes if one.measure is None]
     measured = [one for one in attributes if one.measure is not None]
-    if length_unit == "tokens" and not counted:
+    if length_unit == "tokens":
         return load_preferences(
             source,
             tokenizer,
@@ -75,10 +71,9 @@ def load_audit_data(
             columns=columns,
             measured=measured,
         )
-    measures = _measures(length_unit, counted)
-    rows = _measured_rows(source, measures, on_bad_row, columns)
+    rows = _measured_rows(source, length_unit, on_bad_row, columns)
     data = load_preferences(
-        rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, *measures], measured=measured
+        rows, tokenizer, settings, on_bad_row=on_bad_row, extra_columns=[*extra, _LENGTH], measured=measured
     )
     return replace(data, source=source)
 
@@ -106,41 +101,22 @@ def _has_true_quality(source: str, on_bad_row: OnBadRow, columns: Sequence[str])
     return any(first.row.get(name) is not None for name in (TRUE_QUALITY, f"chosen_{TRUE_QUALITY}"))
 
 
-def _measures(unit: str, attributes: Sequence[str]) -> dict[str, Callable[[Reply], float]]:
-    """Column to what gives it of a response."""
-    found: dict[str, Callable[[Reply], float]] = {}
-    if unit != "tokens":
-        found[_LENGTH] = lambda response: measure(response, unit)
-    for name in attributes:
-        found[column_of(name)] = partial(_attribute, name=name)
-    return found
-
-
-def _attribute(response: Reply, *, name: str) -> float:
-    return float(measure_texts(["\n\n".join(response_texts(response))], [find_attribute(name)])[name][0])
-
-
-def _measured_rows(
-    source: str, measures: Mapping[str, Callable[[Reply], float]], on_bad_row: OnBadRow, columns: Sequence[str]
-) -> list[dict[str, Any]]:
+def _measured_rows(source: str, unit: str, on_bad_row: OnBadRow, columns: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[Any] = []
     # A malformed row stays in the list as None, so that the loader counts it among the skipped.
     skip = (lambda error: rows.append(None)) if on_bad_row == "skip" else None
     for placed in iter_preference_rows(source, skip, columns):
         row = placed.row if isinstance(placed.row, TiesCount) else dict(placed.row)
         try:
-            responses = parse_preference_row(row).responses
-            values = {name: [one(response) for response in responses] for name, one in measures.items()}
+            lengths = [measure(response, unit) for response in parse_preference_row(row).responses]
         except RowError as error:
             if on_bad_row == "error":
                 raise _placed(error, placed) from error
             rows.append(row)
             continue
         ranked = row.get("responses") is not None and row.get("chosen") is None
-        measured: dict[str, Any] = {}
-        for name, numbers in values.items():
-            sides = (f"chosen_{name}", f"rejected_{name}")
-            measured |= {name: numbers} if ranked else dict(zip(sides, numbers, strict=True))
+        sides = (f"chosen_{_LENGTH}", f"rejected_{_LENGTH}")
+        measured = {_LENGTH: lengths} if ranked else dict(zip(sides, lengths, strict=True))
         rows.append(type(row)({**row, **measured}))
     return rows
 

@@ -24,6 +24,7 @@ import yaml
 from odin_rm.core.errors import MachineError, OdinError, RunInterrupted
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
+from odin_rm.data.attributes import find_attribute, text_attributes
 from odin_rm.data.columns import Columns
 from odin_rm.evaluation.audit import AuditResult, audit_preferences
 from odin_rm.evaluation.paired_audit import paired_audit, same_pairs
@@ -170,6 +171,10 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
     )
     scorer.batch_layout, scorer.tree_attention = config.batch_layout, config.tree_attention
     scorer.settings = scoring.text_settings(scorer, max_length=config.max_length, overlong=config.overlong)
+    wanted = wanted_attributes(config.attributes)
+    there = {*text_attributes(), *(one.name for one in wanted)}
+    of_dial = [] if scorer.dial is None else scorer.dial.text_attributes
+    for_dial = [find_attribute(name) for name in of_dial if name not in there]
     data = load_audit_data(
         config.dataset,
         scorer.tokenizer,
@@ -177,20 +182,18 @@ def _measure(config: AuditConfig, place: str, twins: Twins | None, shared: Share
         on_bad_row=config.on_bad_row,
         length_unit=config.length_unit,
         columns=config.columns if twins is None else Columns(config.columns).but(OF_TWINS),
-        attributes=wanted_attributes(config.attributes),
-        counted=[] if scorer.dial is None else scorer.dial.text_attributes,
+        attributes=[*wanted, *for_dial],
     )
     data = shared.narrow(scorer.name, data)
     with Progress(f"scoring with {scorer.name}", data.num_responses, unit="responses") as bar:
         scored = score_preferences(scorer, data, microbatch_tokens=config.microbatch_tokens, progress=bar.advance)
     lengths = audited_lengths(data, config.length_unit)
-    carried = {one.name: data.extra[one.name] for one in wanted_attributes(config.attributes) if one.measure is None}
-    scored = replace(
-        scored,
-        response_tokens=lengths,
-        length_unit=f"response {config.length_unit}",
-        attributes=scored.attributes | carried,
-    )
+    carried = {one.name: data.extra[one.name] for one in wanted if one.measure is None}
+    attributes = scored.attributes | carried
+    for one in for_dial:
+        del attributes[one.name]
+    unit = f"response {config.length_unit}"
+    scored = replace(scored, response_tokens=lengths, length_unit=unit, attributes=attributes)
     scored_twins = None if twins is None else _score_twins(config, scorer, twins, shared)
     return Measured(scored, np.asarray(data.pair_key), scored_twins)
 
