@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks.shared.word_rewards import Reward, WordReward, features, forget, train
 from odin_rm.core.files import atomic_write_json
-from odin_rm.evaluation.attribute_audit import AttributedScores, as_figure, audit_attributes
+from odin_rm.evaluation.attribute_audit import AttributedScores, audit_attributes
 from odin_rm.evaluation.best_of_n import excess_drift
 from odin_rm.evaluation.bootstrap import PromptBootstrap
 from odin_rm.evaluation.certificate import Measured, certify
@@ -149,8 +149,8 @@ class Bed:
         excess = excess_drift(reward(self.many), gold, self.many_prompt, attribute_columns(self.many), [N])
         audit = self._audit(reward)
         found = {
-            n: Measured(effects[n], chosen[n], excess[n][-1], as_figure(audit[n]["within"]["pearson"]),
-                        as_figure(audit[n]["pooled"]["pearson"]), as_figure(audit[n]["amplification"]))
+            n: Measured(effects[n], chosen[n], excess[n][-1], Figure.from_json(audit[n]["within"]["pearson"]),
+                        Figure.from_json(audit[n]["pooled"]["pearson"]), Figure.from_json(audit[n]["amplification"]))
             for n in ATTRIBUTES
         }  # fmt: skip
         return found, audit

@@ -512,11 +512,6 @@ def _variance_shares(sums: np.ndarray) -> dict[str, np.ndarray]:
     return {"between_prompt_share": np.where(ok, component / (component + error), np.nan)}
 
 
-def as_figure(content: Mapping[str, Any]) -> Figure:
-    """A figure from its JSON form."""
-    return Figure(content["value"], content.get("low"), content.get("high"), content.get("why"))
-
-
 def attribute_order(attributes: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     """Names by the size of the within-prompt correlation, largest first, undefined last."""
 

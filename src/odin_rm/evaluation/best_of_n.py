@@ -21,6 +21,7 @@ import numpy as np
 
 from odin_rm.core.errors import ShapeError
 from odin_rm.evaluation.bootstrap import PromptBootstrap, bootstrap_mean, percentile_interval
+from odin_rm.evaluation.prompt_sums import places_of_prompts
 from odin_rm.evaluation.records import Figure
 
 ENOUGH = 0.9
@@ -126,27 +127,36 @@ def best_of_n(
         ShapeError: no prompt has as many responses.
     """
     together = {"proxy": np.asarray(proxy, np.float64), **{k: np.asarray(v, np.float64) for k, v in columns.items()}}
-    numbers, number = np.unique(prompt, return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(number))[:-1])
-    held = [group for group in groups if len(group) >= max(ns)]
-    if not held:
-        raise ShapeError(f"no prompt has {max(ns)} responses, the most is {max(map(len, groups))}")
+    held, left_out = _with_enough(prompt, ns)
+    table = np.stack(list(together.values()))
     expected = np.empty((len(held), len(ns), len(together)))
-    squares, free = np.zeros(len(together)), 0
     for p, group in enumerate(held):
-        table = np.stack([column[group] for column in together.values()])
         for k, n in enumerate(ns):
-            expected[p, k] = table @ choice_probabilities(together["proxy"][group], n)
-        squares += ((table - table.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-        free += len(group) - 1
+            expected[p, k] = table[:, group] @ choice_probabilities(together["proxy"][group], n)
+    squares, free = _within(table, held)
     curves = {
         name: [bootstrap_mean(expected[:, k, c], samples=bootstrap_samples, seed=seed) for k in range(len(ns))]
         for c, name in enumerate(together)
     }
     deviation = {name: math.sqrt(squares[c] / free) if free else None for c, name in enumerate(together)}
     kl = [best_of_n_kl(n) for n in ns]
-    return BestOfN(list(ns), kl, curves, len(held), len(numbers) - len(held), deviation)
+    return BestOfN(list(ns), kl, curves, len(held), left_out, deviation)
+
+
+def _with_enough(prompt: np.ndarray, ns: Sequence[int]) -> tuple[list[np.ndarray], int]:
+    """Positions of the responses of each prompt that has as many as the largest draw, and how many have not."""
+    groups = places_of_prompts(np.unique(prompt, return_inverse=True)[1])
+    held = [group for group in groups if len(group) >= max(ns)]
+    if not held:
+        raise ShapeError(f"no prompt has {max(ns)} responses, the most is {max(map(len, groups))}")
+    return held, len(groups) - len(held)
+
+
+def _within(table_CR: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+    """``(C,)`` squared deviations of each column from its prompts' means, and their degrees of freedom."""
+    parts = [table_CR[:, group] for group in groups]
+    squares = np.sum([((part - part.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) for part in parts], axis=0)
+    return squares, sum(map(len, groups)) - len(groups)
 
 
 def excess_drift(
@@ -175,21 +185,15 @@ def excess_drift(
         ns: how many are drawn; prompts with fewer responses than the largest are left out.
         bootstrap_samples, seed: of the intervals, by prompt.
     """
-    number = np.unique(prompt, return_inverse=True)[1]
-    order = np.argsort(number, kind="stable")
-    groups = [g for g in np.split(order, np.cumsum(np.bincount(number))[:-1]) if len(g) >= max(ns)]
-    if not groups:
-        raise ShapeError(f"no prompt has {max(ns)} responses")
+    groups, _ = _with_enough(prompt, ns)
     table = np.stack([np.asarray(gold, np.float64), *(np.asarray(c, np.float64) for c in columns.values())])
     moves = np.zeros((len(groups), 2, len(ns), len(table)))
-    squares, free = np.zeros(len(table)), 0
     for p, group in enumerate(groups):
         mean = table[:, group].mean(axis=1)
         for side, chooser in enumerate((proxy, gold)):
             for k, n in enumerate(ns):
                 moves[p, side, k] = table[:, group] @ choice_probabilities(np.asarray(chooser)[group], n) - mean
-        squares += ((table[:, group] - mean[:, None]) ** 2).sum(axis=1)
-        free += len(group) - 1
+    squares, free = _within(table, groups)
     spread = np.sqrt(squares / max(free, 1))
 
     def excess(weights_SP: np.ndarray) -> np.ndarray:

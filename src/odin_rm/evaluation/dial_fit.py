@@ -175,9 +175,7 @@ class WithinFit:
 
     def coefficients(self, weights_SP: np.ndarray) -> np.ndarray:
         """``(S, M)`` least-squares coefficients in each resample; the smallest ones where columns are dependent."""
-        gram = (weights_SP @ self.gram_P).reshape(len(weights_SP), self.size, self.size)
-        inverse = np.linalg.pinv(gram, rcond=_RANK, hermitian=True)
-        return np.einsum("smk,sk->sm", inverse, weights_SP @ self.moment_P) / self.scale
+        return _least_squares(weights_SP @ self.gram_P, weights_SP @ self.moment_P) / self.scale
 
     def curves(self, coefficients_M: np.ndarray) -> tuple[AttributeCurve, ...]:
         """The curves of one vector of coefficients."""
@@ -196,6 +194,13 @@ class WithinFit:
                 )
             )
         return tuple(found)
+
+
+def _least_squares(gram_S: np.ndarray, moment_SM: np.ndarray) -> np.ndarray:
+    """``(S, M)`` solutions of ``S`` systems of ``(S, M * M)`` and ``(S, M)``; the smallest where columns depend."""
+    size = moment_SM.shape[1]
+    inverse = np.linalg.pinv(gram_S.reshape(-1, size, size), rcond=_RANK, hermitian=True)
+    return np.einsum("smk,sk->sm", inverse, moment_SM)
 
 
 # ---- the share -------------------------------------------------------------------------------------------------------
@@ -401,9 +406,7 @@ def _regressed(
     np.add.at(moment_P, number, scaled * (pairs.second - pairs.first)[:, None])
 
     def solve(weights_SP: np.ndarray) -> np.ndarray:
-        gram = (weights_SP @ gram_P).reshape(len(weights_SP), len(names), len(names))
-        inverse = np.linalg.pinv(gram, rcond=_RANK, hermitian=True)
-        return np.einsum("skj,sj->sk", inverse, weights_SP @ moment_P) / scale_K
+        return _least_squares(weights_SP @ gram_P, weights_SP @ moment_P) / scale_K
 
     beta_K = solve(np.ones((1, prompts)))[0]
     drawn_SK = solve(weights_of(PromptBootstrap(number, bootstrap_samples, seed)).astype(np.float64))

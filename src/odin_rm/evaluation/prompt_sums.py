@@ -20,6 +20,15 @@ Chunks = Iterable[np.ndarray]
 Evaluate = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
+def places_of_prompts(prompt: np.ndarray) -> list[np.ndarray]:
+    """For each prompt ``0 .. P-1`` the positions of its rows, ascending.
+
+    Args:
+        prompt: ``(R,)`` prompt numbers without a gap.
+    """
+    return np.split(np.argsort(prompt, kind="stable"), np.cumsum(np.bincount(prompt))[:-1])
+
+
 def weights_of(bootstrap: PromptBootstrap) -> np.ndarray:
     """``(S, P)`` how often each resample drew each prompt, as small whole numbers."""
     weights_SP, first = np.zeros((bootstrap.samples, bootstrap.prompts), dtype=np.uint16), 0

@@ -26,6 +26,15 @@ class Figure:
         value, low, high = (None if one is None else factor * one for one in (self.value, self.low, self.high))
         return Figure(value, low, high, self.why)
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Figure:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            KeyError: there is no ``value``.
+        """
+        return cls(content["value"], content.get("low"), content.get("high"), content.get("why"))
+
     def to_json(self) -> dict[str, Any]:
         """``{"value", "low", "high"}`` and ``why`` where the figure is undefined."""
         out: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high}

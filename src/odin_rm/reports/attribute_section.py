@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from odin_rm.evaluation.attribute_audit import as_figure, attribute_order
+from odin_rm.evaluation.attribute_audit import attribute_order
 from odin_rm.evaluation.audit import AuditResult
+from odin_rm.evaluation.records import Figure
 from odin_rm.reports.audit_charts import NEAR_ZERO
 from odin_rm.reports.blocks import MINUS, Percent, Plot, Table, Text, format_number
 from odin_rm.reports.sections import Section
@@ -107,8 +108,8 @@ def _associations(results: Sequence[AuditResult], names: Sequence[str]) -> Canva
             for y, name in zip(place + offset, names, strict=True):
                 if name not in result.attributes:
                     continue
-                within = as_figure(result.attributes[name]["within"]["pearson"])
-                pooled = as_figure(result.attributes[name]["pooled"]["pearson"])
+                within = Figure.from_json(result.attributes[name]["within"]["pearson"])
+                pooled = Figure.from_json(result.attributes[name]["pooled"]["pearson"])
                 if within.low is not None and within.high is not None:
                     axis.plot([within.low, within.high], [y, y], color=colour, linewidth=1.4, zorder=3)
                 if within.value is not None:
@@ -144,8 +145,8 @@ def _table(result: AuditResult, names: Sequence[str]) -> Table:
             continue
         one = result.attributes[name]
         cells = [one["within"]["pearson"], one["within"]["spearman"], one["pooled"]["pearson"], one["amplification"]]
-        shares = [Percent(as_figure(one[f"accuracy_{side}"])) for side in ("for", "against")]
-        rows.append([one.get("words", name), *map(as_figure, cells), *shares])
+        shares = [Percent(Figure.from_json(one[f"accuracy_{side}"])) for side in ("for", "against")]
+        rows.append([one.get("words", name), *map(Figure.from_json, cells), *shares])
     between, style = result["between_prompt_share"].value, result["style_share"].value
     note = (
         f"Of the reward's variance {format_number(between, percent=True)} lies between prompts. "

@@ -172,17 +172,15 @@ def figures_table(results: Sequence[AuditResult]) -> Table:
 
 def _details(results: Sequence[AuditResult]) -> list[Table]:
     tables = []
+    columns = ["Chosen against rejected", "Pairs", "Accuracy", "Picking the longer"]
+    shown = ("accuracy", "longer_response_baseline_accuracy")
     for result in results:
-        rows = [[row["label"], row["pairs"], _from(row["accuracy"]), _from(row["longer_response_baseline_accuracy"])]
-                for row in result.length_bins]  # fmt: skip
-        columns = ["Chosen against rejected", "Pairs", "Accuracy", "Picking the longer"]
+        rows = [
+            [row["label"], row["pairs"], *(Figure.from_json(row[name]) for name in shown)] for row in result.length_bins
+        ]
         caption = f"Accuracy by length difference: {result.name}"
         tables.append(Table(caption, columns, rows, percent=columns[2:], folded=True))
     return tables
-
-
-def _from(content: dict[str, Any]) -> Figure:
-    return Figure(content["value"], content.get("low"), content.get("high"), content.get("why"))
 
 
 def write_audit_report(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from odin_rm.evaluation.attribute_audit import as_figure
 from odin_rm.evaluation.certificate import UNDECIDED
+from odin_rm.evaluation.records import Figure
 from odin_rm.reports.blocks import Table, Text, format_number
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.page import Report
@@ -81,11 +81,11 @@ def _evidence(attributes: Mapping[str, Any], names: Sequence[str]) -> list[Table
         before = one["baseline"] or {}
         cells = [before.get("effect"), one["measured"].get("effect"), one["measured"].get("chosen")]
         cells += [one["measured"].get("excess"), before.get("within"), one["measured"].get("within")]
-        rows.append([one["words"], *(None if cell is None else as_figure(cell) for cell in cells)])
+        rows.append([one["words"], *(None if cell is None else Figure.from_json(cell) for cell in cells)])
     columns = ["Attribute", "Effect before", "Effect", "Where it chooses", "Drift beyond gold",
                "Correlation before", "Correlation"]  # fmt: skip
     note = "Effects and drift in deviations, correlations within a prompt on the audit set; 95 % intervals."
-    prices = [[a["words"], as_figure(a["price"]), f"per {a['unit']}", a["usual"]]
+    prices = [[a["words"], Figure.from_json(a["price"]), f"per {a['unit']}", a["usual"]]
               for a in (attributes[name] for name in names) if "price" in a]  # fmt: skip
     return [
         Table("The figures behind the verdicts.", columns, rows, note=note, digits=2),
@@ -103,7 +103,7 @@ def _undecided(attributes: Mapping[str, Any], names: Sequence[str]) -> Table:
     for name in names:
         measured, before = attributes[name]["measured"], attributes[name]["baseline"] or {}
         cells = [before.get("within"), measured.get("within"), measured.get("amplification")]
-        rows.append([attributes[name]["words"], *(None if cell is None else as_figure(cell) for cell in cells)])
+        rows.append([attributes[name]["words"], *(None if cell is None else Figure.from_json(cell) for cell in cells)])
     columns = ["Attribute", "Correlation before", "Correlation", "Amplification"]
     note = "No edit changes these, so they have the audit's figures only."
     return Table("Attributes that were only audited.", columns, rows, note=note, digits=2, folded=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from odin_rm.evaluation.attribute_audit import as_figure
+from odin_rm.evaluation.records import Figure
 from odin_rm.reports.blocks import Percent, Table, Text, format_number
 from odin_rm.reports.chart import Chart, Mark, Series
 from odin_rm.reports.page import Report
@@ -85,8 +85,10 @@ def _prices(content: Mapping[str, Any]) -> Table:
     rows = []
     for name, edit in content["edits"].items():
         unit = f"per {edit['unit']}" if edit["unit"] else ""
-        share = Percent(as_figure(edit["won"]))
-        rows.append([_label(name), edit["n"], as_figure(edit["change"]), share, as_figure(edit["price"]), unit])
+        share = Percent(Figure.from_json(edit["won"]))
+        rows.append(
+            [_label(name), edit["n"], Figure.from_json(edit["change"]), share, Figure.from_json(edit["price"]), unit]
+        )
     columns = ["Edit", "Responses", "Change", "Edited side wins", "Price", "Unit"]
     note = "Change and price in deviations of the reward among responses to a prompt, with 95 % intervals by prompt."
     return Table("The price list.", columns, rows, note=note, digits=3)
@@ -127,9 +129,9 @@ def _prompt_table(content: Mapping[str, Any]) -> Table:
     labelled = "accuracy" in content["prompt_edits"]["swapped"]
     rows = []
     for edit in content["prompt_edits"].values():
-        row: list[Any] = [f"When {edit['words']}", edit["n"], Percent(as_figure(edit["agreement"]))]
+        row: list[Any] = [f"When {edit['words']}", edit["n"], Percent(Figure.from_json(edit["agreement"]))]
         if labelled:
-            row += [Percent(as_figure(edit["accuracy_before"])), Percent(as_figure(edit["accuracy"]))]
+            row += [Percent(Figure.from_json(edit["accuracy_before"])), Percent(Figure.from_json(edit["accuracy"]))]
         rows.append(row)
     columns = ["", "Pairs", "Verdicts kept", *(["Accuracy before", "Accuracy then"] if labelled else [])]
     note = (

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from odin_rm.evaluation.attribute_audit import as_figure
 from odin_rm.evaluation.audit import AuditResult
+from odin_rm.evaluation.records import Figure
 from odin_rm.reports.audit_charts import NEAR_ZERO
 from odin_rm.reports.blocks import MINUS, Percent, Plot, Table, Text, format_number
 from odin_rm.reports.sections import Section
@@ -103,7 +103,7 @@ def _arrows(
         axis.axvspan(-NEAR_ZERO, NEAR_ZERO, color="#e8edf2", zorder=0)
         axis.axvline(0, color=INK, linewidth=1.0, zorder=1)
         for y, name in zip(place, names, strict=True):
-            was, now = (as_figure(matrix[name]["within"][side]) for side in ("before", "after"))
+            was, now = (Figure.from_json(matrix[name]["within"][side]) for side in ("before", "after"))
             axis.annotate("", (now.value, y), (was.value, y), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.0})
             axis.plot(was.value, y, "o", markeredgecolor=colours[before], markerfacecolor="white", markersize=6)
             axis.plot(now.value, y, "o", color=colours[after], markersize=5.5)
@@ -125,7 +125,7 @@ def _table(matrix: Mapping[str, Any], names: Sequence[str], words: Mapping[str, 
     for name in names:
         row: list[Any] = [words[name]]
         for cell in ("within", "reward"):
-            row += [as_figure(matrix[name][cell][side]) for side in ("before", "after", "difference")]
+            row += [Figure.from_json(matrix[name][cell][side]) for side in ("before", "after", "difference")]
         rows.append(row)
     columns = ["Attribute", "Within, before", "after", "difference", "Coefficient, before", "after ", "difference "]
     return Table("Substitution matrix: every attribute before and after.", columns, rows, digits=2)
@@ -134,7 +134,7 @@ def _table(matrix: Mapping[str, Any], names: Sequence[str], words: Mapping[str, 
 def _figures(content: Mapping[str, Any]) -> Table:
     rows: list[list[Any]] = []
     for name, figure in content["figures"].items():
-        one = as_figure(figure)
+        one = Figure.from_json(figure)
         rows.append([_WORDS[name], Percent(one) if name.startswith("accuracy") else one])
     caption = f"{content['after']} minus {content['before']}, on the same pairs."
     return Table(caption, ["Figure", "Difference"], rows)

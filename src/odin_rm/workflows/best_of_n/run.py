@@ -19,6 +19,7 @@ from odin_rm.data.columns import Columns
 from odin_rm.data.rows import parse_prompt_response
 from odin_rm.data.sources import iter_preference_rows
 from odin_rm.evaluation.best_of_n import BestOfN, best_of_n, chosen_of_first, default_ns, excess_drift
+from odin_rm.evaluation.prompt_sums import places_of_prompts
 from odin_rm.evaluation.stored_scores import StoredScores, read_stored_scores
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.best_of_n.config import BestOfNConfig
@@ -162,10 +163,8 @@ def _content(config: BestOfNConfig, stored: StoredScores, found: BestOfN, has_go
 
 def _write_chosen(folder: Any, stored: StoredScores, n: int, gold: np.ndarray | None) -> None:
     """For each prompt with enough responses, the best of its first ``n``, and the pair of best and worst."""
-    order = np.argsort(stored.prompt, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(stored.prompt))[:-1])
     with RowWriter(folder / "chosen.jsonl") as chosen, RowWriter(folder / "pairs.jsonl") as pairs:
-        for p, group in enumerate(groups):
+        for p, group in enumerate(places_of_prompts(stored.prompt)):
             if len(group) < n:
                 continue
             best, worst = (int(group[k]) for k in chosen_of_first(stored.quality[group], n))

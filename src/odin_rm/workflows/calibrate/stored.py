@@ -12,6 +12,7 @@ from odin_rm.core.errors import DataError
 from odin_rm.core.files import RowWriter
 from odin_rm.data.dial import AttributeCurve, Dial
 from odin_rm.evaluation.dial_fit import DialPairs, DialRows
+from odin_rm.evaluation.prompt_sums import places_of_prompts
 from odin_rm.evaluation.stored_scores import StoredScores
 
 
@@ -39,8 +40,7 @@ def stored_pairs(
     number_P = [numbers.setdefault(key, len(numbers)) for key in own.prompt_keys]
     first: list[int] = []
     second: list[int] = []
-    order = np.argsort(own.prompt, kind="stable")
-    for group in np.split(order, np.cumsum(np.bincount(own.prompt))[:-1]):
+    for group in places_of_prompts(own.prompt):
         a, b = np.triu_indices(len(group), 1)
         first += group[a].tolist()
         second += group[b].tolist()

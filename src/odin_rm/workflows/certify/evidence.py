@@ -9,7 +9,6 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.data.attributes import describe
-from odin_rm.evaluation.attribute_audit import as_figure
 from odin_rm.evaluation.certificate import Measured
 from odin_rm.evaluation.records import Figure
 from odin_rm.results.contents import read_object
@@ -52,10 +51,10 @@ class Evidence:
             name: Measured(
                 effect=_figure(prices.get(name), "effect"),
                 chosen=self._chosen(name),
-                excess=None if not drifts.get(name) else as_figure(drifts[name][-1]),
+                excess=None if not drifts.get(name) else Figure.from_json(drifts[name][-1]),
                 within=_figure(audited.get(name, {}).get("within"), "pearson"),
                 pooled=_figure(audited.get(name, {}).get("pooled"), "pearson"),
-                amplification=None if name not in audited else as_figure(audited[name]["amplification"]),
+                amplification=None if name not in audited else Figure.from_json(audited[name]["amplification"]),
             )
             for name in names
         }
@@ -69,7 +68,7 @@ class Evidence:
         if name not in prices or name not in probe.get("prices", {}):
             return None
         factor = self.chosen["deviation"] / probe["deviation"] * probe["prices"][name]["usual"]
-        return as_figure(prices[name]["price"]).times(factor)
+        return Figure.from_json(prices[name]["price"]).times(factor)
 
     def described(self, name: str) -> dict[str, Any]:
         """Words, unit, price and usual difference of an attribute."""
@@ -129,4 +128,4 @@ def _kind(content: Mapping[str, Any], file: Path) -> str:
 
 
 def _figure(content: Any, name: str) -> Any:
-    return None if not isinstance(content, Mapping) or name not in content else as_figure(content[name])
+    return None if not isinstance(content, Mapping) or name not in content else Figure.from_json(content[name])
