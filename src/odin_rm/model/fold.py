@@ -72,11 +72,8 @@ def features_of(
     model: Any = scorer.model
     if isinstance(model, RewardModel):
         layout = scorer.layout(sequences)
-        before, model.reads_feature = model.reads_feature, True
-        try:
+        with model.heads.giving_feature():
             columns = score_columns(model, sequences, layout=layout, **options)
-        finally:
-            model.reads_feature = before
         return columns[FEATURE].astype(np.float64), columns[QUALITY]
     padded = _padded(scorer)
     with _feature_behind_logits(model) as reading:

@@ -10,7 +10,8 @@ of an encoder's pooler gives rewards with a deviation of a few hundredths, too s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,15 @@ class RewardHeads(nn.Module):
         ordered = [QUALITY, *(name for name in names if name != QUALITY)]
         drawn = {name: nn.Parameter(torch.randn(in_features) * INIT_STD) for name in ordered}
         self.vectors = nn.ParameterDict({name: drawn[name] for name in self.names})
+
+    @contextmanager
+    def giving_feature(self, wanted: bool = True) -> Iterator[None]:
+        """A block in which :meth:`forward` gives the feature, or does not."""
+        before, self.with_feature = self.with_feature, wanted
+        try:
+            yield
+        finally:
+            self.with_feature = before
 
     def effective(self, name: str) -> Tensor:
         """``(D,)`` the vector that the forward pass multiplies with: what an export must contain."""

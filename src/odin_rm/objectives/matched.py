@@ -27,6 +27,7 @@ from torch import Tensor
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.types import RESPONSE_TOKENS, RewardScores
+from odin_rm.objectives.adam import adam_step
 from odin_rm.objectives.attribute_curve import CurveBasis, curve_gradient, fit_curve, log_attribute, match_weight
 from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress, ranked
 from odin_rm.objectives.preference import bradley_terry
@@ -35,7 +36,6 @@ from odin_rm.objectives.registry import MatchedSettings
 log = logging.getLogger(__name__)
 FEW_PAIRS = 4000
 """With fewer pairs of any likeness the weights leave too little to learn from (docs/objectives.md)."""
-_DECAY, _SQUARE_DECAY, _TINY = 0.9, 0.999, 1e-8
 
 
 def widths(text: str, tau: float) -> dict[str, float]:
@@ -150,7 +150,6 @@ class Matched(Objective):
     def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
         """The weighted ranking loss with the curve as it stands."""
         quality_R = scores.quality
-        watched = ranked(scores, batch)
         gap_B = quality_R[batch.chosen_B] - quality_R[batch.rejected_B]
         curve_B, ridge = torch.zeros_like(gap_B), 0.0
         if self.basis is not None:
@@ -158,10 +157,10 @@ class Matched(Objective):
             ridge = self.settings.match_curve_ridge * float(self.curve_D.pow(2).sum())
         weight_B = self._weights(batch).to(gap_B)
         ranking = (weight_B * bradley_terry(gap_B + curve_B, torch.zeros_like(gap_B), batch.margin_B.to(gap_B))).mean()
-        metrics = {**watched.metrics, "ranking_loss": ranking.detach(), "match_weight": weight_B.mean()}
+        value = ranked(scores, batch).with_ranking(ranking).plus(ridge, match_weight=weight_B.mean())
         if self.basis is not None and RESPONSE_TOKENS in self.names:
-            metrics["curve_doubling"] = self.doubling(batch)
-        return ObjectiveValue(ranking + ridge, metrics)
+            value = value.plus(0.0, curve_doubling=self.doubling(batch))
+        return value
 
     def doubling(self, batch: PairColumns) -> float:
         """What the curve gives for twice the batch's median length, all other attributes equal; reward units."""
@@ -182,13 +181,10 @@ class Matched(Objective):
         ridge = self.settings.match_curve_ridge
         gradient_D, _ = curve_gradient(self.curve_D, gap_B, self._differences(batch), share_B, ridge)
         self._updates = self._updates + 1
-        count = int(self._updates)
-        self._first_D = _DECAY * self._first_D + (1 - _DECAY) * gradient_D
-        self._second_D = _SQUARE_DECAY * self._second_D + (1 - _SQUARE_DECAY) * gradient_D.pow(2)
-        mean_D = self._first_D / (1 - _DECAY**count)
-        spread_D = (self._second_D / (1 - _SQUARE_DECAY**count)).sqrt()
         rate = self.settings.match_curve_rate * progress.fall()
-        self.curve_D = self.curve_D - rate * mean_D / (spread_D + _TINY)
+        self.curve_D, self._first_D, self._second_D = adam_step(
+            self.curve_D, gradient_D, self._first_D, self._second_D, int(self._updates), rate
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The curve and its optimiser."""

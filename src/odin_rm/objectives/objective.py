@@ -105,6 +105,10 @@ class ObjectiveValue:
         told = {name: value.detach() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         return replace(self, total=self.total + term, metrics={**self.metrics, **told})
 
+    def with_ranking(self, loss: Tensor) -> ObjectiveValue:
+        """The value with another ranking loss in place of the whole total; all other metrics stay."""
+        return replace(self, total=loss, metrics={**self.metrics, "ranking_loss": loss.detach()})
+
 
 class Objective:
     """Base class of the objectives in :data:`odin_rm.objectives.registry.OBJECTIVES`.

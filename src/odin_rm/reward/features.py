@@ -135,22 +135,22 @@ def _compute(
     path = folder / f"{NAME}.npy"
     shape = (data.num_responses, model.heads.in_features)
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    was_training, asked = model.training, model.reads_feature
+    was_training = model.training
     model.eval()
-    model.reads_feature = True
     try:
-        for start in range(0, data.num_responses, CHUNK):
-            stop = min(start + CHUNK, data.num_responses)
-            sequences = [data.input_ids(r) for r in range(start, stop)]
-            with torch.inference_mode(), autocast():
-                device = next(model.parameters()).device
-                out[start:stop] = score_columns(model, sequences, device=device, **kwargs)[FEATURE]
-            bad_R = ~np.isfinite(out[start:stop]).all(1)
-            if bad_R.any():
-                what = f"{int(bad_R.sum())} responses have features that are not finite"
-                raise NumericalError(what, where=data.source, fix="Use --dtype float32, or --bf16 instead of --fp16.")
+        with model.heads.giving_feature():
+            for start in range(0, data.num_responses, CHUNK):
+                stop = min(start + CHUNK, data.num_responses)
+                sequences = [data.input_ids(r) for r in range(start, stop)]
+                with torch.inference_mode(), autocast():
+                    device = next(model.parameters()).device
+                    out[start:stop] = score_columns(model, sequences, device=device, **kwargs)[FEATURE]
+                bad_R = ~np.isfinite(out[start:stop]).all(1)
+                if bad_R.any():
+                    what = f"{int(bad_R.sum())} responses have features that are not finite"
+                    fix = "Use --dtype float32, or --bf16 instead of --fp16."
+                    raise NumericalError(what, where=data.source, fix=fix)
     finally:
-        model.reads_feature = asked
         model.train(was_training)
     out.flush()
     return path

@@ -27,12 +27,8 @@ from odin_rm.model.storage import HEADS_FILE, read_heads
 
 def head_scores(heads: RewardHeads, feature_RD: Tensor, *, with_feature: bool = False) -> RewardScores:
     """Rewards by head of features ``(R, D)``, float32; with the features where an objective reads them."""
-    plain = heads.with_feature
-    heads.with_feature = False
-    try:
+    with heads.giving_feature(False):
         rewards_RH = heads(feature_RD)
-    finally:
-        heads.with_feature = plain
     columns = dict(zip(heads.names, rewards_RH.unbind(-1), strict=True))
     return RewardScores(heads=columns, feature=feature_RD.float() if with_feature else None)
 

@@ -27,7 +27,7 @@ from odin_rm.model.reward_model import RewardModel
 from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress
 from odin_rm.objectives.registry import OBJECTIVES, make_objective
 from odin_rm.reward.frozen import FrozenRewardModel, as_rows, head_scores
-from odin_rm.reward.loader import pair_columns
+from odin_rm.reward.loader import pair_columns, start_objective
 from odin_rm.reward.memory import Budget
 from odin_rm.reward.options import HEADS_RATE
 from odin_rm.reward.trainer import RewardTrainer
@@ -139,9 +139,7 @@ def train_heads(
     whole = np.arange(rows.num_pairs)
     every = build_optimiser_batch(rows, whole, objective.variants)
     all_columns = pair_columns(rows, every)
-    objective.begin(all_columns)
-    drawn = objective.draws()
-    draw = None if drawn is None else drawn.numpy()
+    draw = start_objective(objective, all_columns)
     one_batch = draw is None and size >= rows.num_pairs and cap >= rows.num_pairs
     plans = [[whole] if one_batch else plan_epoch(rows, size, cap, seed, epoch, draw) for epoch in range(epochs)]
     steps = sum(map(len, plans))

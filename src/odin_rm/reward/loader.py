@@ -22,7 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 from odin_rm.data.batching import OptimiserBatch, build_optimiser_batch, plan_epoch
 from odin_rm.data.planning import Cost, plan_batch, row_inputs, to_device
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.objectives.objective import PairColumns
+from odin_rm.objectives.objective import Objective, PairColumns
 from odin_rm.reward.exact_batch import MicroBatch
 
 
@@ -67,6 +67,21 @@ def pair_columns(data: TokenisedPreferences, batch: OptimiserBatch) -> PairColum
         margin_B=torch.as_tensor(batch.margin, dtype=torch.float64),
         variants={kind: torch.as_tensor(pairs, dtype=torch.int64) for kind, pairs in batch.variants.items()},
     )
+
+
+def start_objective(objective: Objective, columns: PairColumns) -> np.ndarray | None:
+    """Show an objective its training data.
+
+    Args:
+        objective: it has seen nothing yet.
+        columns: of all training pairs (:func:`all_columns`).
+
+    Returns:
+        ``(B,)`` probability with which each pair enters an epoch; ``None`` for all of them.
+    """
+    objective.begin(columns)
+    drawn = objective.draws()
+    return None if drawn is None else drawn.numpy()
 
 
 def all_columns(data: TokenisedPreferences, variants: Sequence[str] = ()) -> PairColumns:

@@ -39,7 +39,7 @@ from odin_rm.objectives.registry import make_objective
 from odin_rm.reward.callbacks import BeforeTraining, PlanEpochs, StepMeter
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.exact_batch import OutOfMemory, exact_backward
-from odin_rm.reward.loader import PlannedBatches, RankBatch, all_columns, make_loader, pair_columns
+from odin_rm.reward.loader import PlannedBatches, RankBatch, all_columns, make_loader, pair_columns, start_objective
 from odin_rm.reward.memory import DEFAULT_TOKENS, Budget
 from odin_rm.reward.scoring import as_scored
 from odin_rm.reward.step import ScoringClock, StepMemory, bare
@@ -78,8 +78,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         self.config: RewardConfig = args
         self.objective = objective or make_objective(args.objective, args.objective_settings)
         model.reads_feature = self.objective.reads_feature
-        self.objective.begin(all_columns(train_data, self.objective.variants))
-        drawn = self.objective.draws()
+        draw = start_objective(self.objective, all_columns(train_data, self.objective.variants))
         self.train_data, self.eval_data = train_data, eval_data
         self.batches = PlannedBatches(
             train_data,
@@ -93,7 +92,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
             padding_side=padding_side,
             cost=forward_cost(model),
             variants=self.objective.variants,
-            draw=None if drawn is None else drawn.numpy(),
+            draw=draw,
         )
         self.budget = Budget(self.batches.microbatch_tokens, args.single_pass_tokens)
         self.saved_budget: dict[str, Any] | None = None

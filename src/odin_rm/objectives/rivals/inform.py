@@ -14,7 +14,6 @@ a function.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,5 +64,5 @@ class Inform(Objective):
         ranking = noisy_ranking(difference_B, deviation_B).mean()
         slots = torch.cat([chosen, rejected])
         divergence = standard_kl(quality[slots], spread[slots]).mean()
-        told = replace(ranked(RewardScores(quality), batch), total=ranking).plus(0.0, ranking_loss=ranking)
+        told = ranked(RewardScores(quality), batch).with_ranking(ranking)
         return told.plus(self.settings.penalty_weight * divergence, bottleneck_loss=divergence)

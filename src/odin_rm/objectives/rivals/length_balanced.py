@@ -12,8 +12,6 @@ than 20. The loss is a weighted mean over the whole batch, whose sum of weights 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -70,7 +68,7 @@ class LengthBalanced(Objective):
         weight_B = balance_weights(*self._places(batch), self.counts).to(quality)
         loss_B = bradley_terry(quality[chosen], quality[rejected], batch.margin_B.to(quality))
         loss = (weight_B * loss_B).sum() / weight_B.sum()
-        return replace(ranked(scores, batch), total=loss).plus(0.0, ranking_loss=loss, largest_weight=weight_B.max())
+        return ranked(scores, batch).with_ranking(loss).plus(0.0, largest_weight=weight_B.max())
 
     def _places(self, batch: PairColumns) -> tuple[Tensor, Tensor]:
         length_R = batch.tokens_R.cpu()

@@ -11,8 +11,6 @@ below a hundredth of the batch's mean counts as that hundredth.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -48,4 +46,4 @@ class NormBt(Objective):
         weight_B = inverse_distance((feature[chosen] - feature[rejected]).detach())
         loss_B = bradley_terry(quality[chosen], quality[rejected], batch.margin_B.to(quality))
         loss = (weight_B * loss_B).mean()
-        return replace(ranked(scores, batch), total=loss).plus(0.0, ranking_loss=loss, largest_weight=weight_B.max())
+        return ranked(scores, batch).with_ranking(loss).plus(0.0, largest_weight=weight_B.max())

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from odin_rm.objectives.adam import adam_step
+
 Shapes = list[tuple[int, ...]]
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class OwnNet:
@@ -60,11 +61,9 @@ class OwnNet:
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(loss(weights), weights)
             self._taken += 1
-            first = BETA_1 * self._state["first"] + (1 - BETA_1) * gradient
-            second = BETA_2 * self._state["second"] + (1 - BETA_2) * gradient**2
-            size = (second / (1 - BETA_2**self._taken)).sqrt() + EPSILON
-            moved = weights.detach() - rate * first / (1 - BETA_1**self._taken) / size
-            self._state = {"weights": moved, "first": first, "second": second}
+            moments = self._state["first"], self._state["second"]
+            moved = adam_step(weights.detach(), gradient, *moments, self._taken, rate)
+            self._state = dict(zip(("weights", "first", "second"), moved, strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, both moments and the number of steps."""

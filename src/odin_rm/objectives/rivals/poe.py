@@ -58,9 +58,7 @@ class Poe(Objective):
         loss = _joint(scores.quality, expert_R, batch)
         weight_R = slot_multiplicity(batch.chosen_B, batch.rejected_B, len(expert_R)).to(expert_R)
         with_length = pearson(expert_R, batch.tokens_R.to(expert_R), weight_R).value
-        plain = ranked(scores, batch)
-        told = ObjectiveValue(loss, plain.metrics)
-        return told.plus(0.0, ranking_loss=loss, expert_length_correlation=with_length)
+        return ranked(scores, batch).with_ranking(loss).plus(0.0, expert_length_correlation=with_length)
 
     def after_step(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> None:
         """The expert's own step on the same loss."""

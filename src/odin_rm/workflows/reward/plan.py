@@ -29,7 +29,7 @@ from odin_rm.model.storage import local_folder
 from odin_rm.objectives.registry import make_objective
 from odin_rm.reward import memory
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.loader import all_columns
+from odin_rm.reward.loader import all_columns, start_objective
 from odin_rm.runs.data_record import data_lines
 
 MOST_STEPS = 200
@@ -148,9 +148,7 @@ def plan_reward_run(
 
     seed = config.data_seed if config.data_seed is not None else config.seed
     objective = make_objective(config.objective, config.objective_settings)
-    objective.begin(all_columns(data, objective.variants))
-    drawn = objective.draws()
-    draw = None if drawn is None else drawn.numpy()
+    draw = start_objective(objective, all_columns(data, objective.variants))
     epoch = plan_epoch(data, config.batch_pairs, config.max_pairs_per_prompt, seed, 0, draw)
     chosen = np.unique(np.linspace(0, len(epoch) - 1, min(MOST_STEPS, len(epoch))).astype(int))
     options: dict[str, Any] = {"layout": layout, "cost": forward_cost(classifier), "variants": objective.variants}
