@@ -12,6 +12,26 @@ from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports.blocks import format_number
 from odin_rm.reports.chart import Chart, Mark, Series, thin
 
+FIGURES = {
+    "accuracy": ("Accuracy", True),
+    "accuracy_chosen_longer": ("Accuracy where the chosen is longer", True),
+    "accuracy_chosen_shorter": ("Accuracy where the chosen is shorter", True),
+    "accuracy_length_balanced": ("Accuracy, length-balanced", True),
+    "accuracy_length_matched": ("Accuracy, lengths within 10 %", True),
+    "longer_response_baseline_accuracy": ("Accuracy of picking the longer response", True),
+    "pearson": ("Pearson with length", False),
+    "spearman": ("Spearman with length", False),
+    "kendall": ("Kendall τ-b with length", False),
+    "pearson_within_prompt": ("Pearson with length within a prompt", False),
+    "information_beyond_length": ("Information beyond length (bits per pair)", False),
+    "information_beyond_length_curve": ("Information beyond a curve of length (bits)", False),
+    "true_quality_agreement": ("Agreement with the true quality", True),
+    "true_quality_spearman": ("Spearman with the true quality", False),
+    "verbosity_twins_longer_wins": ("Verbosity twins won by the wordier one", True),
+    "between_prompt_share": ("Share of the reward's variance between prompts", True),
+    "style_share": ("Share within prompts that all attributes explain", True),
+}
+"""Figures of an audit in the order of its table: words for people, and whether it is a share."""
 CORRELATION_NAMES = {
     "pearson": "Pearson",
     "spearman": "Spearman",

@@ -9,33 +9,13 @@ from typing import Any
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 from odin_rm.reports.attribute_section import attribute_section, attribute_sentence
-from odin_rm.reports.audit_charts import NEAR_ZERO, audit_charts
+from odin_rm.reports.audit_charts import FIGURES, NEAR_ZERO, audit_charts
 from odin_rm.reports.audit_rows import rows_table, shared_line, shared_pairs, subtitle
 from odin_rm.reports.blocks import Percent, Table, Text, format_number
 from odin_rm.reports.page import write_report
 from odin_rm.reports.sections import Charts, Section
 from odin_rm.reports.substitution import substitution_section
 
-# Rows of the figures table: name in audit.json, words for people, percent or not.
-_ROWS = (
-    ("accuracy", "Accuracy", True),
-    ("accuracy_chosen_longer", "Accuracy where the chosen is longer", True),
-    ("accuracy_chosen_shorter", "Accuracy where the chosen is shorter", True),
-    ("accuracy_length_balanced", "Accuracy, length-balanced", True),
-    ("accuracy_length_matched", "Accuracy, lengths within 10 %", True),
-    ("longer_response_baseline_accuracy", "Accuracy of picking the longer response", True),
-    ("pearson", "Pearson with length", False),
-    ("spearman", "Spearman with length", False),
-    ("kendall", "Kendall τ-b with length", False),
-    ("pearson_within_prompt", "Pearson with length within a prompt", False),
-    ("information_beyond_length", "Information beyond length (bits per pair)", False),
-    ("information_beyond_length_curve", "Information beyond a curve of length (bits)", False),
-    ("true_quality_agreement", "Agreement with the true quality", True),
-    ("true_quality_spearman", "Spearman with the true quality", False),
-    ("verbosity_twins_longer_wins", "Verbosity twins won by the wordier one", True),
-    ("between_prompt_share", "Share of the reward's variance between prompts", True),
-    ("style_share", "Share within prompts that all attributes explain", True),
-)
 _EXPLANATION = """
 Pearson, Spearman and Kendall are over all distinct responses; "within a prompt" compares only responses to the same
 prompt, which is what reinforcement learning exploits. Length-balanced accuracy weighs the pairs in which the longer and
@@ -154,7 +134,7 @@ def figures_table(results: Sequence[AuditResult]) -> Table:
         results: the audits.
     """
     rows: list[list[Any]] = []
-    for name, words, percent in _ROWS:
+    for name, (words, percent) in FIGURES.items():
         figures = [result[name] for result in results]
         if any(name in result.figures for result in results):
             rows.append([words, *(Percent(figure) if percent else figure for figure in figures)])

@@ -10,21 +10,11 @@ from matplotlib.figure import Figure as Canvas
 
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.audit_charts import NEAR_ZERO
+from odin_rm.reports.audit_charts import FIGURES, NEAR_ZERO
 from odin_rm.reports.blocks import MINUS, Percent, Plot, Table, Text, format_number
 from odin_rm.reports.sections import Section
 from odin_rm.reports.style import INK, model_colours, new_canvas, shorten, styled
 
-_WORDS = {
-    "accuracy": "Accuracy",
-    "accuracy_chosen_longer": "Accuracy where the chosen is longer",
-    "accuracy_chosen_shorter": "Accuracy where the chosen is shorter",
-    "accuracy_length_balanced": "Accuracy, length-balanced",
-    "pearson": "Pearson with length",
-    "pearson_within_prompt": "Pearson with length within a prompt",
-    "information_beyond_length": "Information beyond length (bits per pair)",
-    "information_beyond_length_curve": "Information beyond a curve of length (bits)",
-}
 _HOW_TO_READ = """
 Both models are measured on the same pairs and the same resamples of prompts, so an interval of a difference is narrower
 than those of its two sides. A bias that was taken off one attribute may come back on another one: read all rows. The
@@ -135,6 +125,7 @@ def _figures(content: Mapping[str, Any]) -> Table:
     rows: list[list[Any]] = []
     for name, figure in content["figures"].items():
         one = Figure.from_json(figure)
-        rows.append([_WORDS[name], Percent(one) if name.startswith("accuracy") else one])
+        words, percent = FIGURES[name]
+        rows.append([words, Percent(one) if percent else one])
     caption = f"{content['after']} minus {content['before']}, on the same pairs."
     return Table(caption, ["Figure", "Difference"], rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import glob
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +41,43 @@ def kind_of_folder(folder: Path) -> str | None:
     return next((kind for kind, names in HOLDERS.items() if held & set(names)), None)
 
 
+def expanded(places: Iterable[str]) -> Iterator[Path]:
+    """The files and folders that names and patterns (``runs/*``) stand for; a name need not be there.
+
+    Raises:
+        DataError: a pattern matches nothing.
+    """
+    for place in places:
+        if Path(place).exists() or not glob.has_magic(place):
+            yield Path(place)
+            continue
+        matching = sorted(glob.glob(place, recursive=True))
+        if not matching:
+            raise DataError("the pattern matches nothing", where=place, fix="Check --runs.")
+        yield from map(Path, matching)
+
+
+def read_content(path: Path, fix: str = MAKE_AGAIN) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    try:
+        return read_json(path)
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=str(path), fix="Check the path.") from error
+    except DataError as error:
+        raise DataError(error.what, where=str(path), fix=fix) from error
+
+
 def read_object(path: Path, fix: str = MAKE_AGAIN) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
         DataError: the file cannot be read or holds something else.
     """
-    try:
-        content = read_json(path)
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path), fix="Check the path.") from error
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix=fix) from error
+    content = read_content(path, fix)
     if not isinstance(content, dict):
         raise DataError("does not hold a JSON object", where=str(path), fix=fix)
     return content
@@ -133,7 +159,7 @@ def as_written(path: Path) -> Iterator[None]:
     """A file of the right name and kind whose content somebody else made is the user's to mend."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"is not what odin-rm writes ({type(error).__name__}: {error})"
         raise DataError(what, where=str(path), fix=MAKE_AGAIN) from error
 

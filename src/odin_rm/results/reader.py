@@ -13,19 +13,18 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.files import read_rows
-from odin_rm.core.reading import read_json
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.model.info import INFO_FILE
 from odin_rm.results.annotation_rows import parse_preference
 from odin_rm.results.contents import (
     HOLDERS,
-    MAKE_AGAIN,
     METRICS,
     SAMPLES,
     audit_of,
     kind_of_folder,
     number_of,
+    read_content,
     read_environment,
     read_log,
     read_object,
@@ -176,7 +175,7 @@ class Reader:
         if path.name in (METRICS, SAMPLES, "config.yaml"):
             raise DataError("is one file of a run", where=str(path), fix=f"Give the run folder: {path.parent}.")
         if path.name.lower().removesuffix(".gz").endswith(".json") and not path.name.endswith(".gz"):
-            content = _json(path)
+            content = read_content(path)
             if isinstance(content, Mapping) and "data" not in content:
                 return self._read_content(path, name, content)
         rows = list(self._log(path))
@@ -216,13 +215,6 @@ class Reader:
 
 
 # ---- reading and recognising -----------------------------------------------------------------------------------------
-
-
-def _json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except DataError as error:
-        raise DataError(error.what, where=str(path), fix=MAKE_AGAIN) from error
 
 
 def _no_run(place: Path) -> DataError:

@@ -5,9 +5,8 @@ What a folder or file is follows from what it holds; :func:`read_run_records` sa
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -29,6 +28,7 @@ from odin_rm.results.annotations import (
 from odin_rm.results.contents import (
     METRICS,
     as_written,
+    expanded,
     figure_of,
     kind_of_folder,
     read_log,
@@ -85,23 +85,12 @@ def read_run_records(places: Sequence[str], options: ReadOptions) -> Found:
     """
     found = Found()
     seen: set[Path] = set()
-    for path in _expanded(places):
+    for path in expanded(places):
         if path.resolve() in seen:
             raise DataError("is given twice", where=str(path), fix="Name each run once.")
         seen.add(path.resolve())
         _read_folder(path, options, found) if path.is_dir() else _read_file(path, options, found)
     return found
-
-
-def _expanded(places: Sequence[str]) -> Iterator[Path]:
-    for place in places:
-        if Path(place).exists() or not glob.has_magic(place):
-            yield Path(place)
-            continue
-        matching = sorted(glob.glob(place, recursive=True))
-        if not matching:
-            raise DataError("the pattern matches nothing", where=place, fix="Check --runs.")
-        yield from map(Path, matching)
 
 
 def _read_folder(folder: Path, options: ReadOptions, found: Found) -> None:

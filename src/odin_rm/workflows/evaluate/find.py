@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.names import distinct_names
-from odin_rm.results.contents import read_settings, read_sweep
+from odin_rm.results.contents import expanded, read_settings, read_sweep
 
 POLICY = "policy"
 _NO_RUN = "Give a sweep, folders of rl, sft or dpo, policies, or outputs in AlpacaEval's format."
@@ -50,7 +49,9 @@ def find_candidates(places: Sequence[str]) -> tuple[list[Candidate], Counter[str
     """
     left_out: Counter[str] = Counter()
     found: dict[Path, Candidate] = {}
-    for place in _expanded(places):
+    for place in expanded(places):
+        if not place.exists():
+            raise DataError("there is no such file or folder", where=str(place), fix="Check --runs.")
         before = left_out.total()
         inside = list(_inside(place, left_out))
         if not inside and left_out.total() == before:
@@ -69,15 +70,6 @@ def find_candidates(places: Sequence[str]) -> tuple[list[Candidate], Counter[str
         )
         for place, candidate in found.items()
     ], left_out
-
-
-def _expanded(places: Sequence[str]) -> Iterator[Path]:
-    for place in places:
-        matching = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]
-        if not matching or not Path(matching[0]).exists():
-            what = "the pattern matches nothing" if glob.has_magic(place) else "there is no such file or folder"
-            raise DataError(what, where=place, fix="Check --runs.")
-        yield from map(Path, matching)
 
 
 def _inside(place: Path, left_out: Counter[str]) -> Iterator[Candidate]:
