@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import subprocess
 import sys
 
 import pytest
-import transformers.utils.chat_template_utils as chat_template_utils
 from transformers import AutoTokenizer
 
 from odin_rm.core.errors import DataError, ModelError, OutputError, RowError
 from odin_rm.core.files import read_rows
 from odin_rm.data.load import load_preferences
+from tests.calendar_year import set_year
 
 pytestmark = pytest.mark.slow
 
@@ -100,13 +99,7 @@ def test_22_template_with_todays_date(cases, preferences, monkeypatch):
 
     found = set()
     for year in (2026, 2031):
-
-        class Clock(datetime.datetime):
-            @classmethod
-            def now(cls, *zone):
-                return datetime.datetime(year, 3, 3)  # noqa: B023 - called inside of the loop
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        set_year(monkeypatch, year)
         scorer = load_scorer(str(cases / "_models" / "date"))
         quality = float(score_texts(scorer, ["2+2?"], ["4"])[0][0])
         text = scorer.tokenizer.decode(preferences("22_template_with_todays_date/pairs.jsonl", "date").input_ids(0))

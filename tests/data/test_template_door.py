@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-
 import pytest
-import transformers.utils.chat_template_utils as chat_template_utils
 
 from odin_rm.core.errors import DataError, RowError
 from odin_rm.data.collect import pack, unpack
@@ -24,6 +21,7 @@ from odin_rm.data.render import (
 )
 from odin_rm.data.template_check import TemplateCheck
 from odin_rm.data.tokenise import EncodingSettings, encode_response
+from tests.calendar_year import set_year
 from tests.data.conftest import CHATML
 
 DATED = "{{ strftime_now('%d %b %Y') }} " + CHATML
@@ -51,13 +49,7 @@ def test_a_template_with_the_date_writes_one_date_on_any_day(chat_tokenizer, mon
     chat_tokenizer.chat_template = DATED
     texts = set()
     for year in (2026, 2031):
-
-        class Clock(datetime.datetime):
-            @classmethod
-            def now(cls, *zone):
-                return datetime.datetime(year, 3, 3)  # noqa: B023 - called inside of the loop
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        set_year(monkeypatch, year)
         texts.add(render_chat(chat_tokenizer, "a", "b", None))
         texts.add(render_chat(chat_tokenizer, "a", "b", DATED))
         by_name = "{% set form = '%d %b %Y' %}{{ strftime_now(form) }} " + CHATML

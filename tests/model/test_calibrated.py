@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers as tf
 
 from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.data.dial import AttributeCurve, Calibration, Dial, read_calibration
-from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.model.calibrated import AppliedDial, calibration_file, weights_digest
 from odin_rm.model.scoring import load_scorer, score_texts
-from tests.model.words import WORDS, build_tokenizer, reward_model
+from tests.model.words import WORDS, saved_reward_model
 
 CURVE = AttributeCurve("response_tokens", 2, 30, (2.0,), (0.1, 0.3, -0.2), centre=0.4)
 
@@ -27,15 +25,7 @@ def words(generator: np.random.Generator, most: int) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    tf.logging.set_verbosity_error()
-    tf.utils.logging.disable_progress_bar()
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer("llama")
-    made = reward_model("llama", folder / "base", head_scale=2.0)
-    ensure_pad_token(tokenizer, made.config)
-    made.info = made.info.with_(encoding={"max_length": 60})
-    made.save_pretrained(folder / "run" / "model", tokenizer=tokenizer)
-    return folder / "run" / "model"
+    return saved_reward_model(tmp_path_factory.mktemp("model") / "run" / "model", 60)
 
 
 def content(model: Path | None, *, curves=(CURVE,), kappa=0.7, anchor="twins", **changes) -> dict:

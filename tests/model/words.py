@@ -64,3 +64,24 @@ def reward_model(name: str, folder: Path, **options: Any) -> RewardModel:
     save_base(name, folder)
     torch.manual_seed(1)
     return RewardModel.from_backbone(folder, **options).eval()
+
+
+def saved_reward_model(folder: Path, max_length: int) -> Path:
+    """A tiny Llama reward model with its tokenizer, as ``odin-rm reward`` saves one.
+
+    Args:
+        folder: of the model.
+        max_length: of its texts, in tokens.
+    """
+    import transformers
+
+    from odin_rm.model.backbone import ensure_pad_token
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = build_tokenizer("llama")
+    made = reward_model("llama", folder.with_name(f"{folder.name}_base"), head_scale=2.0)
+    ensure_pad_token(tokenizer, made.config)
+    made.info = made.info.with_(encoding={"max_length": max_length})
+    made.save_pretrained(folder, tokenizer=tokenizer)
+    return folder

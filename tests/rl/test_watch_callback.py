@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from odin_rm.rl.records import SamplingSettings
 from odin_rm.rl.watch import WatchLimits
 from odin_rm.rl.watch_callback import WatchCallback, _as_trl_reads, _on_any_process
 from odin_rm.testbed.tiny import save_tiny_model
+from tests.calendar_year import set_year
 from tests.rl.watch_fakes import TOKENIZER, RandomEngine, Source
 
 PROMPTS = ["how do i sleep ?", "how do i cook rice ?", "help me"]
@@ -212,19 +212,11 @@ def engine_prompts(callback: WatchCallback, args: Any, state: Any, given: dict[s
 
 
 def test_a_template_with_a_date_reads_one_date_on_any_day(start, monkeypatch):
-    import transformers.utils.chat_template_utils as chat_template_utils
-
     tokenizer = load_tokenizer(start)
     tokenizer.chat_template = "{{ strftime_now('%Y') }} {% for m in messages %}{{ m['content'] }} {% endfor %}"
     found = []
     for year in (2026, 2031):
-
-        class Clock(datetime.datetime):
-            @classmethod
-            def now(cls, *zone):
-                return datetime.datetime(year, 3, 3)  # noqa: B023 - called inside of the loop
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        set_year(monkeypatch, year)
         args = SimpleNamespace(chat_template_kwargs=None)
         found.append(_as_trl_reads(tokenizer, [[{"role": "user", "content": "help me"}]], args))
     assert found[0] == found[1]

@@ -6,28 +6,18 @@ import json
 
 import numpy as np
 import pytest
-import transformers as tf
 
 from odin_rm.cli.main import main
 from odin_rm.core.files import RowWriter
-from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.model.scoring import load_scorer, score_texts
 from odin_rm.workflows.model_scores import scorer_of, scores_of
 from odin_rm.workflows.probe.config import ProbeConfig
-from tests.model.words import WORDS, build_tokenizer, reward_model
+from tests.model.words import WORDS, saved_reward_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    tf.logging.set_verbosity_error()
-    tf.utils.logging.disable_progress_bar()
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer("llama")
-    made = reward_model("llama", folder / "base", head_scale=2.0)
-    ensure_pad_token(tokenizer, made.config)
-    made.info = made.info.with_(encoding={"max_length": 40})
-    made.save_pretrained(folder / "model", tokenizer=tokenizer)
-    return str(folder / "model")
+    return str(saved_reward_model(tmp_path_factory.mktemp("model") / "model", 40))
 
 
 def words(generator: np.random.Generator, most: int) -> str:

@@ -19,22 +19,14 @@ from odin_rm.model.backbone import ensure_pad_token
 from odin_rm.workflows.score.config import ScoreConfig
 from odin_rm.workflows.score.run import count_rows, run_score
 from tests.families import family_configs
-from tests.model.words import WORDS, build_tokenizer, reward_model
+from tests.model.words import WORDS, build_tokenizer, reward_model, saved_reward_model
 
 ADDED = ["quality", "length_reward", "response_tokens"]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    tf.logging.set_verbosity_error()
-    tf.utils.logging.disable_progress_bar()
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer("llama")
-    made = reward_model("llama", folder / "base", head_scale=2.0)
-    ensure_pad_token(tokenizer, made.config)
-    made.info = made.info.with_(encoding={"max_length": 40})
-    made.save_pretrained(folder / "model", tokenizer=tokenizer)
-    return folder / "model"
+    return saved_reward_model(tmp_path_factory.mktemp("model") / "model", 40)
 
 
 def make_rows(count: int, seed: int = 0) -> list[dict]:
