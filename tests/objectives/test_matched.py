@@ -291,3 +291,13 @@ def test_bad_settings_are_one_line() -> None:
     for text in ("", "a,a", "a=0", "a=x", "a,,b"):
         with pytest.raises(ConfigError, match="--match_attributes"):
             widths(text, 0.3)
+
+
+def test_the_curves_ridge_is_part_of_the_loss() -> None:
+    batch = random_batch(14)
+    scores = RewardScores(quality=double(np.random.default_rng(15).normal(size=40)))
+    made = objective(batch, match_curve_ridge=0.25)
+    value = made.value(scores, batch, COMPLETE)
+    added = float(value.total) - float(value.metrics["ranking_loss"])
+    assert added == pytest.approx(0.25 * float(made.curve_D.square().sum()), abs=1e-12)
+    assert added > 0

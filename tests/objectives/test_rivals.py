@@ -477,3 +477,43 @@ def test_settings_are_the_flags() -> None:
     assert options.DirSettings().information_of == "feature"
     assert RewardConfig(output_dir="x", use_cpu=True, objective="crm").objective_settings == options.CrmSettings()
     assert RewardConfig(output_dir="x", use_cpu=True, objective="bsr").objective_settings.penalty_weight == 0.001
+
+
+# ---- settings reach their formulas -----------------------------------------------------------------------------------
+
+
+def three_pairs() -> tuple[RewardScores, PairColumns]:
+    batch = PairColumns(
+        attributes={"response_tokens": double(10, 30, 25, 12, 40, 7)},
+        prompt_R=torch.zeros(6, dtype=torch.int64),
+        chosen_B=torch.tensor([0, 2, 4]),
+        rejected_B=torch.tensor([1, 3, 5]),
+        margin_B=double(0, 0, 0),
+        variants={},
+    )
+    generator = torch.Generator().manual_seed(5)
+    feature_RD = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    return RewardScores(heads={"quality": double(0.3, -0.2, 1.1, 0.4, -0.6, 0.9)}, feature=feature_RD), batch
+
+
+def test_fimis_penalty_begins_after_its_share_of_the_steps() -> None:
+    scores, batch = three_pairs()
+    made = make_objective("fimi", options.FimiSettings(penalty_weight=2.0, penalty_start=0.5))
+    early, late = (made.value(scores, batch, Progress(step, 10)) for step in (5, 6))
+    assert float(early.total) == float(early.metrics["ranking_loss"])
+    term = float(late.metrics["curve_correlation"])
+    assert term > 0
+    assert float(late.total) == pytest.approx(float(late.metrics["ranking_loss"]) + 2.0 * term, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", WITH_STATE)
+@pytest.mark.parametrize("rate", [0.01, 0.002])
+def test_an_own_networks_first_step_has_the_size_of_its_rate(name: str, rate: float) -> None:
+    """Adam's first step moves each weight that has a gradient by the rate."""
+    scores, batch = three_pairs()
+    made = make_objective(name, OBJECTIVES[name].settings(aux_learning_rate=rate, aux_steps=1))
+    made.value(scores, batch, COMPLETE)  # draws the first weights
+    before = made.state_dict()["weights"].clone()
+    made.after_step(scores, batch, COMPLETE)
+    moved = (made.state_dict()["weights"] - before).abs()
+    assert float(moved.max()) == pytest.approx(rate, rel=1e-3)
