@@ -148,6 +148,19 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     assert elsewhere(claim).returncode == 0
 
 
+def test_of_several_processes_the_first_one_looks_for_a_writer(tmp_path, monkeypatch):
+    """Another one may come to the next run before the first has given the lock of the run before back."""
+    run = tmp_path / "run"
+    made = f"OutputFolder({str(run)!r}, 'reward')"
+    check = f"from odin_rm.runs.output_folder import OutputFolder; {made}.check(resume=True)"
+    with OutputFolder(run, "reward") as output:
+        output.claim()
+        for rank, told in (("0", True), ("1", False)):
+            monkeypatch.setenv("RANK", rank)
+            assert (f"process {os.getpid()} on" in elsewhere(check).stderr) is told
+            assert "is writing there" in elsewhere(check.replace("check(", "claim(")).stderr  # whoever writes looks
+
+
 def test_two_that_make_a_folder_in_one_go(tmp_path):
     code = f"from odin_rm.runs.output_folder import writer_of\nwith writer_of({str(tmp_path / 'a' / 'x')!r}): pass"
     with writer_of(tmp_path / "a" / "x"):

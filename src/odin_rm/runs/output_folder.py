@@ -34,6 +34,7 @@ from odin_rm.core.atomic import (
 )
 from odin_rm.core.errors import DataError, MachineError, OutputError
 from odin_rm.core.lock import WriterLock
+from odin_rm.core.ranks import is_main_process
 from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.system import cannot_write, is_full, is_there, shown_path, writing
 
@@ -275,8 +276,13 @@ class OutputFolder:
         self._lock = WriterLock(self.path / LOCK, self.path)
 
     def check(self, *, resume: bool = False) -> Path:
-        """See :func:`check_output_folder`; what a kill in the middle of an overwrite left is put right first."""
-        check_output_folder(self.path, self.command, overwrite=self.overwrite, resume=resume)
+        """See :func:`check_output_folder`; of several processes of a run, the first one looks.
+
+        It alone takes the lock and gives it back. Another one that looked would find the lock of the run before, where
+        one program makes several.
+        """
+        if is_main_process():
+            check_output_folder(self.path, self.command, overwrite=self.overwrite, resume=resume)
         return self.path
 
     def claim(self, *, resume: bool = False, again: bool = False, results: tuple[str, ...] = ()) -> Path:
@@ -291,7 +297,7 @@ class OutputFolder:
             OutputError: as of :meth:`check`.
         """
         again = again and not has_result(self.path)
-        self.check(resume=resume or again)
+        check_output_folder(self.path, self.command, overwrite=self.overwrite, resume=resume or again)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take()
