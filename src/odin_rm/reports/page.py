@@ -90,6 +90,11 @@ def write_report(
     html, files = render_report(Report(title, subtitle, Text(headline).paragraphs, sections, footer=footer))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    return write_page(folder, html, files, file=file)
+
+
+def write_page(folder: Path, html: str, files: Mapping[str, bytes], *, file: str = "report.html") -> Path:
+    """Write what :func:`render_report` has made: the files first, then the page; returns its path."""
     for name, content in files.items():
         atomic_write_bytes(folder / name, content)
     atomic_write_text(folder / file, html)

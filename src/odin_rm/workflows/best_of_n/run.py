@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
-from odin_rm.core.files import RowWriter, atomic_write_bytes, atomic_write_json, atomic_write_text
+from odin_rm.core.files import RowWriter, atomic_write_json
 from odin_rm.data.columns import Columns
 from odin_rm.data.rows import parse_prompt_response
 from odin_rm.data.sources import iter_preference_rows
@@ -55,14 +55,12 @@ def run_best_of_n(config: BestOfNConfig) -> dict[str, Any]:
         excess = excess_drift(stored.quality, gold, stored.prompt, stored.attributes, ns, **options)
         content["excess"] = {name: [one.to_json() for one in figures] for name, figures in excess.items()}
     from odin_rm.reports.best_of_n_page import best_of_n_report
-    from odin_rm.reports.page import render_report
+    from odin_rm.reports.page import render_report, write_page
 
     html, files = render_report(best_of_n_report(stored, found, content))
     with writer_of(config.output), replaced_folder(config.output, "best-of-n") as folder:
         _write_chosen(folder, stored, max(ns), gold)
-        for name, data in files.items():
-            atomic_write_bytes(folder / name, data)
-        atomic_write_text(folder / "report.html", html)
+        write_page(folder, html, files)
         atomic_write_json(folder / "best_of_n.json", content)
     return content
 

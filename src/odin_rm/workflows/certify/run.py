@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from odin_rm.core.files import atomic_write_json
 from odin_rm.evaluation.certificate import STUDY, UNDECIDED, certify, overall
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.certify.config import CertifyConfig
@@ -25,13 +25,11 @@ def run_certify(config: CertifyConfig) -> dict[str, Any]:
     baseline = read_evidence(config.baseline, config.baseline_chosen) if config.baseline else None
     content = certificate_of(model, baseline, config.tolerance)
     from odin_rm.reports.certificate_page import certificate_report
-    from odin_rm.reports.page import render_report
+    from odin_rm.reports.page import render_report, write_page
 
     html, files = render_report(certificate_report(content))
     with writer_of(config.output), replaced_folder(config.output, "certify") as folder:
-        for name, data in files.items():
-            atomic_write_bytes(folder / name, data)
-        atomic_write_text(folder / "report.html", html)
+        write_page(folder, html, files)
         atomic_write_json(folder / "certificate.json", content)
     return content
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError, DataError
-from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from odin_rm.core.files import atomic_write_json
 from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
 from odin_rm.data.columns import Columns
 from odin_rm.evaluation.edits import EDITS, Edit, priced_attributes, shuffled_words, swapped
@@ -78,14 +78,12 @@ def run_probe(config: ProbeConfig) -> dict[str, Any]:
     quality, tokens = _scored(config, texts)
     probed = _Probed(config, rows, texts, quality, tokens, np.array(place_R))
     content = probed.content(wanted, edited, asked, own, pairs)
-    from odin_rm.reports.page import render_report
+    from odin_rm.reports.page import render_report, write_page
     from odin_rm.reports.probe_page import probe_report
 
     html, files = render_report(probe_report(content))
     with writer_of(config.output), replaced_folder(config.output, "probe") as folder:
-        for name, data in files.items():
-            atomic_write_bytes(folder / name, data)
-        atomic_write_text(folder / "report.html", html)
+        write_page(folder, html, files)
         atomic_write_json(folder / "probe.json", content)
     return content
 

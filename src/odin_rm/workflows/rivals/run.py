@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from odin_rm.core.errors import OutputError
-from odin_rm.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, environment_record
+from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
 from odin_rm.data.attributes import describe, find_attribute
 from odin_rm.evaluation.bootstrap import PromptBootstrap, ratio_statistic
@@ -32,7 +32,7 @@ from odin_rm.evaluation.rivals import (
     reward_deviation,
     standardised,
 )
-from odin_rm.reports.page import render_report
+from odin_rm.reports.page import render_report, write_page
 from odin_rm.reports.rivals_page import rivals_latex, rivals_markdown, rivals_report
 from odin_rm.reward.scoring import as_scored
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder, kind_of
@@ -75,9 +75,7 @@ def run_rivals(config: RivalsConfig, tell: Callable[[str], None] = lambda text: 
             found[name] = _measured(config, compared, arms, cells, source)
         content = _content(config, arms, found, backbone.seconds)
         html, files = render_report(rivals_report(content))
-        for name, data in files.items():
-            atomic_write_bytes(folder / name, data)
-        atomic_write_text(folder / "report.html", html)
+        write_page(folder, html, files)
         atomic_write_text(folder / "rivals.md", rivals_markdown(content))
         atomic_write_text(folder / "rivals.tex", rivals_latex(content))
         atomic_write_json(folder / RESULT, content)
