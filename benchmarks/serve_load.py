@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -146,12 +148,13 @@ def load(address: str, texts: list[tuple[str, str]], clients: int) -> dict[str, 
 def in_process(scorer: Scorer, texts: list[tuple[str, str]], group: int) -> dict[str, Any]:
     """``score_texts``, one prompt's responses at a time."""
     values: list[float] = []
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for i in range(0, len(texts), group):
         part = texts[i : i + group]
         values += score_texts(scorer, [p for p, _ in part], [r for _, r in part])[0].tolist()
     spent = time.perf_counter() - start
-    return {"texts_per_second": len(texts) / spent, "rewards": values}
+    cpu_ms = 1000 * (time.process_time() - cpu) / len(texts)
+    return {"texts_per_second": len(texts) / spent, "cpu_ms_per_text": cpu_ms, "rewards": values}
 
 
 @contextmanager
@@ -171,6 +174,36 @@ def process(arguments: list[str], address: str):
     finally:
         server.terminate()
         server.wait()
+
+
+def cpu_seconds(process_id: int) -> float:
+    """Processor time of a process so far; says more than wall-clock time on a machine that others use."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def batches(address: str) -> tuple[float, float]:
+    """Texts and batches so far, by the server's own figures."""
+    figures = dict(line.rsplit(" ", 1) for line in httpx2.get(f"{address}/metrics").text.splitlines() if line[0] != "#")
+    return float(figures["odin_rm_batch_texts_sum"]), float(figures["odin_rm_batch_texts_count"])
+
+
+def loaded(address: str, texts: list[tuple[str, str]], clients: int, process_id: int) -> dict[str, Any]:
+    """:func:`load` on our server, with its processor time a text, its batches and its memory."""
+    cpu, before = cpu_seconds(process_id), batches(address)
+    found = load(address, texts, clients)
+    done, count = (after - start for after, start in zip(batches(address), before, strict=True))
+    found["cpu_ms_per_text"] = 1000 * (cpu_seconds(process_id) - cpu) / len(texts)
+    return {**found, "texts_per_batch": done / count, "resident_mib": resident(process_id)}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
 
 
 def resident(process_id: int) -> float:
@@ -202,17 +235,17 @@ def main() -> None:
         texts = make_texts(options.prompts, options.responses, tuple(options.lengths), options.words)
         scorer = load_scorer(folder)
         in_process(scorer, texts[: options.responses], options.responses)
-        ours, theirs = 18731, 18732
+        ours, theirs = free_ports(2)
         flags = ["serve", "--model", str(folder), "--port", str(ours), "--cache_size", "0", "--no_log_requests"]
         flags += options.serve_flags.split()
         rows: dict[str, list[dict[str, Any]]] = {}
         with process([SERVE, *flags], f"http://127.0.0.1:{ours}") as server:
+            load(f"http://127.0.0.1:{ours}", texts[: options.responses], options.responses)
             for _ in range(options.repeats):
                 rows.setdefault("in process", []).append(in_process(scorer, texts, options.responses))
                 for clients in options.clients:
                     name = f"serve, {clients} clients"
-                    rows.setdefault(name, []).append(load(f"http://127.0.0.1:{ours}", texts, clients))
-                    rows[name][-1]["resident"] = resident(server.pid)
+                    rows.setdefault(name, []).append(loaded(f"http://127.0.0.1:{ours}", texts, clients, server.pid))
                 if not options.without_pipeline:
                     arguments = [PIPELINE, str(folder), str(theirs)]
                     with process(arguments, f"http://127.0.0.1:{theirs}"):

@@ -75,6 +75,15 @@ def test_the_common_beginning_counts_once():
     assert next_batch([], 10) == []
 
 
+def test_only_the_first_prompt_is_cut_in_two():
+    """Two prompts of 4 texts, 10 + 1 tokens each: 14 computed tokens a prompt."""
+    model = Model()
+    waiting = [entry([*range(10 * p, 10 * p + 10), 50 + i], p, model) for i in range(4) for p in range(2)]
+    assert [one.group for one in next_batch(waiting, 28)] == [0] * 4 + [1] * 4
+    assert [one.group for one in next_batch(waiting, 27)] == [0] * 4
+    assert [one.group for one in next_batch(waiting, 13)] == [0] * 3
+
+
 def test_a_batch_is_of_one_model():
     one, two = Model(), Model()
     waiting = [entry([1], "p", one), entry([2], "p", two), entry([3], "p", one)]

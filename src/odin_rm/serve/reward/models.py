@@ -26,10 +26,10 @@ from odin_rm.model.backbone import embedding_rows
 from odin_rm.model.scoring import Scorer, score_sequences, text_settings
 from odin_rm.serve.reward.dialects.records import Item, Problem
 
-# What models are verified and warmed up on before the first request: two prompts with two responses each, as long as
-# the window allows.
+# What models are verified and warmed up on before the first request: two prompts with two responses each. A layout that
+# holds for a sequence is taken to hold for one twice as long, so half a window verifies the whole of it.
 _PROBES = [(f"What is {one}?", f"It is {other}. ") for one in ("rice", "a hill") for other in ("food", "high")]
-_PROBE_LENGTHS = (24, 4, 1)
+_PROBE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,16 @@ class ServedModel:
 
     def warm_up(self) -> None:
         """Verify the batch layout, and run once, before anybody waits for it."""
-        for times in _PROBE_LENGTHS:
-            try:
-                sequences = [self.encode(Item("probe", prompt=p, response=r * times)).ids for p, r in _PROBES]
-            except Problem:  # the window is short, or the template takes other conversations
-                continue
-            self.score(sequences)
+        try:
+            once, twice = (len(self.encode(_probe(*_PROBES[0], times)).ids) for times in (1, 2))
+            room = min(self.window // 2, _PROBE_TOKENS) - once
+            times = max(1, room // max(1, twice - once))
+            sequences = [self.encode(_probe(prompt, response, times)).ids for prompt, response in _PROBES]
+        except (
+            Problem
+        ):  # the window is short, or the template takes other conversations: then the first request does it
             return
+        self.score(sequences)
 
     def score(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """``(R,)`` quality and length rewards (or ``None``) of sequences; those that begin alike share that part."""
@@ -212,6 +215,10 @@ class ServedModel:
         window = min(item.window or self.window, self.window)
         what = f"the text has {tokens:,} tokens, this model's maximum context length is {window:,} tokens"
         return Problem(400, what, param=item.param)
+
+
+def _probe(prompt: str, response: str, times: int) -> Item:
+    return Item("probe", prompt=prompt, response=response * times)
 
 
 def _check_whole(value: Any, param: str) -> None:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ log = logging.getLogger("odin_rm.serve")
 Pair = tuple[float, float | None]
 # A burst may stretch the window to so many windows.
 _LONGEST_WINDOW = 5
+# Where batches take long, waiting for the rest of a prompt's responses is worth this part of the last batch.
+_WINDOW_SHARE, _WINDOW_AT_MOST = 0.05, 0.1
 _SLOWEST_RETRY = 60
 
 
@@ -36,7 +39,8 @@ class QueueSettings:
     """How texts gather.
 
     Attributes:
-        window: seconds without a new text after which what waits is scored.
+        window: seconds without a new text after which what waits is scored; a twentieth of the last batch's seconds
+            where that is more (at most 0.1 s), and 0 for never waiting.
         batch_tokens: computed tokens of one batch.
         most_texts, most_tokens: that may wait; more are refused.
         cache_size: scores that are remembered.
@@ -106,6 +110,7 @@ class ScoreQueue:
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.waiting_tokens = 0
+        self._last_seconds = 0.0
 
     def start(self) -> None:
         """Begin; a loop must be running."""
@@ -203,9 +208,12 @@ class ScoreQueue:
 
     async def _gather(self) -> None:
         """Wait until no text has come for a window, or the budget is full."""
-        for _ in range(_LONGEST_WINDOW if self.settings.window > 0 else 0):
+        if self.settings.window <= 0:
+            return
+        window = max(self.settings.window, min(_WINDOW_SHARE * self._last_seconds, _WINDOW_AT_MOST))
+        for _ in range(_LONGEST_WINDOW):
             before = len(self.waiting)
-            await asyncio.sleep(self.settings.window)
+            await asyncio.sleep(window)
             if len(self.waiting) == before or self.waiting_tokens >= self.settings.batch_tokens:
                 return
 
@@ -223,7 +231,7 @@ class ScoreQueue:
         finally:
             for entry in batch:
                 self.running.pop(entry.key, None)
-        seconds = loop.time() - start
+        seconds = self._last_seconds = loop.time() - start
         self.figures.batches += 1
         self.figures.computed += len(batch)
         self.figures.seconds += seconds
@@ -253,7 +261,8 @@ def next_batch(waiting: Sequence[Entry], budget: int) -> list[Entry]:
 
     Args:
         waiting: in order of arrival.
-        budget: computed tokens: of a prompt's texts the common beginning counts once. The first text is always taken.
+        budget: computed tokens: of a prompt's texts the common beginning counts once. The first text is always taken,
+            and only the first prompt is ever cut in two.
     """
     if not waiting:
         return []
@@ -264,14 +273,15 @@ def next_batch(waiting: Sequence[Entry], budget: int) -> list[Entry]:
     batch: list[Entry] = []
     used = 0
     for group in groups.values():
-        previous: np.ndarray | None = None
-        for entry in group:
-            cost = len(entry.ids) - (0 if previous is None else _common(previous, entry.ids))
+        costs = [len(group[0].ids)]
+        costs += [len(two.ids) - _common(one.ids, two.ids) for one, two in pairwise(group)]
+        if batch and used + sum(costs) > budget:
+            return batch  # a prompt that is cut in two is computed twice
+        for entry, cost in zip(group, costs, strict=True):
             if batch and used + cost > budget:
                 return batch
             batch.append(entry)
             used += cost
-            previous = entry.ids
     return batch
 
 
