@@ -17,6 +17,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from odin_rm.core.errors import DataError
+from odin_rm.data.attributes import Attribute, measure_reply
 from odin_rm.data.policy_text import begins_rendered, split_policy_text
 from odin_rm.data.rendered import check_not_half_rendered
 from odin_rm.data.rows import parse_prompt_response
@@ -44,6 +45,7 @@ class Encoded:
         free: a text in the form of no template.
         truncated: something was cut away.
         taken_off: what the model's calibration takes off the quality.
+        attributes: of the response, by name.
     """
 
     ids: np.ndarray
@@ -53,6 +55,7 @@ class Encoded:
     free: bool = False
     truncated: bool = False
     taken_off: float = 0.0
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,6 +70,7 @@ class ServedModel:
         microbatch_tokens: computed tokens per forward pass.
         free_text: whether texts in the form of no template are scored: ``auto`` where the protocol is one of plain
             texts, ``score`` and ``refuse`` everywhere.
+        attributes: that are measured of responses, for logs.
         created: seconds since 1970.
     """
 
@@ -76,6 +80,7 @@ class ServedModel:
     settings: EncodingSettings
     microbatch_tokens: int = 16384
     free_text: str = "auto"
+    attributes: Sequence[Attribute] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -201,7 +206,17 @@ class ServedModel:
         taken_off = 0.0
         if (dial := self.scorer.dial) is not None:
             taken_off = float(-dial(np.zeros(1), dial.attributes_of([one.response_tokens], [response]))[0])
-        return Encoded(ids, group, one.response_tokens, cut=not one.ended, truncated=one.truncated, taken_off=taken_off)
+        names = [attribute.name for attribute in self.attributes]
+        measured = dict(zip(names, measure_reply(response, self.attributes), strict=True)) if names else {}
+        return Encoded(
+            ids,
+            group,
+            one.response_tokens,
+            cut=not one.ended,
+            truncated=one.truncated,
+            taken_off=taken_off,
+            attributes=measured,
+        )
 
     def _fitted(self, ids: list[int], item: Item) -> np.ndarray:
         window = min(item.window or self.window, self.window)
