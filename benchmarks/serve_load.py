@@ -28,17 +28,21 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import psutil
 import torch
 
 from benchmarks.interop.serving import ServerFailed
-from benchmarks.serve_rivals import OPENRLHF, RIVALS, Pair, Running, started
+from benchmarks.serve_rivals import CLASSIFY, OPENRLHF, RIVALS, Pair, Running, started
 from benchmarks.shared.reward_setup import quiet
 from odin_rm.core.files import atomic_write_json, environment_record
 from odin_rm.model.scoring import Scorer, load_scorer, score_texts
 
 SERVE = "import sys; from odin_rm.cli.main import main; sys.exit(main(sys.argv[1:]))"
+# vLLM calls the two texts of /score and /rerank query and document.
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% set names = {'query': 'user', 'document': 'assistant'} %}"
+    "{% for m in messages %}<|im_start|>{{ names.get(m['role'], m['role']) }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -178,6 +182,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def listener_of(address: str) -> int:
+    """The process that listens at an address of this machine."""
+    port = int(address.rpartition(":")[2])
+    return next(
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
+    )
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,6 +206,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=["pipeline"])
     parser.add_argument("--environments", default=".", help="folder that holds .venv-interop-*")
+    parser.add_argument("--rival_prompts", type=int, help="of the prompts, how many rivals are asked about")
+    parser.add_argument("--folder", help="of a model made before, or to be made there; default a fresh one")
+    parser.add_argument("--standing_vllm", help="HOST:PORT of a vLLM server of --folder, which takes minutes to start")
     parser.add_argument("--many", type=int, default=0, help="ask ours so often instead, and watch its memory")
     parser.add_argument("--serve_flags", default="")
     parser.add_argument("--output")
@@ -202,8 +219,9 @@ def main() -> None:
     options = parse()
     quiet()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        folder = Path(scratch) / "model"
-        make_model(folder, options.hidden, options.layers, options.words)
+        folder = Path(options.folder or Path(scratch) / "model")
+        if not (folder / "config.json").exists():
+            make_model(folder, options.hidden, options.layers, options.words)
         ports = free_ports(1 + len(options.rivals))
         server = stack.enter_context(ours(folder, ports[0], options.serve_flags.split()))
         if options.many:
@@ -215,6 +233,9 @@ def main() -> None:
                 rivals[name] = stack.enter_context(RIVALS[name](folder, port, Path(options.environments).absolute()))
             except (FileNotFoundError, SystemExit, ServerFailed) as error:
                 say(f"{name} is left out: {error}")
+        if options.standing_vllm:
+            process_id = listener_of(options.standing_vllm)
+            rivals["vllm"] = Running(f"http://{options.standing_vllm}", CLASSIFY, str(folder), process_id)
         scorer = load_scorer(folder)
         rows: dict[str, list[dict[str, Any]]] = {}
         for repeat in range(-1, options.repeats):  # the first turn is small and warms everybody up
@@ -237,8 +258,9 @@ def turn(
     for clients in options.clients:
         found[f"serve, {clients} clients"] = loaded(server, texts, clients)
     first = options.clients[0]
+    asked = texts[: (options.rival_prompts or options.prompts) * options.responses]
     for name, rival in rivals.items():
-        found[f"{name}, {first} clients"] = load(rival, texts, first)
+        found[f"{name}, {first} clients"] = load(rival, asked, first)
     if options.singles and repeat >= 0:
         alone = make_texts(options.singles, 1, tuple(options.lengths), options.words, 1000 + repeat)
         found["singles: in process"] = in_process(scorer, alone, 8)
@@ -248,7 +270,7 @@ def turn(
     given = {name: np.array(row.pop("rewards")) for name, row in found.items()}
     for name, row in found.items():
         reference = given["singles: in process" if name.startswith("singles") else "in process"]
-        row["largest_difference"] = float(np.abs(given[name] - reference).max(initial=0))
+        row["largest_difference"] = float(np.abs(given[name] - reference[: len(given[name])]).max(initial=0))
         if repeat >= 0:
             rows.setdefault(name, []).append(row)
         say(f"{name}: {row['texts_per_second']:.2f} texts/s, {row['cpu_ms_per_text']:.1f} ms of processor time a text")
