@@ -103,15 +103,15 @@ def test_the_unbiased_square_by_hand() -> None:
 
 def test_the_unbiased_squares_are_zero_on_average_where_nothing_is_there() -> None:
     generator = torch.Generator().manual_seed(0)
-    draws = torch.randn(4000, 2, 8, generator=generator, dtype=torch.float64)
+    draws = torch.randn(600, 2, 8, generator=generator, dtype=torch.float64)
     plain = [float(pearson(x, y).value ** 2) for x, y in draws]
     unbiased = [float(unbiased_square(x, y).value) for x, y in draws]
-    assert np.mean(plain) == pytest.approx(1 / 7, abs=0.01)
-    assert np.mean(unbiased) == pytest.approx(0.0, abs=0.01)
+    assert np.mean(plain) == pytest.approx(1 / 7, abs=0.03)
+    assert np.mean(unbiased) == pytest.approx(0.0, abs=0.03)
     group = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     within = [float(unbiased_square_within(x, y, group).value) for x, y in draws]
     assert np.mean([float(pearson_within(x, y, group).value ** 2) for x, y in draws]) > 0.2
-    assert np.mean(within) == pytest.approx(0.0, abs=0.015)
+    assert np.mean(within) == pytest.approx(0.0, abs=0.05)
 
 
 def test_the_unbiased_squares_become_the_square() -> None:
@@ -178,62 +178,65 @@ def test_the_augmented_lagrangian_by_hand() -> None:
     assert float(held.term({"c": double(0.3)[0]})) == pytest.approx(0.04, abs=1e-15)
     assert float(held.term({"c": double(-0.3)[0]})) == pytest.approx(0.04, abs=1e-15)
     assert float(held.term({"c": double(0.05)[0]})) == 0.0
-    held.after_step({"c": double(0.3)[0]}, last=False)
-    assert held.multipliers() == {"c": pytest.approx(0.4)}
-    # Now (0.4 + 2 (0.2 - 0.1))^2 less 0.4^2, over 4.
-    assert float(held.term({"c": double(0.2)[0]})) == pytest.approx((0.36 - 0.16) / 4, abs=1e-15)
-    held.after_step({"c": double(-0.25)[0]}, last=False)  # upper 0.4 - 0.7 -> 0, lower 0 + 0.3
-    assert held.multipliers() == {"c": pytest.approx(-0.3)}
+    held.after_step({"c": double(0.3)[0]}, STEP)  # a tenth of 2 (0.3 - 0.1)
+    assert held.multipliers() == {"c": pytest.approx(0.04)}
+    # Now (0.04 + 2 (0.2 - 0.1))^2 less 0.04^2, over 4.
+    assert float(held.term({"c": double(0.2)[0]})) == pytest.approx((0.24**2 - 0.04**2) / 4, abs=1e-15)
+    held.after_step({"c": double(-0.25)[0]}, STEP)  # upper 0.04 - 0.07 -> 0, lower 0 + 0.03
+    assert held.multipliers() == {"c": pytest.approx(-0.03)}
     average = (0.95 * 0.05 * 0.3 - 0.05 * 0.25) / (0.95 * 0.05 + 0.05)
     assert held.averages() == {"c": pytest.approx(average)}
     assert held.met() == 1.0
     assert held.met({"c": double(0.2)[0]}) == 0.0
     assert float(held.term({})) == 0.0
+    held.after_step({"c": double(0.6)[0]}, Progress(6, 10))  # half of the run is over: half of 0.2 (0.6 - 0.1)
+    assert held.multipliers() == {"c": pytest.approx(0.05)}
 
 
 def test_the_gradient_at_the_bound_is_the_multiplier() -> None:
     held = Tolerances(["c"], 0.1, 2.0)
-    held.after_step({"c": double(0.35)[0]}, last=False)
+    held.after_step({"c": double(0.35)[0]}, STEP)
     at = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(held.term({"c": at}), at)
-    assert float(slope) == pytest.approx(0.5, abs=1e-15)
+    assert float(slope) == pytest.approx(0.05, abs=1e-15)
 
 
 def test_a_tolerance_is_reached_and_told(caplog: pytest.LogCaptureFixture) -> None:
     # Minimise (c - 1)^2 / 2 under |c| <= 0.2: the multiplier must become 0.8.
     held, c = Tolerances(["c"], 0.2, 1.0), torch.tensor(0.0, dtype=torch.float64)
-    for step in range(200):
+    for step in range(1, 401):
         c = c.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad((c - 1) ** 2 / 2 + held.term({"c": c}), c)
         c = (c - 0.5 * slope).detach()
         with caplog.at_level(logging.INFO, "odin_rm"):
-            held.after_step({"c": c}, last=step == 199)
-    assert float(c) == pytest.approx(0.2, abs=1e-6)
-    assert held.multipliers()["c"] == pytest.approx(0.8, abs=1e-6)
+            held.after_step({"c": c}, Progress(step, 400))
+    assert float(c) == pytest.approx(0.2, abs=1e-3)
+    assert held.multipliers()["c"] == pytest.approx(0.8, abs=1e-3)
     assert caplog.messages == ["c: 0.200 over the last steps, within its tolerance of 0.2"]
 
 
 def test_noise_without_a_mean_moves_no_multiplier_far() -> None:
-    held, generator = Tolerances(["c"], 0.05, 1.0), torch.Generator().manual_seed(0)
+    held, generator = Tolerances(["c"], 0.05, 10.0), torch.Generator().manual_seed(0)
     for _ in range(500):
-        held.after_step({"c": 0.1 * torch.randn((), generator=generator, dtype=torch.float64)}, last=False)
+        held.after_step({"c": 0.1 * torch.randn((), generator=generator, dtype=torch.float64)}, STEP)
     assert abs(held.multipliers()["c"]) < 0.5  # of absolute values, 0.08 - 0.05 a step, it would be 15
 
 
 def test_the_tolerance_of_an_objective_by_hand() -> None:
-    found = objective(length_tolerance=0.1, length_weight=2.0)
+    found = objective(length_tolerance=0.1, length_weight=0.2)
     assert isinstance(found, LengthPenalised)
     value = found.value(SCORES, FOUR, STEP)
     penalty = (2 * (RHO - 0.1)) ** 2 / 4
-    expected = float(ranked(SCORES, FOUR).total) + penalty - 2 * LENGTH_RHO
+    expected = float(ranked(SCORES, FOUR).total) + penalty - 0.2 * LENGTH_RHO
     assert float(value.total) == pytest.approx(expected, abs=1e-14)
     assert math.isnan(float(value.metrics["tolerance_met"]))  # no step was taken
     found.after_step(SCORES, FOUR, STEP)
     value = found.value(SCORES, FOUR, STEP)
     assert float(value.metrics["tolerance_met"]) == 0.0
-    assert float(value.metrics["quality_length_multiplier_batch"]) == pytest.approx(2 * (RHO - 0.1), abs=1e-14)
-    pushed = 2 * 2 * (RHO - 0.1)
-    expected = float(ranked(SCORES, FOUR).total) + (pushed**2 - (pushed / 2) ** 2) / 4 - 2 * LENGTH_RHO
+    multiplier = 0.2 * (RHO - 0.1)
+    assert float(value.metrics["quality_length_multiplier_batch"]) == pytest.approx(multiplier, abs=1e-14)
+    pushed = multiplier + 2 * (RHO - 0.1)
+    expected = float(ranked(SCORES, FOUR).total) + (pushed**2 - multiplier**2) / 4 - 0.2 * LENGTH_RHO
     assert float(value.total) == pytest.approx(expected, abs=1e-14)
 
 

@@ -5,7 +5,7 @@
 ``m`` is ``|rho|`` (the paper), ``rho^2``, or the square without its bias (``--length_measure``); over the batch, within
 prompts, or the mean of both (``--length_scope``); of the batch alone or with the last batches beside it
 (``--length_memory``). With a tolerance the first term is an augmented Lagrangian of ``|rho| <= eps`` instead
-(:mod:`odin_rm.objectives.tolerance`), ``lambda_L`` its penalty.
+(:mod:`odin_rm.objectives.tolerance`) with ``mu = 10 lambda_L``.
 
 ``--prompt_offset_weight`` adds ``w max(0, ICC)`` with the intraclass correlation of the quality rewards by prompt. The
 ranking loss leaves the level of each prompt open, and what clips, thresholds or standardises rewards later would see
@@ -35,6 +35,8 @@ from odin_rm.objectives.registry import LengthTerm
 from odin_rm.objectives.score_memory import Pool, ScoreMemory, pool_of
 from odin_rm.objectives.tolerance import Tolerances
 
+PENALTY = 10.0
+"""``mu`` of a tolerance, in weights of the length loss."""
 SCOPES = {"batch": ("batch",), "prompt": ("prompt",), "both": ("batch", "prompt")}
 
 
@@ -76,10 +78,10 @@ class LengthPenalised(Objective):
                 fix = "A tolerance bounds the correlation itself; leave one of the two out."
                 raise ConfigError("has no effect with --length_tolerance", where="--length_measure", fix=fix)
             if not settings.length_weight:
-                fix = "Give a number above 0: how fast the multiplier of the tolerance moves."
+                fix = "Give a number above 0: the penalty behind the multiplier is 10 times that."
                 raise ConfigError("is 0, and --length_tolerance needs it", where="--length_weight", fix=fix)
             names = [f"quality_length_correlation_{scope}" for scope in self.scopes]
-            self.tolerances = Tolerances(names, settings.length_tolerance, settings.length_weight)
+            self.tolerances = Tolerances(names, settings.length_tolerance, PENALTY * settings.length_weight)
 
     def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
         """Ranking and length loss, with the term of the prompts' levels."""
@@ -143,7 +145,7 @@ class LengthPenalised(Objective):
         """Move the multipliers on the statistics of the step, then remember its scores."""
         if self.tolerances is not None:
             found = self.correlations(self.pool(scores, batch, progress))
-            self.tolerances.after_step(found, last=progress.step == progress.steps)
+            self.tolerances.after_step(found, progress)
         self.memory.add(pool_of(scores, batch))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -124,7 +124,7 @@ class Objective:
     """
 
     reads_feature: bool = False
-    variants: ClassVar[tuple[str, ...]] = ()
+    variants: tuple[str, ...] = ()
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

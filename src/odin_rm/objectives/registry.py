@@ -103,7 +103,7 @@ class LengthTerm:
     length_tolerance: float | None = option(
         None,
         "Hold the quality head's correlation within plus or minus this number by a multiplier, instead of a penalty "
-        "with a fixed weight; --length_weight says how fast the multiplier moves.",
+        "with a fixed weight; behind the multiplier is a penalty of 10 times --length_weight.",
         above=0,
         at_most=1,
     )
@@ -170,6 +170,16 @@ class MatchedSettings:
     )
     match_curve_rate: float = option(0.03, "Learning rate of a joint curve; it falls with a cosine.", at_least=0)
     match_curve_ridge: float = option(1e-3, "Weight of the curve's squared coefficients.", above=0)
+    edits: str | None = option(
+        None,
+        "Edits of responses that should change no reward, with commas between their names (odin-rm probe has the "
+        "list). Edited copies are scored beside the responses, and a multiplier for each edit holds their mean effect.",
+    )
+    edit_tolerance: float = option(
+        0.05, "How much an edit may do on average, |mean tanh(change / --edit_scale)|.", above=0, at_most=1
+    )
+    edit_scale: float = option(1.0, "Change of the reward that counts as large, reward units.", above=0)
+    edit_penalty: float = option(10.0, "Penalty behind the multipliers of the edits.", above=0)
 
 
 RANKING_LOSS = Metric(

@@ -4,10 +4,12 @@ An augmented Lagrangian (Bertsekas 1982) with both sides of each bound:
 
     psi(g, m) = (max(0, m + mu g)^2 - m^2) / (2 mu)
     term      = sum_k psi(c_k - eps_k, upper_k) + psi(-c_k - eps_k, lower_k)
-    after a step   m <- max(0, m + mu g)
+    after a step   m <- max(0, m + 0.1 f mu g)        f falls from 1 to 0 with half a cosine over the run
 
 A multiplier rises while its bound is broken and falls while there is room. The two sides see the *sign*, so the noise
-of a small batch averages out; of absolute values it would push for ever.
+of a small batch averages out; of absolute values it would push for ever. The textbook moves a multiplier by ``mu g``
+once the model is at its minimum. Here it moves at every step of a model that has not got there, and with a whole ``mu``
+the two swing round each other.
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from odin_rm.objectives.objective import Progress
+
 log = logging.getLogger(__name__)
 MEMORY = 0.95
 """What a running average keeps at each step: about the last 20 steps count."""
+RATE = 0.1
+"""A multiplier's step as a share of the penalty."""
 SLACK = 1.05
 """A bound that binds is approached from outside; so near to it counts as held."""
 _STATE = ("upper", "lower", "average", "seen")
@@ -54,24 +60,25 @@ class Tolerances:
                     terms.append((pushed**2 - multiplier.to(pushed) ** 2) / (2 * self.penalty))
         return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
-    def after_step(self, found: Mapping[str, Tensor], *, last: bool) -> None:
-        """Move the multipliers and the running averages.
+    def after_step(self, found: Mapping[str, Tensor], progress: Progress) -> None:
+        """Move the multipliers and the running averages; after the last step the log says what became of each bound.
 
         Args:
             found: detached values of the step's batch.
-            last: whether it was the run's last step; the log then says what became of each bound.
+            progress: of the step.
         """
+        rate = RATE * progress.fall() * self.penalty
         state = {name: column.clone() for name, column in self._state.items()}
         for k, name in enumerate(self.names):
             if name not in found:
                 continue
             value = found[name].detach().double().cpu()
             for side, key in ((1, "upper"), (-1, "lower")):
-                state[key][k] = (state[key][k] + self.penalty * (side * value - self.bound)).clamp_min(0)
+                state[key][k] = (state[key][k] + rate * (side * value - self.bound)).clamp_min(0)
             state["average"][k] = MEMORY * state["average"][k] + (1 - MEMORY) * value
             state["seen"][k] = MEMORY * state["seen"][k] + (1 - MEMORY)
         self._state = state
-        if last:
+        if progress.step == progress.steps:
             for name, average in self.averages().items():
                 what = "within" if self._held(average) else "NOT within"
                 log.info("%s: %.3f over the last steps, %s its tolerance of %g", name, average, what, self.bound)

@@ -42,8 +42,6 @@ from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.workflows.reward.run import train_reward_model
 
 ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
-OBJECTIVE_OF = {**ARMS, "matched": "matched"}
-"""Objectives of the reward models that studies train beside the quickstart's."""
 TRUE_QUALITY = "true_quality"
 
 
@@ -182,7 +180,7 @@ def reward_config(config: QuickstartConfig, folder: Path, name: str, **changes: 
         "dataset": str(folder / "data" / "train.jsonl"),
         "output_dir": str(folder / name),
         "overwrite_output_dir": config.overwrite_output_dir,
-        "objective": OBJECTIVE_OF[name],
+        "objective": ARMS[name],
         "batch_pairs": config.batch_pairs,
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,

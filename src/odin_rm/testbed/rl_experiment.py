@@ -33,7 +33,7 @@ from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import Rollout, SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
 from odin_rm.testbed.rl_figures import Measured, Policies, PolicyResult
-from odin_rm.testbed.sweep import TRAINED_REWARDS, PolicyRun, SweepSettings
+from odin_rm.testbed.sweep import REWARD_MODELS, PolicyRun, SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
 from odin_rm.workflows.policy.dpo import DPORunConfig, train_dpo
 from odin_rm.workflows.policy.sft import SFTRunConfig, train_sft
@@ -93,7 +93,7 @@ class PolicyTask:
 def policy_config(task: PolicyTask) -> RLConfig:
     """The arguments of ``odin-rm rl`` for one run; a user could type the same."""
     run, settings = task.run, task.settings
-    trained = run.reward_model in TRAINED_REWARDS
+    trained = run.reward_model in REWARD_MODELS
     return RLConfig(
         algorithm=run.algorithm,
         model=str(task.folder / FOLDER / START / "policy"),

@@ -15,8 +15,10 @@ import numpy as np
 from odin_rm.evaluation.bootstrap import bootstrap_mean
 from odin_rm.evaluation.pareto import Bounds, FrontBootstrap, RunPoints
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.testbed.sweep import TRAINED_REWARDS, PolicyRun
+from odin_rm.testbed.sweep import PolicyRun
 
+REFERENCES = ("gold", "length_only")
+"""Rewards that no data have taught."""
 LONGEST_BOUND = 2.0
 """The area's upper bound, in lengths of the optimum."""
 READ_AT = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -205,8 +207,7 @@ def compare_policies(
         ``first`` against that of every other arm but the reference rewards; ``best_penalty`` names the arm of that kind.
     """
     figures = arm_figures(policies, samples=samples, seed=seed)
-    rivals = [arm for arm in figures if arm.startswith("vanilla") or arm in TRAINED_REWARDS]
-    rivals = [arm for arm in rivals if arm != first] if first in figures else []
+    rivals = [arm for arm in figures if arm != first and arm not in REFERENCES] if first in figures else []
     return {
         "optimum_tokens": policies.optimum_tokens,
         "start": {"mean_tokens": policies.start.mean_tokens, "true_quality": policies.start.true_quality},

@@ -18,8 +18,6 @@ from odin_rm.core.options import check_options, option
 
 SWEEPS = ("none", "small", "full")
 REWARD_MODELS = ("vanilla", "odin")
-TRAINED_REWARDS = (*REWARD_MODELS, "matched")
-"""Rewards that a model in a folder of that name gives."""
 CLIP = 1.0
 """c of the clipped arm, in deviations of the reference policy's reward."""
 PENALTIES = (0.01, 0.02, 0.04)
@@ -64,7 +62,7 @@ class PolicyRun:
     """One run of reinforcement learning from the testbed's SFT policy.
 
     Attributes:
-        reward_model: ``vanilla``, ``odin`` or ``matched``; ``gold`` (the truth) or ``length_only``; ``dpo`` learns from the
+        reward_model: ``vanilla`` or ``odin``; ``gold`` (the truth) or ``length_only``; ``dpo`` learns from the
             preferences themselves.
         algorithm: ``ppo`` or ``remax``; ``dpo``.
         kl_coef: beta, in deviations of the reference policy's reward per nat (DPO's beta there).
@@ -147,16 +145,6 @@ def full_sweep(seed: int) -> list[PolicyRun]:
     for reward_model, mitigation in arms:
         runs += grid(reward_model, algorithms, kl_coefs, learning_rates, seed=seed, **mitigation)
     return runs + grid("length_only", algorithms, (0.1,), (3e-4,), seed=seed)
-
-
-def objective_sweep(seed: int, penalties: Sequence[float] = PENALTIES[1:]) -> list[PolicyRun]:
-    """Each trained reward and the plain one with length penalties, twelve runs an arm, on the grid of the full sweep."""
-    arms: list[tuple[str, dict[str, float]]] = [(name, {}) for name in TRAINED_REWARDS]
-    arms += [("vanilla", {"length_penalty": penalty}) for penalty in penalties]
-    runs = []
-    for reward_model, mitigation in arms:
-        runs += grid(reward_model, ("ppo", "remax"), (0.1, 0.2, 0.4), (1.5e-4, 3e-4), seed=seed, **mitigation)
-    return runs
 
 
 def sweep_runs(sweep: str, seed: int) -> list[PolicyRun]:
