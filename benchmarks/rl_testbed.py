@@ -57,8 +57,8 @@ def pooled(sweeps: list[Policies]) -> Policies:
     return Policies(start, [result for sweep in sweeps for result in sweep.results], first.optimum_tokens)
 
 
-def table(comparison: dict[str, Any]) -> str:
-    """Markdown: the arms, then ODIN against each vanilla arm."""
+def table(comparison: dict[str, Any], first: str = "ODIN") -> str:
+    """Markdown: the arms, then the first one against each of the others."""
     lines = ["| arm | runs | length ratio | true quality | win score | area |", "|---" * 6 + "|"]
     for arm, f in comparison["arms"].items():
         cells = [_cell(figure) for figure in (f.length_ratio, f.true_quality, f.win_score, f.area)]
@@ -67,7 +67,7 @@ def table(comparison: dict[str, Any]) -> str:
     if not comparison["comparisons"]:
         return "\n".join(lines)
     lengths = [f"{row['tokens']:.0f}" for row in comparison["comparisons"][0]["at_length"]]
-    lines += ["", "| ODIN minus | area | " + " | ".join(f"quality at {at} tokens" for at in lengths) + " |"]
+    lines += ["", f"| {first} minus | area | " + " | ".join(f"quality at {at} tokens" for at in lengths) + " |"]
     lines.append("|---" * (2 + len(lengths)) + "|")
     for versus in comparison["comparisons"]:
         gaps = [f"{_cell(row['difference'])}, P = {row['dominance']:.2f}" for row in versus["at_length"]]
