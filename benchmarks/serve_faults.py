@@ -199,9 +199,9 @@ def no_memory(port: int, process: psutil.Process, room_mib: int = 64) -> dict[st
     return {"room_mib": room_mib, "statuses": found}
 
 
-def killed(folder: Path, token: Path, port: int, kills: int, clients: int = 16) -> dict[str, Any]:
+def killed(folder: Path, token: Path, port: int, kills: int, texts: int, clients: int = 16) -> dict[str, Any]:
     """``kill -9`` under load and a new start, again and again; rewards that were lost, doubled or wrong."""
-    pairs = make_texts(125, 8, (60, 40), WORDS, 9)
+    pairs = make_texts(texts // 8, 8, (60, 40), WORDS, 9)
     wanted, _, _ = score_texts(load_scorer(folder), [p for p, _ in pairs], [r for _, r in pairs])
     found: dict[int, list[float]] = {}
     tries: Counter[str] = Counter()
@@ -250,9 +250,40 @@ def killed(folder: Path, token: Path, port: int, kills: int, clients: int = 16) 
     }
 
 
+def at_one_server(folder: Path, token: Path, port: int, phases: list[str]) -> dict[str, Any]:
+    """Everything that a server must survive, one after the other."""
+    found: dict[str, Any] = {}
+    with command(folder, token, port, "--header_seconds", "5", "--body_seconds", "10") as process:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=AUTHORISED, timeout=120) as client:
+            for path, body in good_bodies(rendered(("Why?", "No."))).items():
+                assert client.post(path, json=body).status_code == 200, path
+        honest = Honest(port, process)
+        found["memory at the start, MiB"] = round(process.memory_info().rss / 2**20, 1)
+        honest.start()
+        todo = {
+            "bad": bad,
+            "keys": keys,
+            "slow": slow,
+            "huge": huge,
+            "no memory": lambda port: no_memory(port, process),
+        }
+        for name, phase in todo.items():
+            if name in phases:
+                found[name] = {**phase(port), "honest client": honest.figures()}
+                say(f"{name}: {json.dumps(found[name])}")
+        honest.stopped.set()
+        honest.join()
+    return found
+
+
+PHASES = ("bad", "keys", "slow", "huge", "no memory", "killed")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--texts", type=int, default=1000, help="that are asked for while the server is killed")
+    parser.add_argument("--phases", nargs="*", choices=PHASES, default=list(PHASES))
     parser.add_argument("--output")
     options = parser.parse_args()
     quiet()
@@ -263,22 +294,11 @@ def main() -> None:
         token.write_text(KEY)
         token.chmod(0o600)
         (port,) = free_ports(1)
-        with command(folder, token, port, "--header_seconds", "5", "--body_seconds", "10") as process:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=AUTHORISED, timeout=120) as client:
-                for path, body in good_bodies(rendered(("Why?", "No."))).items():
-                    assert client.post(path, json=body).status_code == 200, path
-            honest = Honest(port, process)
-            found["memory at the start, MiB"] = round(process.memory_info().rss / 2**20, 1)
-            honest.start()
-            for name, phase in {"bad": bad, "keys": keys, "slow": slow, "huge": huge}.items():
-                found[name] = {**phase(port), "honest client": honest.figures()}
-                say(f"{name}: {json.dumps(found[name])}")
-            found["no memory"] = {**no_memory(port, process), "honest client": honest.figures()}
-            say(f"no memory: {json.dumps(found['no memory'])}")
-            honest.stopped.set()
-            honest.join()
-        found["killed"] = killed(folder, token, port, options.kills)
-        say(f"killed: {json.dumps(found['killed'])}")
+        if set(options.phases) != {"killed"}:
+            found |= at_one_server(folder, token, port, options.phases)
+        if "killed" in options.phases:
+            found["killed"] = killed(folder, token, port, options.kills, options.texts)
+            say(f"killed: {json.dumps(found['killed'])}")
     print(json.dumps(found, indent=1))
     if options.output:
         atomic_write_json(options.output, {**found, "machine": environment_record()})
