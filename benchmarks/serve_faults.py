@@ -28,10 +28,10 @@ import httpx2
 import numpy as np
 import psutil
 
-from benchmarks.serve_bad_requests import bad_requests, good_bodies, takes
-from benchmarks.serve_load import SERVE, free_ports, make_model, make_texts, say
-from benchmarks.serve_rivals import rendered
+from benchmarks.serve_load import SERVE, make_model, make_texts, say
+from benchmarks.shared.bad_requests import bad_requests, good_bodies, takes
 from benchmarks.shared.reward_setup import quiet
+from benchmarks.shared.serve_rivals import rendered
 from odin_rm.core.files import atomic_write_json, environment_record
 from odin_rm.model.scoring import load_scorer, score_texts
 from odin_rm.serve.reward.dialects.table import DIALECTS
@@ -48,7 +48,7 @@ def command(folder: Path, token: Path, port: int, *flags: str) -> Iterator[psuti
     server = subprocess.Popen(
         [sys.executable, "-c", SERVE, *arguments, "--no_log_requests"],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=sys.stderr,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS)),
     )
     try:
@@ -68,6 +68,14 @@ def wait_for(port: int, server: Any = None) -> None:
             if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200:
                 return
         time.sleep(0.2)
+
+
+def quiet_port() -> int:
+    """A port that nobody listens at, and that the system gives to no outgoing connection while the server is away."""
+    for port in np.random.default_rng().integers(12_000, 32_000, 100).tolist():
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return int(port)
+    raise SystemExit("no port is free")
 
 
 class Honest(threading.Thread):
@@ -293,7 +301,7 @@ def main() -> None:
         make_model(folder, 64, 2, WORDS)
         token.write_text(KEY)
         token.chmod(0o600)
-        (port,) = free_ports(1)
+        port = quiet_port()
         if set(options.phases) != {"killed"}:
             found |= at_one_server(folder, token, port, options.phases)
         if "killed" in options.phases:

@@ -22,8 +22,8 @@ from benchmarks.interop.bases import BASES
 from benchmarks.interop.texts import as_rows, read_pairs
 from benchmarks.serve_clients import make_model, without_token
 from benchmarks.serve_load import SERVE, free_ports, say
-from benchmarks.serve_rivals import started
 from benchmarks.shared.reward_setup import quiet
+from benchmarks.shared.serve_rivals import started
 from odin_rm.core.files import atomic_write_json, environment_record
 
 

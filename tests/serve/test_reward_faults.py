@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-from benchmarks.serve_bad_requests import bad_requests, good_bodies, takes
+from benchmarks.shared.bad_requests import bad_requests, good_bodies, takes
 
 from odin_rm.model.scoring import Scorer
 from odin_rm.serve.http import Limits
