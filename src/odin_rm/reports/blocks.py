@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,6 +174,17 @@ def format_cell(value: Any, digits: int = 3, percent: bool = False) -> dict[str,
 
 def png_bytes(canvas: Canvas) -> bytes:
     """The figure as a PNG file, the same bytes for the same figure."""
+    return picture_bytes(canvas, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def picture_bytes(canvas: Canvas, **settings: Any) -> bytes:
+    """The figure as a file, by the settings of matplotlib's ``savefig``.
+
+    A character that the font lacks is drawn as a box. matplotlib's warning of it would say the character itself, which
+    in a name may be one that moves a terminal's cursor.
+    """
     stream = io.BytesIO()
-    canvas.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*missing from font")
+        canvas.savefig(stream, **settings)
     return stream.getvalue()

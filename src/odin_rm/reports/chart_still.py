@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
-from odin_rm.reports.blocks import png_bytes
+from odin_rm.reports.blocks import picture_bytes, png_bytes
 from odin_rm.reports.chart import Chart, Series
 from odin_rm.reports.style import GREY, INK, new_canvas, shorten, styled
 
@@ -60,10 +59,9 @@ def _legend_columns(names: list[str]) -> int:
 
 def still_files(canvas: Canvas) -> tuple[bytes, bytes]:
     """The picture as PNG and as SVG, the same bytes for the same picture."""
-    stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "odin-rm", "svg.fonttype": "path"}):
-        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return png_bytes(canvas), stream.getvalue()
+        drawing = picture_bytes(canvas, format="svg", metadata={"Date": None, "Creator": None})
+    return png_bytes(canvas), drawing
 
 
 def _draw(axis: Axes, chart: Chart, one: Series, number: int, colour: str, marker: str) -> None:
