@@ -12,6 +12,7 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_TERMINAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _LONGEST_INTEGER = 308
 """Digits of a whole number that any float can hold."""
 
@@ -22,6 +23,11 @@ def printable(text: str) -> str:
     Newlines and tabs stay.
     """
     return _CONTROL.sub(lambda match: _code(ord(match[0])), text)
+
+
+def without_controls(text: str) -> str:
+    """The text of a file that other programs show: controls of terminals are written as their codes, the rest stays."""
+    return _TERMINAL.sub(lambda match: _code(ord(match[0])), text)
 
 
 def _code(number: int) -> str:
