@@ -191,9 +191,7 @@ def front_comparison(policies: Policies, first: str, second: str, *, samples: in
     }
 
 
-def compare_policies(
-    policies: Policies, *, first: str = "odin", samples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
+def compare_policies(policies: Policies, *, first: str = "odin", samples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Everything that the sweep says, ready for JSON.
 
     Args:
