@@ -2,7 +2,7 @@
 
     python -m benchmarks.edit_worlds [--seeds 0 1 2] [--world lists_and_flattery]             # make bench-edits
 
-Heads on bags of words and of pairs of words, as in ``benchmarks.worlds``: 4,000 pairs, 64 a step, 5 epochs. One response
+Heads on bags of words and of pairs of words, as in ``benchmarks.worlds``: 4,000 pairs, 64 a step, 5 epochs. A response
 of each pair has copies with a filler, with bullets and with a flattering opener, which count nothing in the true
 quality. The arms are ``matched`` on length, the same with ``--edits`` of all three, and ``matched`` on all three
 attributes. Printed are agreement with the truth on held-out pairs, Pearson with length, and on held-out responses the

@@ -15,7 +15,6 @@ from benchmarks import exactness
 from torch import Tensor
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.files import read_rows
 from odin_rm.core.types import RewardScores
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
@@ -163,7 +162,7 @@ def test_variants_that_do_not_fit_or_are_cut_alike_are_left_out(tokenizer: Any) 
         "q one b",
         "q two e",
     }
-    cut = EncodingSettings(max_length=8, overlong="truncate_response", read_at="end")
+    cut = EncodingSettings(max_length=7, overlong="truncate_response", read_at="end")
     data = load_preferences(ROWS, tokenizer, cut, variants={"more": lambda reply: f"{reply} more"})
     texts = texts_of(data, tokenizer)
     assert {texts[r] for r in np.flatnonzero(np.asarray(data.variants["more"]) >= 0)} == {
