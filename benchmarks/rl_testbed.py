@@ -24,11 +24,11 @@ from typing import Any
 
 from odin_rm.core.files import atomic_write_json, json_safe
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.blocks import png_bytes
+from odin_rm.reports.chart_still import draw_panels, still_files
 from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
 from odin_rm.testbed.rl_experiment import train_policies
 from odin_rm.testbed.rl_figures import Policies, compare_policies
-from odin_rm.testbed.rl_story import front_canvas
+from odin_rm.testbed.rl_story import policy_front
 from odin_rm.testbed.sweep import SweepSettings, sweep_runs
 
 VANILLA_BEYOND, ODIN_WITHIN = 1.6, 1.4
@@ -134,7 +134,9 @@ def main() -> None:
         "runs": [result.to_json() for result in together.results],
     }
     atomic_write_json(options.output / "rl_testbed.json", content)
-    (options.output / "true_quality_against_length.png").write_bytes(png_bytes(front_canvas(together)))
+    (options.output / "true_quality_against_length.png").write_bytes(
+        still_files(draw_panels([policy_front(together)]))[0]
+    )
     print("\n" + table(comparison))
     print("\n" + json.dumps(json_safe(content["holds"]), indent=2))
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odin_rm.core.errors import DataError, OutputError, RowError
-from odin_rm.core.files import RowWriter, read_rows
+from odin_rm.core.files import RowWriter, first_row, read_rows
 
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": 'b, "quoted"\nand broken', "n": 2}, {"prompt": "漢字 é", "n": 3}]
 SUFFIXES = [suffix + gz for suffix in (".jsonl", ".json", ".parquet", ".csv") for gz in ("", ".gz")]
@@ -67,6 +67,25 @@ def test_json_may_wrap_its_list_in_data(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"data": ROWS}))
     assert [row for _, row in read_rows(path)] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ('\ufeff [ {"a": [1]}, broken', {"a": [1]}),
+        ('{"data": [{"b": 2}]}', {"b": 2}),
+        ('[{"a": 1}, {"c": 2}]', {"a": 1}),
+    ],
+)
+def test_the_first_row_is_seen_without_the_rest(tmp_path, text, row):
+    file = tmp_path / "rows.json"
+    file.write_text(text, encoding="utf-8")
+    assert first_row(file) == row
+    file.write_text("[3, broken", encoding="utf-8")
+    with pytest.raises(DataError, match="is not valid JSON"):
+        first_row(file)
+    with pytest.raises(DataError, match="no such file"):
+        first_row(tmp_path / "none.json")
 
 
 def test_byte_order_mark_and_blank_lines_are_harmless(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,18 @@ def judged(name: str, n: int = 40, seed: int = 0, **fields: Any) -> list[dict[st
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text(json.dumps(rows))
     return str(path)
+
+
+def test_one_file_imports_nothing_heavy(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.json", judged("a"))
+    code = (
+        "import sys\nfrom odin_rm.cli.main import main\n"
+        f"assert main(['win-rate', '--annotations', {file!r}, '--output', {str(tmp_path / 'out.json')!r}]) == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'scipy.stats'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def measure(folder: Path, files: list[str], **settings: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from odin_rm.core.atomic import (
     swap_in,
     written,
 )
-from odin_rm.core.rows import FORMATS, RowWriter, bad_row, json_name, read_rows, row_format
+from odin_rm.core.rows import FORMATS, RowWriter, bad_row, first_row, json_name, read_rows, row_format
 from odin_rm.core.system import PathLike
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "bad_row",
     "dump_json",
     "environment_record",
+    "first_row",
     "json_name",
     "json_safe",
     "read_rows",

@@ -87,8 +87,20 @@ def parse_json(content: str | bytes, *, where: str = "", fix: str = "Check its c
     except (ValueError, MemoryError) as error:
         raise DataError(f"is not valid JSON ({error or 'too large'})", where=where, fix=fix) from error
     if text.count("[") + text.count("{") > DEEPEST:
-        _check_nesting(value, where)
+        _check_depth(value, where)
     return value
+
+
+def first_of_list(content: str | bytes) -> Any:
+    """The first value of a JSON list, without the work of the rest; ``None`` where there is none.
+
+    It is for a look at what a file holds: whether the rest is JSON is not seen.
+    """
+    with suppress(DataError, ValueError, RecursionError):
+        text = (_text(content, "") if isinstance(content, bytes) else content).lstrip()
+        if text.startswith("["):
+            return json.JSONDecoder().raw_decode(text[1:].lstrip())[0]
+    return None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,6 +171,21 @@ def _too_deep(where: str) -> DataError:
     return DataError(f"is nested more than {DEEPEST} deep", where=where, fix="Check that it is the right file.")
 
 
+def _check_depth(value: Any, where: str) -> None:
+    """Refuse what is deep; for values whose parts have no name, as in JSON, so that none is seen twice."""
+    level = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(DEEPEST):
+        level = [
+            one
+            for item in level
+            for one in (item.values() if isinstance(item, dict) else item)
+            if isinstance(one, (list, dict))
+        ]
+        if not level:
+            return
+    raise _too_deep(where)
+
+
 def _check_nesting(value: Any, where: str, most: int | None = None) -> None:
     """Refuse what is deep, holds itself, or would be huge when its references are written out."""
     sizes: dict[int, int] = {}
@@ -180,6 +207,7 @@ __all__ = [
     "DEEPEST",
     "LARGEST_TEXT",
     "LONGEST_LINE",
+    "first_of_list",
     "opened",
     "parse_json",
     "parse_yaml",

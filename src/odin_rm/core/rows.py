@@ -23,7 +23,7 @@ from typing import IO, Any
 from odin_rm.core.atomic import PathLike, atomic_file, dump_json
 from odin_rm.core.errors import DataError, OutputError, RowError
 from odin_rm.core.parquet import ROWS_AT_ONCE, ParquetRows
-from odin_rm.core.reading import LARGEST_TEXT, LONGEST_LINE, parse_json
+from odin_rm.core.reading import LARGEST_TEXT, LONGEST_LINE, first_of_list, parse_json
 from odin_rm.core.system import cannot_read, shown_path, system_error
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
@@ -75,6 +75,25 @@ def read_rows(path: PathLike, on_bad_row: OnBadRow = None) -> Iterator[tuple[int
     if empty:
         raise DataError("the file is empty", where=str(path), fix="Give a file with at least one row.")
     return _stream(file, suffix, gzipped, on_bad_row)
+
+
+def first_row(path: PathLike) -> Row:
+    """The first row of a file, to see of what kind its rows are; of a ``.json`` list without reading the rest.
+
+    Returns:
+        The row; an empty one where a list begins with something else.
+
+    Raises:
+        OdinError: as of :func:`read_rows`.
+    """
+    rows = read_rows(path)
+    suffix, gzipped = row_format(path)
+    if suffix == ".json":
+        with _reading(Path(path), gzipped) as file:
+            row = first_of_list(file.read(LARGEST_TEXT))
+        if isinstance(row, dict):
+            return row
+    return next((row for _, row in rows), {})
 
 
 def _stream(path: Path, suffix: str, gzipped: bool, on_bad_row: OnBadRow) -> Iterator[tuple[int, Row]]:

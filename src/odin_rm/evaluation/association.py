@@ -7,7 +7,6 @@ Every function returns a :class:`Figure` without interval; ``evaluation.bootstra
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from odin_rm.core.errors import ShapeError
 from odin_rm.evaluation.records import Figure
@@ -74,7 +73,11 @@ def spearman(x: np.ndarray, y: np.ndarray) -> Figure:
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     why = undefined_reason(x, y)
-    return Figure(None, why=why) if why else Figure(float(stats.spearmanr(x, y).statistic))
+    if why:
+        return Figure(None, why=why)
+    from scipy import stats  # half a second, so not before it is needed
+
+    return Figure(float(stats.spearmanr(x, y).statistic))
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> Figure:
@@ -86,7 +89,11 @@ def kendall(x: np.ndarray, y: np.ndarray) -> Figure:
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     why = undefined_reason(x, y)
     # The asymptotic method skips the exact p-value, which nobody reads here.
-    return Figure(None, why=why) if why else Figure(float(stats.kendalltau(x, y, method="asymptotic").statistic))
+    if why:
+        return Figure(None, why=why)
+    from scipy import stats  # half a second, so not before it is needed
+
+    return Figure(float(stats.kendalltau(x, y, method="asymptotic").statistic))
 
 
 def centre_within(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:

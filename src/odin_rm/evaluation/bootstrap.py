@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from odin_rm.evaluation.association import CONSTANT_TOLERANCE, centre_within
 from odin_rm.evaluation.rank_influence import kendall_influence, spearman_influence
@@ -99,7 +99,7 @@ def percentile_interval(figure: Figure, draws: np.ndarray) -> Figure:
     if figure.value is None or 2 * len(finite) < len(computed) or len(finite) < 2:
         return Figure(figure.value, why=figure.why or "no interval: undefined in most resamples")
     if len(computed) < len(draws):
-        spread = stats.norm.ppf((1 + LEVEL) / 2) * finite.std(ddof=1)
+        spread = ndtri((1 + LEVEL) / 2) * finite.std(ddof=1)
         low, high = max(-1.0, figure.value - spread), min(1.0, figure.value + spread)
     else:
         low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -235,6 +235,8 @@ def kendall_statistic(x: np.ndarray, y: np.ndarray, prompt: np.ndarray, resample
     """Kendall tau-b over the first ``resamples`` resamples; later ones are marked infinite (not computed)."""
     if len(x) > LINEAR_FROM:
         return _linear_statistic(*kendall_influence(x, y), prompt)
+    from scipy import stats  # half a second, so not before it is needed
+
     _, x_rank = np.unique(x, return_inverse=True)
     _, y_rank = np.unique(y, return_inverse=True)
     done = 0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 from odin_rm.evaluation.bootstrap import LEVEL, PromptBootstrap, Statistic
 from odin_rm.evaluation.records import Figure
@@ -101,7 +101,7 @@ def interval_levels(n: int) -> tuple[float, float]:
     distribution; so they are moved to ``Phi(+-sqrt(n / (n - 1)) t)`` (the expanded percentiles of Hesterberg, "What
     teachers should know about the bootstrap", 2015).
     """
-    tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - LEVEL) / 2, n - 1)))
+    tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - LEVEL) / 2)))
     return tail, 1 - tail
 
 
@@ -134,7 +134,11 @@ def mean_estimate(values_P: np.ndarray, draws: np.ndarray) -> Estimate:
 def sign_test(difference_P: np.ndarray) -> float:
     """Two-sided p-value that positive and negative differences are equally frequent; zeros are left out (exact)."""
     positive, negative = int((difference_P > 0).sum()), int((difference_P < 0).sum())
-    return float(stats.binomtest(positive, positive + negative).pvalue) if positive + negative else 1.0
+    if not positive + negative:
+        return 1.0
+    from scipy import stats  # half a second, so not before it is needed
+
+    return float(stats.binomtest(positive, positive + negative).pvalue)
 
 
 def permutation_test(difference_PC: np.ndarray, *, seed: int = 0, permutations: int = PERMUTATIONS) -> np.ndarray:

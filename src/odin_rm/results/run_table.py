@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from scipy.special import ndtri
 
 from odin_rm.core.files import bad_row
 from odin_rm.core.reading import parse_json
@@ -94,7 +94,7 @@ def _figure(path: Path, number: int, row: dict[str, Any], columns: Iterable[str]
             (_float(path, number, column + end, row.pop(column + end, None)) for end in _ENDINGS),
         )
         if error is not None and value is not None and low is None and high is None:
-            spread = float(stats.norm.ppf((1 + LEVEL) / 2)) * error
+            spread = float(ndtri((1 + LEVEL) / 2)) * error
             low, high = value - spread, value + spread
         found = found or Figure(value, low, high)
     return found

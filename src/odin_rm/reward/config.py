@@ -57,6 +57,11 @@ class RewardConfig(RewardOptions, TrainingArguments):
         return bool(getattr(self, "activation_checkpointing", None) or getattr(self, "gradient_checkpointing", None))
 
     @property
+    def optimiser(self) -> str:
+        """``--optim`` by its name."""
+        return str(getattr(self.optim, "value", self.optim))
+
+    @property
     def given_tokens(self) -> int | None:
         """``--microbatch_tokens`` as a number, or ``None`` for ``auto``."""
         return None if self.microbatch_tokens == "auto" else int(self.microbatch_tokens)

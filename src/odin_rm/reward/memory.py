@@ -27,8 +27,8 @@ MOST_TOKENS = 65536
 CPU_TOKENS = 4096
 """On a CPU larger micro-batches leave the caches and are no faster; graphs of several are kept instead."""
 _CPU_SHARE, _CUDA_SHARE = 0.5, 0.8
-OPTIMISER_BYTES = 8
-"""AdamW's two moments per trained weight, which the first step allocates."""
+_MOMENTS = {"adafactor": 0, "sgd": 0}
+"""Moments per trained weight that an optimiser keeps, where they are not AdamW's two; Adafactor's sums are small."""
 
 
 @dataclass
@@ -140,9 +140,19 @@ def choose(
     return Budget(min(fits, most), fits, why=why)
 
 
-def pending_bytes(trained: Sequence[Tensor]) -> int:
+def moments_bytes(itemsize: int, optimiser: str = "adamw_torch") -> int:
+    """Bytes of the moments of a trained weight, which the first step allocates; torch gives them the weight's dtype.
+
+    Args:
+        itemsize: bytes of the weight.
+        optimiser: ``--optim``; those of 8 bits are counted as AdamW, which is more than they take.
+    """
+    return _MOMENTS.get(optimiser, 2) * itemsize
+
+
+def pending_bytes(trained: Sequence[Tensor], optimiser: str = "adamw_torch") -> int:
     """Gradients and moments that the first step allocates for these weights."""
-    return sum(p.numel() * (p.element_size() + OPTIMISER_BYTES) for p in trained)
+    return sum(p.numel() * (p.element_size() + moments_bytes(p.element_size(), optimiser)) for p in trained)
 
 
 def activation_bytes(config: Any, itemsize: int = 4, *, checkpointing: bool = False) -> int:

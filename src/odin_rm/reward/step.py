@@ -157,7 +157,7 @@ class StepMemory:
             self.model.zero_grad(set_to_none=True)
             points = points or [(1, memory.free_bytes(device) // 1000)]
         per_token, fixed = memory.line_through(points)
-        pending = memory.pending_bytes([p for p in model.parameters() if p.requires_grad])
+        pending = memory.pending_bytes([p for p in model.parameters() if p.requires_grad], self.config.optimiser)
         local = int(os.environ.get("LOCAL_WORLD_SIZE") or self.args.world_size)
         return memory.choose(per_token, device, pending + int(fixed), processes=local)
 

@@ -142,8 +142,10 @@ def plan_reward_run(
     held = {
         "weights": parameters * weight_size,
         "gradients": trained * weight_size,
-        "optimiser": trained * memory.OPTIMISER_BYTES,
+        "optimiser": trained * memory.moments_bytes(weight_size, config.optimiser),
     }
+    if weight_size > itemsize:  # autocast keeps a copy of each trained weight until the backward pass is over
+        held["16-bit copies"] = trained * itemsize
     budget = _budget(config, per_token, sum(held.values()))
 
     seed = config.data_seed if config.data_seed is not None else config.seed

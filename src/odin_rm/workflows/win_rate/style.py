@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.files import read_rows
+from odin_rm.core.files import first_row
 from odin_rm.evaluation.style_control import (
     Battles,
     Ratings,
@@ -24,8 +24,7 @@ from odin_rm.workflows.win_rate.config import WinRateConfig
 def battle_files(config: WinRateConfig) -> list[str]:
     """The files, where they hold battles of LMArena or judgements of Arena-Hard; empty where they hold annotations."""
     files = [str(file) for file in annotation_files(config.annotations)]
-    first = next((row for _, row in read_rows(files[0])), {})
-    return files if isinstance(first, dict) and holds_battles(first) else []
+    return files if holds_battles(first_row(files[0])) else []
 
 
 def battle_content(config: WinRateConfig, files: list[str]) -> dict[str, Any]:
