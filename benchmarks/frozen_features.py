@@ -85,6 +85,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Options of ODIN at a scale of 0.3 and 64 pairs a step (docs/evidence.md, item 41)."""
 ARMS |= {f"odin, {name}": odin(0.3, settings=changes, **STEPWISE) for name, changes in OPTIONS.items()}
+BEST: dict[str, Any] = {"length_measure": "squared", "length_memory": 8}
+ARMS |= {f"odin, squared, memory 8, scale {scale:g}": odin(scale, settings=BEST, **STEPWISE) for scale in (1, 3, 10)}
 BITS = "information_beyond_length_curve"
 FIGURES = (BITS, "accuracy", "accuracy_length_balanced", "pearson", "pearson_within_prompt")
 

@@ -153,7 +153,7 @@ def test_variants_stand_with_their_prompt_and_in_no_pair(tokenizer: Any, tmp_pat
     assert data.report["variants"] == {"more": 5, "short": 2}
 
 
-def test_variants_that_do_not_fit_or_are_cut_alike_are_left_out(tokenizer: Any) -> None:
+def test_variants_that_do_not_fit_or_are_the_same_tokens_are_left_out(tokenizer: Any) -> None:
     settings = EncodingSettings(max_length=8, overlong="drop", read_at="end")
     data = load_preferences(ROWS, tokenizer, settings, variants={"more": lambda reply: f"{reply} more"})
     texts = texts_of(data, tokenizer)
@@ -162,14 +162,10 @@ def test_variants_that_do_not_fit_or_are_cut_alike_are_left_out(tokenizer: Any) 
         "q one b",
         "q two e",
     }
-    cut = EncodingSettings(max_length=7, overlong="truncate_response", read_at="end")
-    data = load_preferences(ROWS, tokenizer, cut, variants={"more": lambda reply: f"{reply} more"})
-    texts = texts_of(data, tokenizer)
-    assert {texts[r] for r in np.flatnonzero(np.asarray(data.variants["more"]) >= 0)} == {
-        "q one d e",
-        "q one b",
-        "q two e",
-    }
+    alike = load_preferences(ROWS, tokenizer, settings, variants={"blank": lambda reply: f"{reply} "})
+    assert (np.asarray(alike.variants["blank"]) == -1).all()
+    assert alike.report["variants"] == {"blank": 0}
+    assert alike.num_responses == 5
 
 
 # ---- gradients and a run ---------------------------------------------------------------------------------------------
