@@ -1,8 +1,8 @@
 """Length taken out of a finished reward: a local regression, and a direction of the features.
 
-``loess`` is the calibration of Huang et al. (2409.17407), which subtracts a locally weighted regression of the reward on
-length (Cleveland 1979). ``without_direction`` with ``longer_less_shorter`` takes the difference of means of long and short
-answers' features out of a linear head (Marks and Tegmark, 2310.06824).
+``loess`` is the calibration of Huang et al. (2409.17407), which subtracts a locally weighted regression of the reward
+on length (Cleveland 1979). ``without_direction`` with ``longer_less_shorter`` takes the difference of means of long and
+short answers' features out of a linear head (Marks and Tegmark, 2310.06824).
 """
 
 from __future__ import annotations
