@@ -35,7 +35,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -112,6 +112,12 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 
 bench-worlds: $(INSTALLED_TEST)  ## Agreement with the truth in the testbed's named worlds, by objective
 	$(BIN)/python -m benchmarks.worlds $(ARGS)
+
+bench-edits: $(INSTALLED_TEST)  ## Edits in training in a world that pays for lists and flattery
+	$(TEST_ENV) $(BIN)/python -m benchmarks.edit_worlds $(ARGS)
+
+bench-rl-worlds: $(INSTALLED_TEST)  ## Policies on rewards of three objectives in the testbed's worlds, fronts
+	$(TEST_ENV) $(BIN)/python -m benchmarks.rl_worlds $(ARGS)
 
 bench-frozen: $(INSTALLED_TEST)  ## Objectives on frozen features of real pairs, cross-fitted; ARGS="--data DIR"
 	$(BIN)/python -m benchmarks.frozen_features $(ARGS)

@@ -1,6 +1,6 @@
 """Ablation of ODIN's parts on the testbed: exact batch, head normalisation, orthogonality term.
 
-    python benchmarks/ablation.py [--output runs/ablation] [--seeds 0 1 2]
+    python benchmarks/ablation.py [--output runs/ablation] [--seeds 0 1 2] [--world linear]
 
 Each variant trains on the quickstart's data with the quickstart's settings and is measured on its held-out pairs, whose
 true quality is known. Writes ``ablation.json`` after each run (a second call goes on where the first stopped) and
@@ -43,6 +43,7 @@ from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.experiment import TRUE_QUALITY, QuickstartConfig, reward_config, write_data
 from odin_rm.testbed.tiny import save_tiny_model
+from odin_rm.testbed.worlds import WORLDS
 from odin_rm.workflows.reward.run import build_model, encoding_settings
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -151,7 +152,13 @@ def run_one(variant: str, seed: int, folder: Path, options: argparse.Namespace) 
     arm, group = settings.pop("arm", "odin"), settings.pop("group", None)
     by_length = settings.pop("by_length", False)
     config = QuickstartConfig(
-        output=str(folder), seed=seed, pairs=options.pairs, held_out_pairs=options.held_out_pairs, epochs=options.epochs
+        output=str(folder),
+        seed=seed,
+        pairs=options.pairs,
+        held_out_pairs=options.held_out_pairs,
+        epochs=options.epochs,
+        **WORLDS[options.world].writers,
+        **WORLDS[options.world].bias,
     )
     if not (folder / "initial_model").exists():
         write_data(config, folder / "data")
@@ -203,9 +210,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--held_out_pairs", type=int, default=2500)
     parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--world", choices=list(WORLDS), default="linear")
     options = parser.parse_args()
 
-    settings = {name: getattr(options, name) for name in ("pairs", "held_out_pairs", "epochs")}
+    settings = {name: getattr(options, name) for name in ("pairs", "held_out_pairs", "epochs", "world")}
     path = options.output / "ablation.json"
     runs: list[dict[str, Any]] = []
     if path.is_file():

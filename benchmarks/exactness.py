@@ -37,6 +37,17 @@ from odin_rm.reward.trainer import RewardTrainer
 
 PROMPTS, RESPONSES, PAIRS = 24, 3, 4
 LEARNING_RATE = 1e-3
+OPTIONS: dict[str, dict[str, Any]] = {
+    "odin, squared, both scopes, outputs": {
+        "length_measure": "squared",
+        "length_scope": "both",
+        "orthogonality_of": "outputs",
+        "prompt_offset_weight": 0.5,
+    },
+    "odin, unbiased, both scopes, memory": {"length_measure": "unbiased", "length_scope": "both", "length_memory": 2},
+    "odin, tolerance, memory": {"length_tolerance": 0.05, "length_scope": "both", "length_memory": 1},
+}
+"""Options of an objective that change what its gradient is made of."""
 
 
 class PadOnly:
@@ -135,10 +146,15 @@ def value_alone(trainer: RewardTrainer) -> torch.Tensor:
     return value.total if term is None else value.total + term
 
 
+def objective_options(name: str) -> dict[str, Any]:
+    """The options of an objective of the table, or of a name of :data:`OPTIONS`."""
+    return {"objective": name.partition(",")[0], **OPTIONS.get(name, {})}
+
+
 def measure_objective(name: str, folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, float]]:
     """Every variant of an objective: its first gradient against responses alone, its weights against one pass."""
     data = make_data()
-    options: dict[str, Any] = {"objective": name, "max_steps": steps}
+    options: dict[str, Any] = {**objective_options(name), "max_steps": steps}
     probe = make_trainer(folder, data, output, **options)
     lengths = np.asarray(data.sequence_tokens)[probe.batches[0].batch.responses]
     value_alone(probe).backward()
@@ -322,8 +338,9 @@ def run_two_processes(
 def worker(arguments: argparse.Namespace) -> None:
     """One of two processes: a gradient of the first batch, then some steps; rank 0 saves both."""
     data = make_data()
-    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens", "objective")
+    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens")
     options: dict[str, Any] = {"ddp_backend": "gloo", **{name: getattr(arguments, name) for name in names}}
+    options |= objective_options(arguments.objective)
     trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     count = len(trainer.batches[0].micro_batches)
@@ -342,7 +359,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--objectives", nargs="*", choices=list(OBJECTIVES), default=list(OBJECTIVES))
+    every = [*OBJECTIVES, *OPTIONS]
+    parser.add_argument("--objectives", nargs="*", choices=every, default=every)
+    parser.add_argument("--objectives_only", action="store_true", help="leave the first table out")
     for name in ("--worker", "--model", "--scratch", "--batch_layout", "--objective"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--microbatch_tokens", "--single_pass_tokens"):
@@ -353,7 +372,9 @@ def main() -> None:
         worker(arguments)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        results = measure(Path(scratch) / "model", scratch, arguments.steps)
+        save_tiny_llama(Path(scratch) / "model")
+        alone = arguments.objectives_only
+        results = {} if alone else measure(Path(scratch) / "model", scratch, arguments.steps)
         others = {
             name: measure_objective(name, Path(scratch) / "model", scratch, arguments.steps)
             for name in arguments.objectives

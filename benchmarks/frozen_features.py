@@ -34,6 +34,7 @@ from odin_rm.evaluation.audit import point_figures
 from odin_rm.evaluation.information import fit_pair_logistic, length_curve
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
+from odin_rm.objectives.association import intraclass
 from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.features import frozen_features
 from odin_rm.reward.frozen import as_rows
@@ -71,6 +72,21 @@ ARMS: dict[str, dict[str, Any]] = {
     **{f"odin, scale {scale:g}, 64 pairs": odin(scale, **STEPWISE) for scale in (0.1, 0.3, 1, 3, 10)},
     **{f"odin, scale {scale:g}, all pairs": odin(scale, **WHOLE) for scale in (0.1, 0.3, 1, 3, 10)},
 }
+OPTIONS: dict[str, dict[str, Any]] = {
+    "squared": {"length_measure": "squared"},
+    "unbiased": {"length_measure": "unbiased"},
+    "memory 8": {"length_memory": 8},
+    "squared, memory 8": {"length_measure": "squared", "length_memory": 8},
+    "tolerance 0.05": {"length_tolerance": 0.05},
+    "tolerance 0.05, memory 8": {"length_tolerance": 0.05, "length_memory": 8},
+    "both scopes": {"length_scope": "both"},
+    "outputs": {"orthogonality_of": "outputs"},
+    "prompt offsets": {"prompt_offset_weight": 1.0},
+}
+"""Options of ODIN at a scale of 0.3 and 64 pairs a step (docs/evidence.md, item 41)."""
+ARMS |= {f"odin, {name}": odin(0.3, settings=changes, **STEPWISE) for name, changes in OPTIONS.items()}
+BEST: dict[str, Any] = {"length_measure": "squared", "length_memory": 8}
+ARMS |= {f"odin, squared, memory 8, scale {scale:g}": odin(scale, settings=BEST, **STEPWISE) for scale in (1, 3, 10)}
 BITS = "information_beyond_length_curve"
 FIGURES = (BITS, "accuracy", "accuracy_length_balanced", "pearson", "pearson_within_prompt")
 
@@ -174,6 +190,7 @@ class Bench:
             **there,
             "quality": quality_R[self.fold_R == fold].tolist(),
             "deviation": float(quality_R.std()),
+            "between_prompts": self.between_prompts(quality_R, self.fold_R == fold),
         }
 
     def given_writer(self, quality_R: np.ndarray, held_R: np.ndarray) -> float:
@@ -188,6 +205,11 @@ class Bench:
             fitted = np.linalg.lstsq(design[known], values[known], rcond=None)[0]
             left.append(values[known] - design[known] @ fitted)
         return float(np.corrcoef(left[0], left[1])[0, 1])
+
+    def between_prompts(self, quality_R: np.ndarray, held_R: np.ndarray) -> float:
+        """Share of the held-out rewards' variance that lies between prompts (intraclass correlation)."""
+        _, prompt_R = np.unique(np.asarray(self.data.response_prompt)[held_R], return_inverse=True)
+        return float(intraclass(torch.as_tensor(quality_R[held_R]).double(), torch.as_tensor(prompt_R)).value)
 
     def writers(self, folds: list[dict[str, Any]]) -> float:
         """Spearman of the writers' mean held-out rewards, standardised in each fold, with their strength."""
@@ -228,7 +250,7 @@ def line(arm: str, results: dict[str, Any]) -> str:
         values = [row[name] for row in folds]
         return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
-    names = (*FIGURES, "twins", "given_writer", "deviation", "seconds")
+    names = (*FIGURES, "twins", "given_writer", "deviation", "between_prompts", "seconds")
     cells = [cell(name) for name in names]
     if "vanilla" in results:
         gaps = [a[BITS] - b[BITS] for a, b in zip(folds, results["vanilla"]["folds"], strict=True)]
@@ -249,7 +271,7 @@ def main() -> None:
     bench = Bench(arguments.data, arguments.output, arguments.pairs, oasst=arguments.oasst)
     counts = f"{bench.data.num_pairs:,} pairs, {bench.data.num_responses:,} responses"
     print(f"{counts}; data and features {bench.seconds:.0f} s", flush=True)
-    names = [*FIGURES, "twins", "given writer", "deviation", "seconds"]
+    names = [*FIGURES, "twins", "given writer", "deviation", "between prompts", "seconds"]
     names += ["bits less vanilla's", "writers"]
     print("| arm | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1), flush=True)
     results = run(bench, arguments.arms, arguments.output, {"learning_rate": arguments.learning_rate})

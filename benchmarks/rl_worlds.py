@@ -94,7 +94,14 @@ def bag_rewards(world: str, seed: int, pairs: int, folder: Path) -> dict[str, di
         options = OBJECTIVE_ARMS[name]
         settings = OBJECTIVES[options["objective"]].settings(**options.get("settings", {}))
         trained = train_heads(
-            bag(texts), train, options["objective"], settings=settings, batch_pairs=64, epochs=5, learning_rate=0.005, seed=seed
+            bag(texts),
+            train,
+            options["objective"],
+            settings=settings,
+            batch_pairs=64,
+            epochs=5,
+            learning_rate=0.005,
+            seed=seed,
         )
         weight_D = trained.heads.effective("quality").detach().double().tolist()
         weights = {word: weight_D[column] for word, column in bag.column.items()}
@@ -132,7 +139,15 @@ def runs_of(seed: int, options: argparse.Namespace) -> list[PolicyRun]:
     arms += [("vanilla", {"length_penalty": penalty}) for penalty in options.penalties]
     by_arm = []
     for reward, mitigation in arms:
-        ppo = grid(reward, ("ppo",), options.betas, options.rates, seed=seed, experience_size=options.ppo_experience, **mitigation)
+        ppo = grid(
+            reward,
+            ("ppo",),
+            options.betas,
+            options.rates,
+            seed=seed,
+            experience_size=options.ppo_experience,
+            **mitigation,
+        )
         by_arm.append(ppo + grid(reward, ("remax",), options.betas, options.rates, seed=seed, **mitigation))
     return [run for runs in zip(*by_arm, strict=True) for run in runs]
 

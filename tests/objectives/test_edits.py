@@ -15,7 +15,6 @@ from benchmarks import exactness
 from torch import Tensor
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.files import read_rows
 from odin_rm.core.types import RewardScores
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
@@ -50,7 +49,9 @@ SCORES = RewardScores(heads={"quality": double(1.0, 0.5, 1.6, 0.8, 0.4)})
 
 def begun(**options: Any) -> Matched:
     found = Matched(MatchedSettings(edits="filler,bold", match_curve="none", **options))
-    data = dataclasses.replace(BATCH, chosen_B=torch.tensor([0, 0]), rejected_B=torch.tensor([1, 1]), margin_B=double(0, 0))
+    data = dataclasses.replace(
+        BATCH, chosen_B=torch.tensor([0, 0]), rejected_B=torch.tensor([1, 1]), margin_B=double(0, 0)
+    )
     found.begin(data)
     return found
 
@@ -137,8 +138,13 @@ def test_variants_stand_with_their_prompt_and_in_no_pair(tokenizer: Any, tmp_pat
             ("q one a b c", "q one b"),
             ("q two a b c", "q two e"),
         ]
-        beside = {kind: {texts[r]: texts[v] for r, v in enumerate(column) if v >= 0} for kind, column in found.variants.items()}
-        assert beside["more"] == {text: f"{text} more" for text in ("q one a b c", "q one d e", "q one b", "q two a b c", "q two e")}
+        beside = {
+            kind: {texts[r]: texts[v] for r, v in enumerate(column) if v >= 0}
+            for kind, column in found.variants.items()
+        }
+        assert beside["more"] == {
+            text: f"{text} more" for text in ("q one a b c", "q one d e", "q one b", "q two a b c", "q two e")
+        }
         assert beside["short"] == {"q one a b c": "q one b", "q two a b c": "q two b"}
         assert (np.diff(found.response_prompt) >= 0).all()
     # What is said of the data is said of the responses in pairs.
@@ -147,15 +153,19 @@ def test_variants_stand_with_their_prompt_and_in_no_pair(tokenizer: Any, tmp_pat
     assert data.report["variants"] == {"more": 5, "short": 2}
 
 
-def test_variants_that_do_not_fit_or_are_cut_alike_are_left_out(tokenizer: Any) -> None:
-    settings = EncodingSettings(max_length=7, overlong="drop", read_at="end")
+def test_variants_that_do_not_fit_or_are_the_same_tokens_are_left_out(tokenizer: Any) -> None:
+    settings = EncodingSettings(max_length=8, overlong="drop", read_at="end")
     data = load_preferences(ROWS, tokenizer, settings, variants={"more": lambda reply: f"{reply} more"})
     texts = texts_of(data, tokenizer)
-    assert {texts[r] for r in np.flatnonzero(np.asarray(data.variants["more"]) >= 0)} == {"q one d e", "q one b", "q two e"}
-    cut = EncodingSettings(max_length=7, overlong="truncate_response", read_at="end")
-    data = load_preferences(ROWS, tokenizer, cut, variants={"more": lambda reply: f"{reply} more"})
-    texts = texts_of(data, tokenizer)
-    assert {texts[r] for r in np.flatnonzero(np.asarray(data.variants["more"]) >= 0)} == {"q one d e", "q one b", "q two e"}
+    assert {texts[r] for r in np.flatnonzero(np.asarray(data.variants["more"]) >= 0)} == {
+        "q one d e",
+        "q one b",
+        "q two e",
+    }
+    alike = load_preferences(ROWS, tokenizer, settings, variants={"blank": lambda reply: f"{reply} "})
+    assert (np.asarray(alike.variants["blank"]) == -1).all()
+    assert alike.report["variants"] == {"blank": 0}
+    assert alike.num_responses == 5
 
 
 # ---- gradients and a run ---------------------------------------------------------------------------------------------
@@ -194,7 +204,9 @@ def test_a_tolerance_of_an_edit_is_held_where_the_plain_objective_breaks_it() ->
     utility = feature @ np.array([1.0, 1.0]) + generator.logistic(size=2 * prompts) / 2
     first = np.arange(prompts) * 3
     left, right = utility[::2], utility[1::2]
-    rows = np.concatenate([np.stack([feature[2 * p], feature[2 * p + 1], feature[2 * p] + [0, 1]]) for p in range(prompts)])
+    rows = np.concatenate(
+        [np.stack([feature[2 * p], feature[2 * p + 1], feature[2 * p] + [0, 1]]) for p in range(prompts)]
+    )
     variant = np.full(3 * prompts, -1, dtype=np.int32)
     variant[first] = first + 2
     data = TokenisedPreferences(

@@ -151,10 +151,12 @@ def test_all_objectives_run_and_two_seeds_are_a_mean(world: Path, tmp_path: Path
 
 
 def test_the_length_head_goes_off_after_training(world: Path, tmp_path: Path) -> None:
-    arms = ["odin", "less=odin after=length_head"]
+    arms = ["odin", "less=odin after=length_head", "loess=odin after=loess", "null=odin after=nulling"]
+    arms += ["warm=odin average=2", "held=odin length_tolerance=0.01"]
     content = run_rivals(config(world, tmp_path / "armo", arms=arms, pairs=None, edits=["none"], gold=None))
-    odin, less = (content["datasets"]["bed"]["figures"][name]["pearson"]["value"] for name in ("odin", "less"))
-    assert odin != less
+    figures = content["datasets"]["bed"]["figures"]
+    found = [figures[name.partition("=")[0]]["pearson"]["value"] for name in arms]
+    assert len(set(found)) == len(arms)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,9 @@ def test_the_length_head_goes_off_after_training(world: Path, tmp_path: Path) ->
         (["bsr penalty_weight=-1"], "penalty_weight"),
         (["dir"], "no gradient in heads on frozen features"),
         (["bsr after=length_head"], "cannot have after"),
+        (["bsr after=nothing"], "Use one of length_head, loess, nulling"),
+        (["bsr average=0"], "average is below 1"),
+        (["odin length_tolerance=much"], "is no float"),
         (["bsr head_scale=2"], "normalised heads only"),
         (["bag_of_words epochs=2"], "no option of bag_of_words"),
         (["bsr", "bsr"], "two arms are called 'bsr'"),

@@ -56,7 +56,9 @@ class Tolerances:
         for k, name in enumerate(self.names):
             if name in found:
                 for side, multiplier in ((1, self._state["upper"][k]), (-1, self._state["lower"][k])):
-                    pushed = (multiplier.to(found[name]) + self.penalty * (side * found[name] - self.bound)).clamp_min(0)
+                    pushed = (multiplier.to(found[name]) + self.penalty * (side * found[name] - self.bound)).clamp_min(
+                        0
+                    )
                     terms.append((pushed**2 - multiplier.to(pushed) ** 2) / (2 * self.penalty))
         return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 

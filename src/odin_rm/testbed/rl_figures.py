@@ -191,9 +191,7 @@ def front_comparison(policies: Policies, first: str, second: str, *, samples: in
     }
 
 
-def compare_policies(
-    policies: Policies, *, first: str = "odin", samples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
+def compare_policies(policies: Policies, *, first: str = "odin", samples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Everything that the sweep says, ready for JSON.
 
     Args:
@@ -204,7 +202,8 @@ def compare_policies(
 
     Returns:
         ``optimum_tokens``, ``start``, ``area_bounds``, ``arms`` (figures of each) and ``comparisons``: the front of
-        ``first`` against that of every other arm but the reference rewards; ``best_penalty`` names the arm of that kind.
+        ``first`` against those of all other arms but the reference rewards; ``best_penalty`` names the arm of that
+        kind.
     """
     figures = arm_figures(policies, samples=samples, seed=seed)
     rivals = [arm for arm in figures if arm != first and arm not in REFERENCES] if first in figures else []

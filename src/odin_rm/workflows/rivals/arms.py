@@ -13,10 +13,12 @@ from odin_rm.core.options import check_options
 from odin_rm.objectives.registry import OBJECTIVES, make_objective
 
 BAG = "bag_of_words"
-LENGTH_HEAD = "length_head"
+LENGTH_HEAD, LOESS, NULLING = "length_head", "loess", "nulling"
+"""What may be done to a reward after its training: see :mod:`odin_rm.workflows.rivals.cells`."""
+AFTER = (LENGTH_HEAD, LOESS, NULLING)
 TRAINING: dict[str, type] = {
     "learning_rate": float, "weight_decay": float, "epochs": int, "batch_pairs": int, "head_scale": float,
-    "normalise_heads": bool, "ridge": float, "after": str,
+    "normalise_heads": bool, "ridge": float, "after": str, "average": int,
 }  # fmt: skip
 """What of the training an arm may have otherwise; ``ridge`` is the bag of words' own."""
 _OF_BAG = ("ridge",)
@@ -103,6 +105,8 @@ def _parts(text: str) -> tuple[str, str, list[str]]:
 
 
 def _value(text: str, kind: type, word: str, arm: str) -> Any:
+    # An option that may be left out: what it is where it is given.
+    kind = next((one for one in typing.get_args(kind) if one is not type(None)), kind)
     try:
         return {"true": True, "false": False}[text] if kind is bool else kind(text)
     except (KeyError, ValueError):
@@ -119,9 +123,13 @@ def _check(arm: Arm, text: str) -> None:
         fix = "Add information_of=reward, or train the whole model with odin-rm reward --objective dir."
         raise ConfigError("its term has no gradient in heads on frozen features", where=where, fix=fix)
     after = arm.training.get("after")
-    if after is not None and (after != LENGTH_HEAD or "length" not in OBJECTIVES[arm.objective].heads):
-        fix = f"after={LENGTH_HEAD} is for objectives with a length head."
+    if after is not None and (
+        after not in AFTER or (after == LENGTH_HEAD and "length" not in OBJECTIVES[arm.objective].heads)
+    ):
+        fix = f"Use one of {', '.join(AFTER)}; {LENGTH_HEAD} is for objectives with a length head."
         raise ConfigError(f"cannot have after={after}", where=where, fix=fix)
+    if arm.training.get("average", 1) < 1:
+        raise ConfigError("average is below 1", where=where, fix="Give the number of seeds whose weights are averaged.")
     if "head_scale" in arm.training and not arm.training.get(
         "normalise_heads", OBJECTIVES[arm.objective].normalise_heads
     ):

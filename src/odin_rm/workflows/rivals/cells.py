@@ -19,14 +19,18 @@ from safetensors.numpy import load, save
 from odin_rm.core.atomic import dump_json
 from odin_rm.core.files import atomic_write_bytes
 from odin_rm.core.reading import read_bytes
+from odin_rm.core.types import LENGTH, QUALITY
+from odin_rm.evaluation.post_hoc import loess, longer_less_shorter, without_direction
 from odin_rm.evaluation.rivals import smallest_subtraction
 from odin_rm.reward.head_training import train_heads
-from odin_rm.workflows.rivals.arms import BAG, LENGTH_HEAD, Arm
+from odin_rm.workflows.rivals.arms import BAG, LENGTH_HEAD, LOESS, NULLING, Arm
 from odin_rm.workflows.rivals.bag import RIDGE, bag_of, fit_bag
 from odin_rm.workflows.rivals.config import RivalsConfig
 from odin_rm.workflows.rivals.features import Compared
 
 VERSION = 1
+SEEDS_APART = 1000
+"""Between the seeds whose weights one cell averages."""
 _TRAINING = ("learning_rate", "weight_decay", "epochs", "batch_pairs")
 _DECIDES = ("folds", "seed", "pooling", "max_length", "edits", "responses", *_TRAINING)
 
@@ -100,26 +104,38 @@ class Cells:
         compared, own = self.compared, arm.training
         training = {name: own.get(name, getattr(self.config, name)) for name in _TRAINING}
         started = time.perf_counter()
-        trained = train_heads(
-            compared.feature_RD,
-            compared.data,
-            arm.objective,
-            settings=arm.settings,
-            pairs=np.flatnonzero(compared.fold_B != fold),
-            normalise_heads=own.get("normalise_heads"),
-            head_scale=own.get("head_scale", 1.0),
-            schedule="cosine",
-            seed=seed,
-            **training,
-        )
+        reference = compared.fold_R != fold
+        vectors = []  # by seed, those of the heads; the first seed is the cell's own
+        for number in range(own.get("average", 1)):
+            trained = train_heads(
+                compared.feature_RD,
+                compared.data,
+                arm.objective,
+                settings=arm.settings,
+                pairs=np.flatnonzero(compared.fold_B != fold),
+                normalise_heads=own.get("normalise_heads"),
+                head_scale=own.get("head_scale", 1.0),
+                schedule="cosine",
+                seed=seed + SEEDS_APART * number,
+                **training,
+            )
+            heads = trained.heads
+            vectors.append({name: heads.effective(name).detach().double().numpy() for name in heads.names})
         seconds = time.perf_counter() - started
-        rows = [trained.scores(np.array(table)) for table in (compared.feature_RD, compared.further_RD)]
-        quality = [one.quality.double().numpy() for one in rows]
+        mean = {name: np.mean([one[name] for one in vectors], axis=0) for name in vectors[0]}
+        tables = [np.asarray(table, dtype=np.float64) for table in (compared.feature_RD, compared.further_RD)]
+        if own.get("after") == NULLING:
+            length_R = np.asarray(compared.data.response_tokens)[reference]
+            mean[QUALITY] = without_direction(mean[QUALITY], longer_less_shorter(tables[0][reference], length_R))
+        quality = [table @ mean[QUALITY] for table in tables]
         if own.get("after") == LENGTH_HEAD:
-            length = [one.length.double().numpy() for one in rows if one.length is not None]
-            reference = compared.fold_R != fold
+            length = [table @ mean[LENGTH] for table in tables]
             factor = smallest_subtraction(quality[0][reference], length[0][reference])
             quality = [q - factor * part for q, part in zip(quality, length, strict=True)]
+        if own.get("after") == LOESS:
+            lengths = [np.asarray(one.response_tokens, dtype=float) for one in (compared.data, compared.further)]
+            known = lengths[0][reference], quality[0][reference]
+            quality = [q - loess(*known, at) for q, at in zip(quality, lengths, strict=True)]
         return Cell(quality[0][compared.fold_R == fold], quality[1], seconds)
 
     def _bag(self, arm: Arm, fold: int) -> Cell:
