@@ -65,8 +65,8 @@ def make_pages(quickstart: Path, folder: Path) -> dict[str, str]:
     write(few, rows)
     write(samples, [{"prompt": f"{row['prompt']} ({k})", "response": row[side], "gold": row[f"{side}_true_quality"]}
                     for k, row in enumerate(rows) for side in ("chosen", "rejected")])  # fmt: skip
-    write(table, [{"name": f"{arm}-{k}", "arm": arm, "mean_tokens": 20 + 12 * k + shift, "win_score": 52 + 9 * k - k * k
-                   + shift / 2, "seed": seed, "kl_coef": 0.1 / (k + 1)}
+    write(table, [{"name": f"{arm}-{k}-{seed}", "arm": arm, "mean_tokens": 20 + 12 * k + shift, "win_score": 52 + 9 * k
+                   - k * k + shift / 2, "seed": seed, "kl_coef": 0.1 / (k + 1)}
                   for arm, shift in (("vanilla", 6), ("odin", 0), ("vanilla + length penalty", 3))
                   for k in range(5) for seed in (0, 1)])  # fmt: skip
     models = [quickstart / name / "model" for name in ("vanilla", "odin")]
