@@ -43,6 +43,8 @@ TRAIN, VAL = "alpaca_eval_preferences_train.jsonl.gz", "alpaca_eval_preferences_
 OASST, TWINS = "oasst_en_val.jsonl.gz", "verbosity_twins_alpaca7b.jsonl.gz"
 FIGURES = (*CARD_FIGURES, "information_beyond_length_curve")
 FOLDS = 5
+# The objective that each arm trains; ODIN alone has its own heads and weights.
+OBJECTIVES = {"vanilla": "bradley_terry", "odin": "odin", "matched": "matched"}
 
 
 def encoder_folder() -> str:
@@ -120,7 +122,7 @@ def make_config(arguments: argparse.Namespace, arm: str, seed: int, dataset: Pat
         model=encoder_folder(),
         dataset=str(dataset),
         cache_dir=str(run.parent / "cache"),
-        objective="odin" if arm == "odin" else "bradley_terry",
+        objective=OBJECTIVES[arm],
         pooling=arguments.pooling,
         batch_pairs=arguments.batch_pairs,
         max_pairs_per_prompt=arguments.max_pairs_per_prompt,
@@ -143,10 +145,12 @@ def make_config(arguments: argparse.Namespace, arm: str, seed: int, dataset: Pat
     )
 
 
-def audit_run(scorer: Scorer, files: dict[str, Path], twins: Path | None, cache: Path) -> dict[str, Any]:
+def audit_run(
+    scorer: Scorer, files: dict[str, Path], twins: Path | None, cache: Path, *, float32: bool
+) -> dict[str, Any]:
     """Every figure of the audit on every file, in the precision that training had."""
     found: dict[str, Any] = {}
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast("cpu", torch.bfloat16, enabled=not float32), torch.no_grad():
         for name, path in files.items():
             data = load_preferences(path, scorer.tokenizer, scorer.settings, on_bad_row="skip", cache_dir=cache)
             scored = score_preferences(scorer, data, microbatch_tokens=8192)
@@ -177,7 +181,7 @@ def run_one(arguments: argparse.Namespace, arm: str, seed: int, fold: int | None
     scorer = load_scorer(run / "model")
     result: dict[str, Any] = {"arm": arm, "seed": seed, "fold": fold, "train_seconds": trained}
     result["settings"] = {k: v for k, v in vars(arguments).items() if k not in ("data", "output", "seeds", "arms")}
-    result |= audit_run(scorer, files, twins, Path(arguments.output) / "cache")
+    result |= audit_run(scorer, files, twins, Path(arguments.output) / "cache", float32=arguments.float32)
     result["audit_seconds"] = time.perf_counter() - started - trained
     atomic_write_json(target, result)
     return result
@@ -208,7 +212,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the four files")
     parser.add_argument("--output", default="runs/real")
-    parser.add_argument("--arms", nargs="+", default=["vanilla", "odin"], choices=["vanilla", "odin"])
+    parser.add_argument("--arms", nargs="+", default=["vanilla", "odin"], choices=list(OBJECTIVES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--epochs", type=float, default=1)

@@ -24,11 +24,11 @@ from typing import Any
 
 from odin_rm.core.files import atomic_write_json, json_safe
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.blocks import png_bytes
+from odin_rm.reports.chart_still import draw_panels, still_files
 from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
 from odin_rm.testbed.rl_experiment import train_policies
 from odin_rm.testbed.rl_figures import Policies, compare_policies
-from odin_rm.testbed.rl_story import front_canvas
+from odin_rm.testbed.rl_story import policy_front
 from odin_rm.testbed.sweep import SweepSettings, sweep_runs
 
 VANILLA_BEYOND, ODIN_WITHIN = 1.6, 1.4
@@ -57,8 +57,8 @@ def pooled(sweeps: list[Policies]) -> Policies:
     return Policies(start, [result for sweep in sweeps for result in sweep.results], first.optimum_tokens)
 
 
-def table(comparison: dict[str, Any]) -> str:
-    """Markdown: the arms, then ODIN against each vanilla arm."""
+def table(comparison: dict[str, Any], first: str = "ODIN") -> str:
+    """Markdown: the arms, then the first one against each of the others."""
     lines = ["| arm | runs | length ratio | true quality | win score | area |", "|---" * 6 + "|"]
     for arm, f in comparison["arms"].items():
         cells = [_cell(figure) for figure in (f.length_ratio, f.true_quality, f.win_score, f.area)]
@@ -67,7 +67,7 @@ def table(comparison: dict[str, Any]) -> str:
     if not comparison["comparisons"]:
         return "\n".join(lines)
     lengths = [f"{row['tokens']:.0f}" for row in comparison["comparisons"][0]["at_length"]]
-    lines += ["", "| ODIN minus | area | " + " | ".join(f"quality at {at} tokens" for at in lengths) + " |"]
+    lines += ["", f"| {first} minus | area | " + " | ".join(f"quality at {at} tokens" for at in lengths) + " |"]
     lines.append("|---" * (2 + len(lengths)) + "|")
     for versus in comparison["comparisons"]:
         gaps = [f"{_cell(row['difference'])}, P = {row['dominance']:.2f}" for row in versus["at_length"]]
@@ -134,7 +134,9 @@ def main() -> None:
         "runs": [result.to_json() for result in together.results],
     }
     atomic_write_json(options.output / "rl_testbed.json", content)
-    (options.output / "true_quality_against_length.png").write_bytes(png_bytes(front_canvas(together)))
+    (options.output / "true_quality_against_length.png").write_bytes(
+        still_files(draw_panels([policy_front(together)]))[0]
+    )
     print("\n" + table(comparison))
     print("\n" + json.dumps(json_safe(content["holds"]), indent=2))
 

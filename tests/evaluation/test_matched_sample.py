@@ -64,10 +64,10 @@ def test_every_prompt_is_drawn_as_often_as_its_probability_says():
     line = np.polyfit(first - second, odds, 1)
     np.testing.assert_allclose(np.polyval(line, first - second), odds, atol=1e-6)
     counts = np.zeros(40)
-    for seed in range(400):
+    for seed in range(160):
         counts[matched_sample(first, second, size=10, seed=seed)] += 1
     # Exchanges move single prompts; the pattern of inclusion stays.
-    assert np.corrcoef(counts / 400, probability)[0, 1] > 0.95
+    assert np.corrcoef(counts / 160, probability)[0, 1] > 0.93
 
 
 @settings(max_examples=40, deadline=None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from odin_rm.core.errors import ConfigError, DataError, RowError
 from odin_rm.data.columns import Columns
+from odin_rm.evaluation import stored_scores
 from odin_rm.evaluation.stored_scores import read_stored_scores
 
 PAIR = {"prompt": "p", "chosen": "a b", "rejected": "c", "chosen_score": 2, "rejected_score": "1.5"}
@@ -170,3 +172,32 @@ def test_a_text_that_several_models_wrote_is_measured_once(tmp_path, monkeypatch
 
     assert counting.calls == ["abc"]
     assert np.concatenate([one.attributes["size"] for one in found]).tolist() == [3, 3, 3]
+
+
+def test_without_texts_the_figures_are_the_same(monkeypatch):
+    monkeypatch.setattr(stored_scores, "_BLOCK_TEXTS", 3)
+    pairs = [{**PAIR, "prompt": f"p{k // 2}", "chosen": "a " * (k + 2), "rejected": f"b{k % 3}"} for k in range(8)]
+    numbers = {"attributes": {"words": 9, "own": 2.5}}
+    rows = [*pairs, {"prompt": "p1", "response": "a a a", "score": -0.0, "label": 1, "writer": "w"}]
+    rows += [
+        {"prompt": "x" * 50, "response": "long", "score": k, "label": k, "model": "m", **numbers} for k in range(3)
+    ]
+    for kept, not_kept in zip(read_stored_scores(rows), read_stored_scores(rows, keep_texts=False), strict=True):
+        for name in ("quality", "prompt", "label", "gold", "chosen", "rejected"):
+            np.testing.assert_array_equal(getattr(kept, name), getattr(not_kept, name))
+        assert list(kept.attributes) == list(not_kept.attributes)
+        for name, values in kept.attributes.items():
+            np.testing.assert_array_equal(values, not_kept.attributes[name])
+        assert (kept.report, kept.writers) == (not_kept.report, not_kept.writers)
+        assert len(kept.texts) == len(kept.quality)
+        assert (not_kept.texts, not_kept.prompts, not_kept.prompt_keys) == ([], [], [])
+
+
+def test_without_texts_memory_does_not_grow_with_their_length():
+    rows = [{"prompt": f"{k} {'?' * 5000}", "response": f"{k} {'a' * 5000}", "score": k} for k in range(300)]
+    tracemalloc.start()
+    found = only(rows, attributes=["characters"], keep_texts=False)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.quality) == 300
+    assert held < 300 * 1000

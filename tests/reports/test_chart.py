@@ -13,7 +13,7 @@ from odin_rm.evaluation.records import Figure
 from odin_rm.reports.blocks import Percent, Table
 from odin_rm.reports.chart import Chart, Mark, Series, numbers_table, palette, thin, thinned, x_words
 from odin_rm.reports.chart_live import describe_live
-from odin_rm.reports.chart_still import draw_still, still_files
+from odin_rm.reports.chart_still import draw_panels, draw_still, still_files
 from odin_rm.reports.latex import escape_latex, latex_table
 
 
@@ -46,7 +46,10 @@ def test_plotly_takes_what_is_described() -> None:
     graph_objects = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
     bars = [Series(name, ["all", "longer"], [0.5, 0.6], low=[0.4, 0.5], high=[0.6, 0.7], style="bars") for name in "ab"]
     band = Series("s", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], low=[0.0] * 3, high=[4.0] * 3, band=True, style="steps")
-    for chart in (a_chart(LINE, band, marks=[Mark(1.0, "x", "x"), Mark(0.5, "y")]), a_chart(*bars, percent=True)):
+    several = [a_chart(LINE, band, marks=[Mark(1.0, "x", "x"), Mark(0.5, "y")]), a_chart(*bars, percent=True)]
+    several += [a_chart(*bars, sideways=True), a_chart(LINE, x_range=(0.0, 4.0), marks=[Mark(0.0, "", until=1.0)])]
+    several += [a_chart(Series("s", [1.0], [1.0], x_low=[0.0], x_high=[2.0], star=True, variant=3))]
+    for chart in several:
         spec = live(chart)
         # Plotly refuses what it does not know.
         assert len(graph_objects.Figure(data=spec["data"], layout=spec["layout"]).data) == len(spec["data"])
@@ -116,6 +119,58 @@ def test_runs_of_one_chart_differ_in_colour_or_marker_and_keep_theirs() -> None:
     assert len({(colours[f"run {k}"], markers[f"run {k}"]) for k in range(12)}) == 12
     assert len({colours[f"run {k}"] for k in range(8)}) == 8
     assert colours["run 3"] != colours["odin"]
+
+
+def test_a_sideways_chart_stands_on_its_side_in_both_pictures() -> None:
+    names = ["words", "lists"]
+    within = Series("m, within", names, [0.5, -0.25], low=[0.25, -0.5], high=[0.75, 0.0], group="m", style="points")
+    pooled = Series("m, all", names, [0.125, 0.25], group="m", style="points", variant=1)
+    chart = a_chart(within, pooled, sideways=True, marks=[Mark(-0.05, "", until=0.05), Mark(0.0, "none")])
+    (axis,) = draw_still(chart, *palette([chart])).axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == names
+    filled, hollow = (line for line in axis.lines if line.get_label() in ("m, within", "m, all"))
+    assert (list(filled.get_xdata()), list(filled.get_ydata())) == ([0.5, -0.25], [0.0, 1.0])
+    assert list(hollow.get_ydata()) == [0.0, 1.0]  # on the row of its owner
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first on top
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("loss", "steps")
+    spec = live(chart)
+    first, second = spec["data"]
+    assert (first["x"], first["y"], first["orientation"]) == ([0.5, -0.25], names, "h")
+    assert first["error_x"]["array"] == [0.25, 0.25]
+    assert first["offsetgroup"] == second["offsetgroup"] == "m"
+    assert second["marker"]["symbol"].endswith("-open")
+    assert spec["layout"]["yaxis"]["autorange"] == "reversed"
+    stretch, line = spec["layout"]["shapes"]
+    assert (stretch["type"], stretch["x0"], stretch["x1"], stretch["yref"]) == ("rect", -0.05, 0.05, "paper")
+    assert (line["type"], line["x0"], line["x1"]) == ("line", 0.0, 0.0)
+
+
+def test_a_star_stands_apart_from_the_rivals_and_ordered_series_go_from_dark_to_light() -> None:
+    series = [
+        Series(f"beta = {k}", [float(k)], [1.0], place=k / 2, x_low=[k - 0.5], x_high=[k + 1.0]) for k in range(3)
+    ]
+    chart = a_chart(*series, Series("start", [2.0], [0.5], style="points", star=True))
+    colours, markers = palette([chart])
+    light = [sum(int(colours[one.name][k : k + 2], 16) for k in (1, 3, 5)) for one in series]
+    assert light == sorted(light)
+    assert len({markers[one.name] for one in series}) == 3
+    assert markers["start"] == "*"
+    assert "*" not in {markers[one.name] for one in series}
+    spec = live(chart)
+    assert (spec["data"][1]["error_x"]["array"], spec["data"][1]["error_x"]["arrayminus"]) == ([1.0], [0.5])
+    assert spec["data"][0]["meta"]["light"] != spec["data"][0]["meta"]["dark"]
+    (name,) = spec["layout"]["annotations"]
+    assert (name["text"], name["x"], name["y"]) == ("start", 2.0, 0.5)
+
+
+def test_panels_share_their_axes_and_one_legend() -> None:
+    charts = [a_chart(LINE, title=f"panel {k}", x_range=(0.0, 5.0), y_range=(-1.0, 1.0)) for k in range(3)]
+    canvas = draw_panels(charts)
+    assert [axis.get_title(loc="left") for axis in canvas.axes] == ["panel 0", "panel 1", "panel 2"]
+    assert {axis.get_xlim() for axis in canvas.axes} == {(0.0, 5.0)}
+    assert {axis.get_ylim() for axis in canvas.axes} == {(-1.0, 1.0)}
+    (legend,) = canvas.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["odin"]
 
 
 def test_still_files_are_the_same_each_time() -> None:

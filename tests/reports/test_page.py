@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports import Percent, Plot, Section, Table, Text, write_report
+from odin_rm.reports import Chart, Charts, Percent, Section, Table, Text, write_report
 from odin_rm.reports.blocks import format_cell, format_number
+from odin_rm.reports.chart import Series
 from odin_rm.reports.page import without_addresses
-from odin_rm.reports.style import MARKERS, model_colours, model_markers, new_canvas, styled
+from odin_rm.reports.style import MARKERS, model_colours, model_markers
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -68,11 +69,9 @@ def assert_self_contained(text: str) -> None:
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(|<script", text)
 
 
-def a_plot(file: str = "lines", alt: str = "a rising line") -> Plot:
-    with styled():
-        canvas, (axis,) = new_canvas()
-        axis.plot([1, 2, 3])
-    return Plot(canvas, file, "A line.", alt)
+def a_figure(file: str = "lines", alt: str = "a rising line") -> Charts:
+    series = [Series("line", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])]
+    return Charts([Chart(file, "Lines", "steps", "height", series, "A line.", alt)])
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def page(tmp_path) -> tuple[Path, str]:
         "Numbers.", ["Figure", "vanilla", "odin"], [["Pearson", Figure(0.5, 0.4, 0.6), None], ["Rows", 12000, "words"]]
     )
     sections = [
-        Section("First & best", [Text("One.\n\nTwo <b>2</b>."), a_plot(), table]),
+        Section("First & best", [Text("One.\n\nTwo <b>2</b>."), a_figure(), table]),
         Section("First & best", [Table("Folded.", ["a", "b"], [["x", 1.0]], folded=True)]),
     ]
     path = write_report("A <title>", "Pays 0.5.\n\nSecond.", sections, tmp_path, subtitle="data", footer="foot")
@@ -100,9 +99,9 @@ def test_words_are_there_and_markup_is_escaped(page) -> None:
 
 def test_the_embedded_figure_is_the_saved_file(page) -> None:
     (image,) = Page(page[1]).all("img")
-    saved = (page[0].parent / "lines.png").read_bytes()
-    assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == saved
-    assert saved.startswith(b"\x89PNG")
+    saved = (page[0].parent / "lines.svg").read_bytes()
+    assert base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,")) == saved
+    assert (page[0].parent / "lines.png").read_bytes().startswith(b"\x89PNG")
     assert image["alt"] == "a rising line"
 
 
@@ -112,7 +111,7 @@ def test_a_reader_without_mouse_or_sight_finds_everything(page) -> None:
     assert len(ids) == len(set(ids))
     for link in parsed.all("a"):
         assert link["href"].removeprefix("#") in ids
-    assert len(parsed.all("table")) == len(parsed.all("caption")) == 2
+    assert len(parsed.all("table")) == len(parsed.all("caption")) == 3
     assert all(cell["scope"] in ("col", "row") for cell in parsed.all("th"))
     assert parsed.all("html") == [{"lang": "en"}]
     scrollable = [a for a in parsed.all("div") if a.get("class") == "scroll"]
@@ -123,13 +122,13 @@ def test_a_reader_without_mouse_or_sight_finds_everything(page) -> None:
 
 def test_equal_input_gives_equal_bytes(page, tmp_path) -> None:
     for name in ("one", "two"):
-        write_report("T", "H", [Section("S", [a_plot()])], tmp_path / name)
+        write_report("T", "H", [Section("S", [a_figure()])], tmp_path / name)
     assert (tmp_path / "one/report.html").read_bytes() == (tmp_path / "two/report.html").read_bytes()
 
 
-def test_two_plots_of_one_name_are_refused(tmp_path) -> None:
+def test_two_figures_of_one_name_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="two figures are called 'lines'"):
-        write_report("T", "H", [Section("S", [a_plot(), a_plot()])], tmp_path)
+        write_report("T", "H", [Section("S", [a_figure(), a_figure()])], tmp_path)
 
 
 def test_a_script_without_addresses_means_the_same(tmp_path) -> None:

@@ -278,12 +278,13 @@ def test_options_follow_the_table(tmp_path: Path) -> None:
         return RewardConfig(output_dir=str(tmp_path), use_cpu=True, **options)
 
     odin, plain = config(), config(objective="bradley_terry", length_weight=0.25)
-    assert dataclasses.asdict(odin.objective_settings) == {
-        "length_weight": 1.0, "length_warmup": 0.0, "length_scope": "batch", "orthogonality_weight": 1.0
+    shared = {
+        "length_warmup": 0.0, "length_scope": "batch", "length_measure": "absolute", "length_memory": 0,
+        "length_tolerance": None, "prompt_offset_weight": 0.0,
     }  # fmt: skip
-    assert dataclasses.asdict(plain.objective_settings) == {
-        "length_weight": 0.25, "length_warmup": 0.0, "length_scope": "batch"
-    }  # fmt: skip
+    orthogonal = {"orthogonality_weight": 1.0, "orthogonality_of": "heads"}
+    assert dataclasses.asdict(odin.objective_settings) == {"length_weight": 1.0, **shared, **orthogonal}
+    assert dataclasses.asdict(plain.objective_settings) == {"length_weight": 0.25, **shared}
     assert (odin.heads, odin.normalise_heads) == (("quality", "length"), True)
     assert (plain.heads, plain.normalise_heads) == (("quality",), False)
     assert "orthogonality_weight" not in plain.trajectory()

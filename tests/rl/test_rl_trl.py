@@ -12,7 +12,15 @@ import pytest
 import torch
 import yaml
 
-from odin_rm.core.errors import CheckpointError, ConfigError, NumericalError, RewardSourceError, RunInterrupted
+from odin_rm.core.errors import (
+    CheckpointError,
+    ConfigError,
+    MachineError,
+    NumericalError,
+    RewardSourceError,
+    RunInterrupted,
+)
+from odin_rm.core.files import append_jsonl
 from odin_rm.data.prompts import PromptSet
 from odin_rm.model.policy import load_policy
 from odin_rm.rl.config import RLConfig
@@ -20,6 +28,7 @@ from odin_rm.rl.records import JudgedResponses, RewardRequest
 from odin_rm.rl.shaping import ShapingSettings
 from odin_rm.rl.trainer import prompt_positions
 from odin_rm.rl.trl_reward import ShapedReward
+from odin_rm.runs import callbacks
 from odin_rm.workflows.rl import parts as rl_parts
 from odin_rm.workflows.rl import trl as rl_trl
 from odin_rm.workflows.rl.parts import load_parts
@@ -177,8 +186,21 @@ def test_a_lora_policy(make: MakeConfig) -> None:
 # ---- failures --------------------------------------------------------------------------------------------------------
 
 
-def test_a_source_that_fails_leaves_a_checkpoint_to_go_on_from(make: MakeConfig, source: EndEarly) -> None:
-    judge = EndEarly.judge
+def without_times(run: Path) -> list[dict[str, Any]]:
+    """Logged steps without what depends on the clock."""
+    return [
+        {n: v for n, v in row.items() if "seconds" not in n and "time" not in n}
+        for row in metrics(run)
+        if "loss" in row
+    ]
+
+
+@BOTH
+def test_a_source_that_fails_leaves_a_checkpoint_to_go_on_from(
+    make: MakeConfig, source: EndEarly, algorithm: str
+) -> None:
+    settings: dict[str, Any] = {"algorithm": algorithm, "logging_steps": 3}
+    whole, judge = train_policy(make("whole", **settings)), EndEarly.judge
 
     def dying(request: RewardRequest) -> JudgedResponses:
         if request.step == 2:
@@ -187,10 +209,31 @@ def test_a_source_that_fails_leaves_a_checkpoint_to_go_on_from(make: MakeConfig,
 
     source.judge = dying  # type: ignore[method-assign]
     with pytest.raises(RewardSourceError, match=r"Start it again\. The state after step 2 is saved in"):
-        train_policy(make())
+        train_policy(make(**settings))
     source.judge = lambda request: judge(source, request)  # type: ignore[method-assign]
-    run = train_policy(make(resume_from_checkpoint="true"))
-    assert [row["step"] for row in metrics(run) if "loss" in row] == [1, 2, 3, 4]
+    run = train_policy(make(**settings, resume_from_checkpoint="true"))
+    assert_equal_policies(whole, run)
+    assert [row["step"] for row in without_times(run)] == [3]
+    assert without_times(run) == without_times(whole)
+
+
+def test_a_row_that_cannot_be_written_is_no_row_lost(make: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train_policy(make("whole", save_steps=1))
+
+    def full(path: Path, row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise MachineError("No space left on device", where=str(path))
+        append_jsonl(path, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "append_jsonl", full)
+        with pytest.raises(MachineError):
+            train_policy(make(save_steps=1))
+    folder = Path(str(make().output_dir)) / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    run = train_policy(make(save_steps=1, resume_from_checkpoint="auto"))
+    assert_equal_policies(whole, run)
+    assert without_times(run) == without_times(whole)
 
 
 def test_bad_rewards_end_the_run_or_are_left_out(make: MakeConfig, source: EndEarly) -> None:

@@ -75,6 +75,52 @@ def test_the_common_beginning_counts_once():
     assert next_batch([], 10) == []
 
 
+def test_only_the_first_prompt_is_cut_in_two():
+    """Two prompts of 4 texts, 10 + 1 tokens each: 14 computed tokens a prompt."""
+    model = Model()
+    waiting = [entry([*range(10 * p, 10 * p + 10), 50 + i], p, model) for i in range(4) for p in range(2)]
+    assert [one.group for one in next_batch(waiting, 28)] == [0] * 4 + [1] * 4
+    assert [one.group for one in next_batch(waiting, 27)] == [0] * 4
+    assert [one.group for one in next_batch(waiting, 13)] == [0] * 3
+
+
+def test_idle_replicas_share_whole_prompts():
+    """Three prompts of 4 texts, 14 computed tokens each: of 42, a half is 21, so the first takes two prompts."""
+    model = Model()
+    waiting = [entry([*range(10 * p, 10 * p + 10), 50 + i], p, model) for i in range(4) for p in range(3)]
+    assert [one.group for one in next_batch(waiting, 1000, 2)] == [0] * 4 + [1] * 4
+    assert [one.group for one in next_batch(waiting, 1000, 3)] == [0] * 4
+    assert [one.group for one in next_batch(waiting, 1000, 9)] == [0] * 4
+    assert [one.group for one in next_batch(waiting, 13, 2)] == [0] * 3
+
+
+def test_two_lanes_score_at_the_same_time_and_what_waits_twice_is_computed_once():
+    model, started, go = Model(), [], threading.Barrier(2)
+
+    def lane(name: str) -> Any:
+        def score(model: Any, sequences: Any) -> Any:
+            started.append((name, len(sequences)))
+            go.wait(60)  # both are under way, or neither goes on
+            return np.array([float(one.sum()) for one in sequences]), None
+
+        return score
+
+    async def main() -> ScoreQueue:
+        queue = ScoreQueue(QueueSettings(window=0.001), [lane("a"), lane("b")])
+        queue.start()
+        asked = [queue.scores(model, [text([p, 1], p), text([p, 2], p)]) for p in (10, 20)]
+        asked.append(queue.scores(model, [text([10, 1], 10)]))
+        found = await asyncio.gather(*asked)
+        assert [[value for value, _ in one] for one in found] == [[11, 12], [21, 22], [11]]
+        assert queue.idle == 2
+        await queue.close()
+        return queue
+
+    queue = asyncio.run(main())
+    assert sorted(started) == [("a", 2), ("b", 2)]
+    assert queue.figures.computed == 4
+
+
 def test_a_batch_is_of_one_model():
     one, two = Model(), Model()
     waiting = [entry([1], "p", one), entry([2], "p", two), entry([3], "p", one)]

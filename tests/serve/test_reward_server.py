@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from odin_rm.cli.main import main
@@ -151,6 +152,34 @@ def test_killed_under_load_and_started_again_no_reward_is_lost_doubled_or_wrong(
             thread.join()
     assert {number: len(values) for number, values in found.items()} == dict.fromkeys(range(len(pairs)), 1)
     assert_close([found[i][0] for i in range(len(pairs))], quality(scorer, *map(list, zip(*pairs, strict=True))))
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_scores_and_one_that_is_killed_comes_back(folder, scorer):
+    """Kill the second one under load; clients that ask again lose nothing."""
+    pairs = texts(200, 3)
+    wanted = quality(scorer, *map(list, zip(*pairs, strict=True)))
+    with command("--model", str(folder), "--port", "0", "--workers", "2", "--cache_size", "0") as (process, address):
+        assert httpx2.get(f"{address}/info").json()["workers"] == 2
+        (child,) = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+        found: dict[int, float] = {}
+
+        def ask(numbers: range) -> None:
+            with httpx2.Client(base_url=address) as client:
+                for number in numbers:
+                    found[number] = ask_as_openrlhf(client, *pairs[number])
+
+        threads = [threading.Thread(target=ask, args=(range(k, len(pairs), 8),)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(found) >= 20)
+        child.kill()
+        for thread in threads:
+            thread.join()
+        assert process.poll() is None
+        assert_close([found[i] for i in range(len(pairs))], wanted)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from benchmarks.rl_testbed import pooled, table, verdicts
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports import write_report
 from odin_rm.testbed.rl_figures import Measured, Policies, PolicyResult, arm_figures, best_penalty, compare_policies
-from odin_rm.testbed.rl_story import front_canvas, policy_headline, policy_section
+from odin_rm.testbed.rl_story import policy_front, policy_headline, policy_section
 from odin_rm.testbed.sweep import PolicyRun
 
 
@@ -137,20 +137,19 @@ def test_section_shows_every_arm_and_run(tmp_path: Path) -> None:
     assert policy_headline({"odin": figures["odin"]}) == ""
 
 
-def test_figure_draws_each_front_as_steps() -> None:
-    axis = front_canvas(SWEEP).axes[0]
-    lines = [line for line in axis.get_lines() if line.get_drawstyle() == "steps-post"]
-    assert len(lines) == 5
-    odin = lines[1]
-    assert list(odin.get_xdata()[:2]) == [22.0, 28.0]
-    assert list(odin.get_ydata()) == [0.7, 0.95, 0.95]
-    assert odin.get_xdata()[-1] == axis.get_xlim()[1]
-    hollow = [line for line in axis.get_lines() if line.get_fillstyle() == "none"]
-    assert sorted(float(x) for line in hollow for x in line.get_xdata()) == [28.0, 40.0]  # the ReMax runs
-    assert "start (SFT)" in {text.get_text() for text in axis.texts}
-    # In the legend, where the name of a line at the edge cannot run over the axis.
-    legend = {text.get_text() for text in axis.figure.legends[0].get_texts()}
-    assert legend == {*SWEEP.by_arm(), "PPO", "ReMax", "optimum (20)"}
+def test_figure_shows_each_front_as_steps() -> None:
+    chart = policy_front(SWEEP)
+    fronts = {one.group: one for one in chart.series if one.style == "steps"}
+    assert set(fronts) == set(SWEEP.by_arm())
+    odin = fronts["odin"]
+    assert list(odin.x[:2]) == [22.0, 28.0]
+    assert list(odin.y) == [0.7, 0.95, 0.95]
+    assert odin.x[-1] == chart.x_range[1]
+    hollow = [one for one in chart.series if one.variant == 1]
+    assert sorted(float(x) for one in hollow for x in one.x) == [28.0, 40.0]  # the ReMax runs
+    assert {one.name for one in hollow} == {"vanilla, ReMax", "odin, ReMax"}
+    assert [one.name for one in chart.series if one.star] == ["start (SFT)"]
+    assert [(mark.at, mark.label) for mark in chart.marks] == [(20.0, "optimum (20)")]
 
 
 def test_undefined_figures_are_words_in_the_table() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -15,10 +16,11 @@ from odin_rm.testbed.worlds import WORLDS
 PROMPT = "How do I tune a guitar?"
 
 
-def texts(name: str, count: int = 1500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@functools.cache
+def texts(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns (quality, tokens, lists, flattery) of chosen and of rejected responses, and the prompts' bias."""
     named = WORLDS[name]
-    rows = make_preferences(named.world, named.annotator, count, 0)
+    rows = make_preferences(named.world, named.annotator, 4000, 0)
 
     def columns(side: str) -> np.ndarray:
         found = [(row[f"{side}_true_quality"], row[side]) for row in rows]
@@ -53,7 +55,7 @@ def test_quality_and_length_are_related_where_the_name_says_so(name: str) -> Non
 @pytest.mark.parametrize("name", list(WORLDS))
 def test_labels_pay_for_what_the_name_says(name: str) -> None:
     """A logistic model of the labels gets the annotator's own coefficients back."""
-    named, (chosen, rejected, biased) = WORLDS[name], texts(name, 4000)
+    named, (chosen, rejected, biased) = WORLDS[name], texts(name)
     bias = named.annotator.settings
     chosen, rejected = chosen[biased], rejected[biased]
     for side in (chosen, rejected):
@@ -65,7 +67,7 @@ def test_labels_pay_for_what_the_name_says(name: str) -> None:
 
 
 def test_half_of_the_prompts_are_judged_by_quality_alone() -> None:
-    chosen, rejected, biased = texts("half_the_prompts", 4000)
+    chosen, rejected, biased = texts("half_the_prompts")
     assert 0.35 < biased.mean() < 0.65
     fair = fit_pair_logistic((chosen - rejected)[~biased][:, :2])
     assert fair[1] == pytest.approx(0.0, abs=0.015)

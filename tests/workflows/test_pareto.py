@@ -38,7 +38,7 @@ def fronts(folder: Path, *runs: Any, figures: bool = False, **settings: Any) -> 
     output = folder / "out"
     given = {"bootstrap_samples": 100, "grid": 7, "overwrite_output_dir": True} | settings
     config = ParetoConfig(output=str(output), runs=[str(run) for run in runs], **given)
-    with nullcontext() if figures else mock.patch("odin_rm.workflows.pareto.run.draw_figures", return_value={}):
+    with nullcontext() if figures else mock.patch("odin_rm.workflows.pareto.run.make_figures", return_value={}):
         run_pareto(config)
     return json.loads((output / "pareto.json").read_text())
 

@@ -62,12 +62,12 @@ def test_a_testbed_experiment_gives_its_audits_points_and_reward_runs(tmp_path):
 def test_fronts_come_with_their_bands_and_tables(tmp_path):
     (fronts,) = read_material([str(made.pareto_file(tmp_path / "pareto.json").parent)]).fronts
     chart = front_chart(fronts, "f")
-    assert [(mark.at, mark.label) for mark in chart.marks] == [(33.0, "baseline sft")]
+    assert [(mark.at, mark.label) for mark in chart.marks] == [(33.0, "baseline sft (33)")]
     series = {one.name: one for one in chart.series}
     assert list(series["odin"].y) == [55.0, 60.0, 65.0]
     front = series["odin: front"]
-    # The runs lie at 30, 40 and 50 tokens, the other arm's longest at 57; the grid adds 45.
-    assert list(front.x) == [30.0, 40.0, 45.0, 50.0, 57.0]
+    # The runs lie at 30, 40 and 50 tokens; the grid adds 45. The shortest point is 22, the longest 57, with 6 % beside.
+    assert list(front.x) == pytest.approx([30.0, 40.0, 45.0, 50.0, 59.1])
     assert list(front.y) == [55.0, 60.0, 60.0, 65.0, 65.0]
     assert list(front.low) == [None, None, 59.0, 59.0, 59.0]
     assert list(series["start"].x) == [22.0]

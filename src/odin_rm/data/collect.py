@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +27,8 @@ from odin_rm.data.render import Prompt, Reply
 from odin_rm.data.rows import PreferenceRow, parse_preference_row
 from odin_rm.data.sources import Source
 
+VariantMaker = Callable[[Reply], Reply | None]
+"""Makes a variant of a response, or ``None`` where there is nothing to change."""
 _DIGEST = 16
 _WRITE_AT_ONCE = 1000
 
@@ -47,6 +50,8 @@ class Collected:
         first_reason: why the first of the skipped rows was.
         layouts: rows that were read from each public layout.
         measured: further attributes of the texts, kept in ``extra`` under ``MEASURED`` and their name.
+        makers: by kind, what makes a variant of a response. Variants are slots of their row, behind its responses.
+        variants: by kind, the slot of each slot's variant, -1 without one.
     """
 
     texts: Path
@@ -64,6 +69,8 @@ class Collected:
     first_reason: str = ""
     layouts: dict[str, int] = field(default_factory=dict)
     measured: Sequence[Attribute] = ()
+    makers: Mapping[str, VariantMaker] = field(default_factory=dict)
+    variants: dict[str, array] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -72,7 +79,8 @@ class Collected:
 
     def add(self, row: PreferenceRow, number: int) -> tuple[str, list[str]]:
         """Take in a row; returns its texts as they are to be stored."""
-        prompt, responses = pack(row.prompt), [pack(response) for response in row.responses]
+        replies = [*row.responses, *self._add_variants(row.responses)]
+        prompt, responses = pack(row.prompt), [pack(response) for response in replies]
         prompt_digest = _digest(prompt.encode("utf-8"))
         digests = [_digest(prompt_digest + response.encode("utf-8")) for response in responses]
         first = self.slots
@@ -86,7 +94,8 @@ class Collected:
             self.row.append(number)
         for name, values in row.extra.items():
             self.extra[name].extend(values)
-        for response in row.responses:
+            self.extra[name].extend([math.nan] * (len(replies) - len(row.responses)))
+        for response in replies:
             for name, value in measure_attributes(response).items():
                 self.extra[name].append(value)
             if self.measured:
@@ -94,6 +103,20 @@ class Collected:
                     self.extra[MEASURED + one.name].append(value)
         self.ties += row.ties
         return prompt, responses
+
+    def _add_variants(self, replies: Sequence[Reply]) -> list[Reply]:
+        """The variants of a row's responses, after noting which slot each will have."""
+        made: list[Reply] = []
+        places: dict[str, list[int]] = {kind: [] for kind in self.makers}
+        for reply in replies:
+            for kind, make in self.makers.items():
+                variant = make(reply)
+                places[kind].append(-1 if variant is None else self.slots + len(replies) + len(made))
+                if variant is not None:
+                    made.append(variant)
+        for kind, found in places.items():
+            self.variants.setdefault(kind, array("q")).extend([*found, *[-1] * len(made)])
+        return made
 
 
 def collect(
@@ -104,6 +127,7 @@ def collect(
     extra_columns: Sequence[str] = (),
     check: Callable[[PreferenceRow], None] | None = None,
     measured: Sequence[Attribute] = (),
+    makers: Mapping[str, VariantMaker] | None = None,
 ) -> Collected:
     """Read a source once.
 
@@ -114,6 +138,7 @@ def collect(
         extra_columns: per-response numbers to keep.
         check: a further check of each row; raises :class:`RowError`.
         measured: further attributes to compute of every response's text.
+        makers: by kind, what makes a variant of a response (:attr:`Collected.makers`).
 
     Raises:
         RowError: an unusable row, with file, row number, field and cure.
@@ -121,6 +146,7 @@ def collect(
     """
     columns = dict.fromkeys([*extra_columns, *text_attributes(), *(MEASURED + one.name for one in measured)])
     found = Collected(folder / "texts.arrow", extra={name: array("d") for name in columns}, measured=measured)
+    found.makers = makers or {}
     with (
         _TextFile(found.texts) as texts,
         _SkippedRows(folder / "skipped.jsonl") as skipped,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from odin_rm.core.reading import opened
 from odin_rm.data import cache
 from odin_rm.data.attributes import Attribute
 from odin_rm.data.cache_size import cache_limit, keep_within, mark_used
-from odin_rm.data.collect import Collected, collect, first_appearances
+from odin_rm.data.collect import Collected, VariantMaker, collect, first_appearances
 from odin_rm.data.encode import (
     DROPPED,
     PROMPT_CUT,
@@ -62,6 +62,7 @@ def load_preferences(
     extra_columns: Sequence[str] = (),
     columns: Sequence[str] = (),
     measured: Sequence[Attribute] = (),
+    variants: Mapping[str, VariantMaker] | None = None,
 ) -> TokenisedPreferences:
     """Load, check and tokenise preference data.
 
@@ -81,6 +82,8 @@ def load_preferences(
         columns: names of fields, ``new=theirs`` each (:mod:`odin_rm.data.columns`).
         measured: attributes to compute of every response's text, beside those that are always carried; with a user's
             own function among them nothing is cached.
+        variants: by kind, what makes a variant of a response, or ``None`` where there is nothing to change. The kind
+            names it in the cache. A variant that does not fit, or is the same to the model, is left out.
 
     Returns:
         The data. ``report`` counts: ``rows`` read, ``skipped_rows``, ``ties``; ``pairs_stated`` by the usable rows;
@@ -114,6 +117,7 @@ def load_preferences(
             extra_columns=extra_columns,
             check=check,
             measured=measured,
+            makers=variants,
         )
         return _build(opened, collected, tokenizer, settings, scratch, out, num_proc, check.unrendered)
 
@@ -128,6 +132,8 @@ def load_preferences(
         "columns": list(columns),
         "measured": [one.name for one in measured],
     }
+    if variants:  # without them the key is the one that it always was
+        chosen["variants"] = list(variants)
     folder = root / cache.cache_key(f"{opened.name}:{opened.fingerprint()}", tokenizer, chosen)
     cached = cache.read_columns(folder)
     if cached is not None:
@@ -217,6 +223,10 @@ def _build(
     chosen, rejected = chosen[kept_pairs], rejected[kept_pairs]
     used = np.zeros(len(prompt_D), dtype=bool)
     used[chosen] = used[rejected] = True
+    in_pairs = used.copy()
+    variant_D = _variants(collected, encoded, response_of_slot, in_pairs)
+    for found in variant_D.values():
+        used[found[found >= 0]] = True
     # Responses by prompt, prompts and responses in order of first appearance; then pairs by prompt, in reading order.
     responses = np.flatnonzero(used)
     responses = responses[np.argsort(prompt_D[responses], kind="stable")]
@@ -228,7 +238,7 @@ def _build(
 
     numbers = encoded.numbers[responses]
     offsets = np.concatenate([[0], np.cumsum(numbers[:, STORED], dtype=np.int64)])
-    report = _report(collected, numbers, chosen, rejected) | {
+    report = _report(collected, numbers, chosen, rejected, in_pairs[responses]) | {
         **left_out,
         "dropped_overlong_responses": int(dropped.sum()),
         "max_length": settings.max_length,
@@ -237,6 +247,8 @@ def _build(
         "template_date": fixed_date(tokenizer, settings.chat_template),
         "layouts": dict(collected.layouts),
     }
+    if variant_D:
+        report["variants"] = {kind: int((found >= 0).sum()) for kind, found in variant_D.items()}
     prompt_numbers = np.unique(prompt_D[responses], return_inverse=True)[1].reshape(-1)
     report["prompts"] = int(prompt_numbers[-1]) + 1
     return TokenisedPreferences(
@@ -255,7 +267,38 @@ def _build(
             name: np.frombuffer(column, dtype=np.float64)[first_slots[responses]]
             for name, column in collected.extra.items()
         },
+        variants={
+            kind: np.where(found[responses] >= 0, new_number[found[responses]], -1).astype(np.int32)
+            for kind, found in variant_D.items()
+        },
     )
+
+
+def _variants(
+    collected: Collected,
+    encoded: EncodedTexts,
+    response_of_slot: np.ndarray,
+    in_pairs: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """By kind, the distinct response that is the variant of each distinct response of a pair, -1 without one.
+
+    A variant that does not fit is none, and neither is one whose ids are those of its original.
+    """
+    dropped = encoded.numbers[:, DROPPED].astype(bool)
+    found = {}
+    for kind, column in collected.variants.items():
+        # Of every slot, not of the first: the text may stand there as the variant of another.
+        slots = np.frombuffer(column, dtype=np.int64)
+        having = np.flatnonzero(slots >= 0)
+        variant = np.full(len(in_pairs), -1, dtype=np.int64)
+        variant[response_of_slot[having]] = response_of_slot[slots[having]]
+        variant[~in_pairs] = -1
+        variant[(variant >= 0) & dropped[variant]] = -1
+        originals = np.flatnonzero(variant >= 0)
+        same = _identical(encoded, originals, variant[originals], np.ones(len(originals), dtype=bool))
+        variant[originals[same]] = -1
+        found[kind] = variant
+    return found
 
 
 def _gather(encoded: EncodedTexts, responses: np.ndarray, offsets: np.ndarray, out: Path | None) -> np.ndarray:
@@ -279,11 +322,14 @@ def _gather(encoded: EncodedTexts, responses: np.ndarray, offsets: np.ndarray, o
     return flat
 
 
-def _report(collected: Collected, numbers: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+def _report(
+    collected: Collected, numbers: np.ndarray, chosen: np.ndarray, rejected: np.ndarray, in_pairs: np.ndarray
+) -> dict[str, Any]:
     tokens = numbers[:, RESPONSE_TOKENS].astype(np.int64)
     difference = tokens[chosen] - tokens[rejected]
     unequal = int((difference != 0).sum())
     distinct = len(np.unique(chosen * len(numbers) + rejected))
+    numbers, tokens = numbers[in_pairs], tokens[in_pairs]  # variants are counted apart
     return {
         "rows": collected.rows,
         "pairs_stated": len(collected.chosen),

@@ -149,8 +149,9 @@ class _Columns:
         self.prompt = np.asarray(scores.prompt)[order]
         self.prompts = int(self.prompt[-1]) + 1 if len(order) else 0
         self.quality = _steadied(np.asarray(scores.quality, np.float64)[order])
-        columns = [np.asarray(scores.attributes[name], np.float64)[order] for name in self.names]
-        self.values_RK = np.stack(columns, axis=1) if columns else np.zeros((len(order), 0))
+        self.values_RK = np.empty((len(order), len(self.names)))
+        for k, name in enumerate(self.names):
+            self.values_RK[:, k] = np.asarray(scores.attributes[name], np.float64)[order]
         self.chosen, self.rejected = place[np.asarray(scores.chosen, int)], place[np.asarray(scores.rejected, int)]
         by_prompt = np.argsort(self.prompt[self.chosen], kind="stable")
         self.chosen, self.rejected = self.chosen[by_prompt], self.rejected[by_prompt]
@@ -164,13 +165,14 @@ class _Columns:
 
     def _centre(self) -> None:
         self.counts = np.bincount(self.prompt, minlength=self.prompts)
-        together = np.column_stack([self.quality, self.values_RK])
-        sums = np.stack([np.bincount(self.prompt, c, minlength=self.prompts) for c in together.T], axis=1)
-        means = sums / np.maximum(self.counts, 1)[:, None].astype(np.float64)
-        centred = together - means[self.prompt]
-        noise = CONSTANT_TOLERANCE * np.abs(together).max(axis=0, initial=0.0)
-        self.centred = np.where(np.abs(centred) <= noise, 0.0, centred)
-        self.prompt_mean = means[:, 0] - (self.quality.mean() if len(self.quality) else 0.0)
+        self.centred = np.empty((len(self.quality), len(self.names) + 1))
+        for k, column in enumerate([self.quality, *self.values_RK.T]):  # one at a time, for memory's sake
+            mean_P = np.bincount(self.prompt, column, minlength=self.prompts) / np.maximum(self.counts, 1)
+            centred = column - mean_P[self.prompt]
+            noise = CONSTANT_TOLERANCE * np.abs(column).max(initial=0.0)
+            self.centred[:, k] = np.where(np.abs(centred) <= noise, 0.0, centred)
+            if k == 0:
+                self.prompt_mean = mean_P - (self.quality.mean() if len(self.quality) else 0.0)
         self.free = int((self.counts - 1).clip(0).sum())
         spread = np.sqrt((self.centred**2).sum(axis=0) / max(self.free, 1))
         self.quality_deviation = float(spread[0]) if self.free else None
@@ -201,24 +203,29 @@ class _Columns:
         return found
 
     def _pooled(self) -> None:
-        """Influences of the rank correlations, and pooled columns about their mean."""
-        self.pooled = np.column_stack([self.quality, self.values_RK])
-        self.pooled = (self.pooled - self.pooled.mean(axis=0)) if len(self.quality) else self.pooled
+        """Influences of the rank correlations, summed by prompt, and the columns' means and variances."""
+        together = np.column_stack([self.quality, self.values_RK])
+        self.means = together.mean(axis=0) if len(self.quality) else np.zeros(together.shape[1])
+        self.power = [0.0] * together.shape[1]
+        if len(self.quality):
+            columns = zip(together.T, self.means, strict=True)
+            self.power = [float(((column - mean) ** 2).mean()) for column, mean in columns]
+        del together
         self.rank_values: dict[str, float] = {}
-        influences = []
+        self.influence_PK = np.zeros((self.prompts, 2 * len(self.names)))
         for k, name in enumerate(self.names):
             values = self.values_RK[:, k]
             defined = len(values) > 2 and not is_constant(values) and not is_constant(self.quality)
-            for rank, influence in (("spearman", spearman_influence), ("kendall", kendall_influence)):
-                value, moves = influence(self.quality, values) if defined else (np.nan, np.zeros(len(values)))
-                self.rank_values[f"{rank}.{name}"] = value
-                influences.append(moves)
-        self.influence = np.stack(influences, axis=1) if influences else np.zeros((len(self.quality), 0))
+            for g, (rank, influence) in enumerate((("spearman", spearman_influence), ("kendall", kendall_influence))):
+                self.rank_values[f"{rank}.{name}"] = np.nan
+                if defined:
+                    self.rank_values[f"{rank}.{name}"], moves = influence(self.quality, values)
+                    self.influence_PK[:, 2 * k + g] = np.bincount(self.prompt, moves, minlength=self.prompts)
 
     def _edges(self) -> None:
         """Bins of each attribute's deviation within prompts, of nearly equal count; equal deviations stay together."""
         several = self.counts[self.prompt] > 1
-        self.bin_R = np.full(self.values_RK.shape, -1)
+        self.bin_R = np.full(self.values_RK.shape, -1, dtype=np.int8)  # BINS at most
         self._bins: list[list[dict[str, Any]]] = []
         for k in range(len(self.names)):
             deviation = self.centred[several, k + 1]
@@ -269,8 +276,8 @@ class _Columns:
         prompt, size = self.prompt[low:high] - first, last - first
         centred = self.centred[low:high] / self.spread
         ranks, signs = self._rank_parts(low, high, prompt, size)
-        pooled, n = self.pooled[low:high], self.counts[first:last].astype(np.float64)
-        q, a = pooled[:, :1], pooled[:, 1:]
+        n = self.counts[first:last].astype(np.float64)
+        q, a = self.quality[low:high, None] - self.means[0], self.values_RK[low:high] - self.means[1:]
         ones = np.column_stack([q, q * q, a, a * a, q * a])
         mean = self.prompt_mean[first:last]
         squares = np.bincount(prompt, self.centred[low:high, 0] ** 2, minlength=size)
@@ -280,7 +287,7 @@ class _Columns:
         return np.column_stack(
             [
                 _crossed(centred, prompt, size), ranks, signs, _by_prompt(ones, prompt, size),
-                _by_prompt(self.influence[low:high], prompt, size), count, self._curve_part(low, high, prompt, size),
+                self.influence_PK[first:last], count, self._curve_part(low, high, prompt, size),
                 pairs, sides,
             ]
         )  # fmt: skip
@@ -352,8 +359,7 @@ class _Columns:
         k = len(self.names)
         q, qq = sums[:, 0] / n, sums[:, 1] / n
         a, aa, qa = (sums[:, 2 + k * g : 2 + k * (g + 1)] / n[:, None] for g in range(3))
-        scale = [float((column**2).mean()) if len(column) else 0.0 for column in self.pooled.T]
-        found = {}
+        scale, found = self.power, {}
         for j, name in enumerate(self.names):
             x_var, y_var = qq - q * q, aa[:, j] - a[:, j] ** 2
             ok = (x_var > CONSTANT_TOLERANCE * scale[0]) & (y_var > CONSTANT_TOLERANCE * scale[j + 1])
@@ -419,7 +425,7 @@ class _Columns:
             return "no prompt has two responses"
         if name in self.names:
             k = self.names.index(name)
-            if not (self.centred[:, k + 1] if kind != "pooled" else self.pooled[:, k + 1]).any():
+            if not (self.centred[:, k + 1].any() if kind != "pooled" else self.power[k + 1] > 0):
                 return "it is the same for every response" + (" to a prompt" if kind != "pooled" else "")
         return "the reward is the same for every response" + (" to a prompt" if kind != "pooled" else "")
 

@@ -31,8 +31,10 @@ def places_of_prompts(prompt: np.ndarray) -> list[np.ndarray]:
 
 def weights_of(bootstrap: PromptBootstrap) -> np.ndarray:
     """``(S, P)`` how often each resample drew each prompt, as small whole numbers."""
-    weights_SP, first = np.zeros((bootstrap.samples, bootstrap.prompts), dtype=np.uint16), 0
+    weights_SP, first = np.zeros((bootstrap.samples, bootstrap.prompts), dtype=np.uint8), 0
     for block in bootstrap.blocks():
+        if block.max(initial=0) > np.iinfo(weights_SP.dtype).max:  # so few prompts that memory is no question
+            weights_SP = weights_SP.astype(np.uint32)
         weights_SP[first : first + len(block)] = block
         first += len(block)
     return weights_SP

@@ -16,8 +16,11 @@ of a prompt with different labels are a pair. A response without a score is left
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
+import struct
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +37,10 @@ from odin_rm.data.sources import PlacedRow, iter_preference_rows
 
 OnBadRow = Literal["error", "skip"]
 Numbers = Mapping[str, float]
+_BLOCK_TEXTS = 1024
+"""Texts that are measured at a time."""
+_LONGEST_KEY = 32
+"""Characters of a prompt's id that is kept as it is where texts are not."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,10 @@ class StoredScores:
         model: its name; the file's where the rows give none.
         source: the file.
         prompt_keys: ``P`` ids of the prompts, or their texts.
-        prompts: ``P`` prompts, ``None`` where the rows give an id alone.
+        prompts: ``P`` prompts, ``None`` where the rows give an id alone or texts are not kept.
         quality: ``(R,)`` scores.
         prompt: ``(R,)`` prompt numbers.
-        texts: ``R`` responses, ``None`` where a row has attributes alone.
+        texts: ``R`` responses, ``None`` where a row has attributes alone or texts are not kept.
         label, gold: ``(R,)`` numbers, NaN where there is none.
         chosen, rejected: ``(B,)`` response numbers.
         attributes: name to ``(R,)`` numbers.
@@ -102,8 +109,11 @@ def read_stored_scores(
     attributes: Sequence[str] = (),
     columns: Columns = NO_NAMES,
     on_bad_row: OnBadRow = "error",
+    keep_texts: bool = True,
 ) -> list[StoredScores]:
     """The scores of every model in a file, in the order in which the models appear.
+
+    Texts are measured as they are read, each once whatever the number of models.
 
     Args:
         source: a file, a dataset folder or id, or a list of rows.
@@ -111,6 +121,8 @@ def read_stored_scores(
             carry themselves.
         columns: other names of the fields.
         on_bad_row: stop at an unusable row, or leave it out and count it.
+        keep_texts: without the texts a response takes some hundred bytes, whatever its length; prompts and their ids
+            then are not kept either.
 
     Raises:
         RowError: an unusable row, where ``on_bad_row`` is ``"error"``.
@@ -119,6 +131,8 @@ def read_stored_scores(
     """
     wanted = [find_attribute(name) for name in attributes]
     column_names = [name.removeprefix(COLUMN) for name in attributes if name.startswith(COLUMN)]
+    name = str(source) if isinstance(source, str) else "rows"
+    measured = _Measured(wanted, name)
     collected: dict[str, _Collected] = {}
     rows = 0
     skipped: list[str] = []
@@ -132,14 +146,17 @@ def read_stored_scores(
                 raise RowError(columns.renamed(error).what, where=placed.place, fix=fix) from error
             skipped.append(placed.place)
             continue
-        collected.setdefault(row.model, _Collected()).add(row)
-    name = str(source) if isinstance(source, str) else "rows"
+        collected.setdefault(row.model, _Collected(measured, keep_texts)).add(row)
     if not any(one.quality for one in collected.values()):
         fix = "Give rows with chosen_score and rejected_score, responses and scores, or response and score."
         raise DataError("no row has a score", where=name, fix=fix)
     report = {"rows": rows + len([s for s in skipped if s == ""]), "skipped_rows": len(skipped)}
-    measured = _Measured(wanted, name)
-    return [one.finish(model or _stem(name), name, report, measured) for model, one in collected.items() if one.quality]
+    found = []
+    for model in list(collected):
+        one = collected.pop(model)  # what it holds may go before the next one is made
+        if one.quality:
+            found.append(one.finish(model or _stem(name), name, report))
+    return found
 
 
 def _placed_rows(source: Any, columns: Columns, on_bad_row: OnBadRow, skipped: list[str]) -> Iterator[PlacedRow]:
@@ -325,36 +342,97 @@ def _number(value: Any, name: str) -> float | None:
 # ---- all rows of a model ---------------------------------------------------------------------------------------------
 
 
-class _Collected:
-    """The responses of one model as they come."""
+class _Measured:
+    """Attributes of texts, measured as they come, each text once whatever the number of models."""
 
-    def __init__(self) -> None:
-        self.prompt_number: dict[str, int] = {}
+    def __init__(self, wanted: Sequence[Attribute], source: str) -> None:
+        self.wanted, self.source = list(wanted), source
+        found = self.wanted or [find_attribute(name) for name in DEFAULT]
+        self.attributes = [one for one in found if one.measure is not None]
+        self._row: dict[bytes, int] = {}
+        self._waiting: list[str] = []
+        self._table: dict[str, array[float]] = {one.name: array("d") for one in self.attributes}
+
+    def row(self, text: str, digest: bytes) -> int:
+        """The row of a text in the table."""
+        row = self._row.get(digest)
+        if row is None:
+            row = self._row[digest] = len(self._row)
+            self._waiting.append(text)
+            if len(self._waiting) == _BLOCK_TEXTS:
+                self._measure()
+        return row
+
+    def _measure(self) -> None:
+        for name, values in measure_texts(self._waiting, self.attributes).items():
+            self._table[name].frombytes(values.tobytes())
+        self._waiting = []
+
+    def of(self, rows: np.ndarray, carried: Mapping[str, np.ndarray], model: str) -> _Attributes:
+        """The attributes of a model's responses: those asked for, else the rows' own and the default ones.
+
+        Args:
+            rows: of the responses' texts, -1 where there is none.
+            carried: what every response states itself.
+            model: its name.
+        """
+        has_texts = bool((rows >= 0).all())
+        wanted = list(self.wanted)
+        if not wanted:
+            wanted = [given(name) for name in carried]
+            if has_texts:
+                wanted += [find_attribute(name) for name in DEFAULT if name not in carried]
+        elif TOKENS in carried and all(one.name != TOKENS for one in wanted):
+            wanted.append(given(TOKENS))
+        for one in wanted:
+            if one.name not in carried and (one.measure is None or not has_texts):
+                what = f"the rows of '{model}' have no '{one.name}'" + ("" if one.measure is None else " and no texts")
+                fix = "Give it in 'attributes' of every response, or leave it out of --attributes."
+                raise DataError(what, where=self.source, fix=fix)
+        if self._waiting:
+            self._measure()
+        columns = {
+            one.name: carried[one.name]
+            if one.name in carried
+            else np.frombuffer(self._table[one.name], dtype=np.float64)[rows]
+            for one in wanted
+        }
+        return {one.name: one for one in wanted}, columns
+
+
+_Attributes = tuple[dict[str, Attribute], dict[str, np.ndarray]]
+
+
+class _Collected:
+    """The responses of one model as they come, in columns."""
+
+    def __init__(self, measured: _Measured, keep_texts: bool) -> None:
+        self.measured, self.keep_texts = measured, keep_texts
+        self.prompt_number: dict[str | bytes, int] = {}
         self.prompts: list[Prompt | None] = []
-        self.quality: list[float] = []
-        self.prompt: list[int] = []
+        self.quality, self.label, self.gold = array("d"), array("d"), array("d")
+        self.prompt, self.text_row = array("q"), array("q")
         self.texts: list[str | None] = []
-        self.label: list[float] = []
-        self.gold: list[float] = []
-        self.numbers: list[Numbers] = []
+        self.carried: dict[str, array[float]] = {}
         self.writers: list[str | None] = []
-        self.pairs: list[tuple[int, int]] = []
+        self.pairs = array("q")
         self.labelled: dict[int, list[int]] = {}
-        self.known: dict[tuple[int, str, float], int] = {}
+        self.known: dict[bytes, int] = {}
         self.without_score = 0
         self.pairs_left_out = 0
 
     def add(self, row: _Row) -> None:
         """Take a row's responses; a pair's are looked up among those of other pairs."""
-        number = self.prompt_number.setdefault(row.key, len(self.prompts))
-        if number == len(self.prompts):
+        key = row.key if self.keep_texts or len(row.key) <= _LONGEST_KEY else _digest(row.key)
+        number = self.prompt_number.setdefault(key, len(self.prompt_number))
+        if self.keep_texts and number == len(self.prompts):
             self.prompts.append(row.prompt)
         places = [self._place(number, response, row.pair) for response in row.responses]
         if row.pair:
             if None in places:
                 self.pairs_left_out += 1
             else:
-                self.pairs.append((places[0], places[1]))  # type: ignore[arg-type]
+                self.pairs.extend(place for place in places if place is not None)
             return
         for place, response in zip(places, row.responses, strict=True):
             if place is not None and response.label is not None:
@@ -364,44 +442,62 @@ class _Collected:
         if response.score is None:
             self.without_score += 1
             return None
-        key = (prompt, response.text or "", response.score)
-        if distinct and response.text is not None and key in self.known:
-            return self.known[key]
-        self.known[key] = place = len(self.quality)
+        text_row = -1
+        if response.text is not None:
+            digest = _digest(response.text)
+            # 0.0 and -0.0 are the same score.
+            key = struct.pack("<qd", prompt, response.score + 0.0) + digest
+            if distinct and key in self.known:
+                return self.known[key]
+            self.known[key] = len(self.quality)
+            text_row = self.measured.row(response.text, digest)
+        place = len(self.quality)
         self.quality.append(response.score)
         self.prompt.append(prompt)
-        self.texts.append(response.text)
+        self.text_row.append(text_row)
+        if self.keep_texts:
+            self.texts.append(response.text)
         self.label.append(math.nan if response.label is None or distinct else response.label)
         self.gold.append(math.nan if response.gold is None else response.gold)
-        self.numbers.append(response.attributes)
         self.writers.append(response.writer)
+        self._carry(response.attributes, place)
         return place
 
-    def finish(self, model: str, source: str, report: Mapping[str, Any], measured: _Measured) -> StoredScores:
+    def _carry(self, numbers: Numbers, place: int) -> None:
+        """Take along what every response so far has stated."""
+        if place == 0:
+            self.carried = {name: array("d") for name in numbers}
+        for name in [name for name in self.carried if name not in numbers]:
+            del self.carried[name]
+        for name, column in self.carried.items():
+            column.append(numbers[name])
+
+    def finish(self, model: str, source: str, report: Mapping[str, Any]) -> StoredScores:
         """The columns, with the prompts that kept a response numbered in their order."""
-        pairs = list(self.pairs)
         for places in self.labelled.values():
             labels = np.array([self.label[k] for k in places])
-            better, worse = np.nonzero(labels[:, None] > labels[None, :])
-            pairs += [(places[a], places[b]) for a, b in zip(better.tolist(), worse.tolist(), strict=True)]
+            ordered = np.argwhere(labels[:, None] > labels[None, :])
+            self.pairs.frombytes(np.array(places, dtype=np.int64)[ordered].tobytes())
+        pairs = np.array(self.pairs, dtype=int).reshape(-1, 2)
         kept, prompt = np.unique(np.array(self.prompt, dtype=int), return_inverse=True)
-        keys = list(self.prompt_number)
-        described, columns = measured.of(self.texts, self.numbers, model)
-        indices = np.array(pairs, dtype=int).reshape(-1, 2)
+        keys = list(self.prompt_number) if self.keep_texts else []
+        self.known.clear()
+        carried = {name: np.array(column) for name, column in self.carried.items()}
+        described, columns = self.measured.of(np.array(self.text_row, dtype=int), carried, model)
         counts = {"responses_without_score": self.without_score, "pairs_without_score": self.pairs_left_out}
         counts |= {"pairs": len(pairs), "pairs_stated": len(pairs) + self.pairs_left_out}
         return StoredScores(
             model=model,
             source=source,
-            prompt_keys=[keys[k] for k in kept],
-            prompts=[self.prompts[k] for k in kept],
-            quality=np.array(self.quality, dtype=np.float64),
+            prompt_keys=[str(keys[k]) for k in kept] if keys else [],
+            prompts=[self.prompts[k] for k in kept] if keys else [],
+            quality=np.array(self.quality),
             prompt=prompt,
             texts=self.texts,
-            label=np.array(self.label, dtype=np.float64),
-            gold=np.array(self.gold, dtype=np.float64),
-            chosen=indices[:, 0],
-            rejected=indices[:, 1],
+            label=np.array(self.label),
+            gold=np.array(self.gold),
+            chosen=np.ascontiguousarray(pairs[:, 0]),
+            rejected=np.ascontiguousarray(pairs[:, 1]),
             attributes=columns,
             described=described,
             report={**report, **counts},
@@ -409,48 +505,5 @@ class _Collected:
         )
 
 
-class _Measured:
-    """Attributes of texts, each text measured once whatever the number of models."""
-
-    def __init__(self, wanted: Sequence[Attribute], source: str) -> None:
-        self.wanted, self.source = list(wanted), source
-        self._known: dict[str, int] = {}
-        self._table: dict[str, list[float]] = {}
-
-    def of(
-        self, texts: Sequence[str | None], numbers: Sequence[Numbers], model: str
-    ) -> tuple[dict[str, Attribute], dict[str, np.ndarray]]:
-        """The attributes of a model's responses: those asked for, else the rows' own and the default ones."""
-        carried = [name for name in numbers[0] if all(name in row for row in numbers)]
-        has_texts = all(text is not None for text in texts)
-        wanted = list(self.wanted)
-        if not wanted:
-            wanted = [given(name) for name in carried]
-            if has_texts:
-                wanted += [find_attribute(name) for name in DEFAULT if name not in carried]
-        elif TOKENS in carried and all(one.name != TOKENS for one in wanted):
-            wanted.append(given(TOKENS))
-        columns: dict[str, np.ndarray] = {}
-        to_measure = [one for one in wanted if one.name not in carried]
-        for one in to_measure:
-            if one.measure is None or not has_texts:
-                what = f"the rows of '{model}' have no '{one.name}'" + ("" if one.measure is None else " and no texts")
-                fix = "Give it in 'attributes' of every response, or leave it out of --attributes."
-                raise DataError(what, where=self.source, fix=fix)
-        if to_measure:
-            columns |= self._from_texts([text for text in texts if text is not None], to_measure)
-        for one in wanted:
-            if one.name in carried:
-                columns[one.name] = np.array([row[one.name] for row in numbers], dtype=np.float64)
-        return {one.name: one for one in wanted}, {one.name: columns[one.name] for one in wanted}
-
-    def _from_texts(self, texts: Sequence[str], attributes: Sequence[Attribute]) -> dict[str, np.ndarray]:
-        names = [one.name for one in attributes]
-        if set(names) != set(self._table):
-            self._known, self._table = {}, {name: [] for name in names}
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        for name, values in measure_texts(new, attributes).items():
-            self._table[name] += values.tolist()
-        self._known |= {text: len(self._known) + k for k, text in enumerate(new)}
-        rows = np.array([self._known[text] for text in texts], dtype=int)
-        return {name: np.array(values)[rows] for name, values in self._table.items()}
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

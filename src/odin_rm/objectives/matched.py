@@ -14,6 +14,11 @@ split into micro-batches or processes gives the same gradient; no correlation of
 ``beta`` starts at its fit on the attributes alone and has a rate of its own, larger than the heads'. With one rate for
 both the head takes the length first. With ``tau`` infinite every pair counts (a product of experts with a local curve);
 a *fixed* curve keeps its first fit.
+
+With *edits*, copies of responses that were changed in something that should not matter ride in the tree of their
+prompt, and an augmented Lagrangian (:mod:`odin_rm.objectives.tolerance`) holds what each edit ``e`` does on average:
+
+    | mean_y tanh( (r_Q(e(y)) - r_Q(y)) / scale ) | <= eps
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from odin_rm.objectives.attribute_curve import CurveBasis, curve_gradient, fit_c
 from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress, ranked
 from odin_rm.objectives.preference import bradley_terry
 from odin_rm.objectives.registry import MatchedSettings
+from odin_rm.objectives.tolerance import Tolerances
 
 log = logging.getLogger(__name__)
 FEW_PAIRS = 4000
@@ -62,6 +68,19 @@ def widths(text: str, tau: float) -> dict[str, float]:
     return found
 
 
+def edit_names(text: str | None) -> tuple[str, ...]:
+    """Names of edits with commas between them.
+
+    Raises:
+        ConfigError: a name is missing or stands twice.
+    """
+    names = tuple(part.strip() for part in text.split(",")) if text else ()
+    if "" in names or len(set(names)) < len(names):
+        fix = "Write names with commas between them, such as append_closing,add_bold."
+        raise ConfigError(f"cannot read {text!r}", where="--edits", fix=fix)
+    return names
+
+
 class Matched(Objective):
     """See the module's text.
 
@@ -82,6 +101,11 @@ class Matched(Objective):
         self.curve_D = self._first_D = self._second_D = torch.zeros(0, dtype=torch.float64)
         self._updates = torch.zeros((), dtype=torch.int64)
         self._draw_B: Tensor | None = None
+        self.variants = edit_names(settings.edits)
+        self.tolerances: Tolerances | None = None
+        if self.variants:
+            told = [f"edit_{name}" for name in self.variants]
+            self.tolerances = Tolerances(told, settings.edit_tolerance, settings.edit_penalty)
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -99,6 +123,10 @@ class Matched(Objective):
             if bool((data.attributes[name] < 0).any()):
                 fix = "Match counts; a logarithm is taken of them."
                 raise ConfigError(f"the attribute '{name}' has negative values", where="--match_attributes", fix=fix)
+        for name in self.variants:
+            if not len(data.variants.get(name, ())):
+                fix = "Leave it out; odin-rm probe says what each edit needs."
+                raise ConfigError(f"no training response can be edited by '{name}'", where="--edits", fix=fix)
         weight_B = self._likeness(data)
         self.mean_weight = float(weight_B.mean())
         if not float(weight_B.sum()) > 1:
@@ -160,7 +188,21 @@ class Matched(Objective):
         value = ranked(scores, batch).with_ranking(ranking).plus(ridge, match_weight=weight_B.mean())
         if self.basis is not None and RESPONSE_TOKENS in self.names:
             value = value.plus(0.0, curve_doubling=self.doubling(batch))
-        return value
+        if self.tolerances is None:
+            return value
+        effects = self.effects(quality_R, batch)
+        met = self.tolerances.met(effects if progress.held_out else None)
+        return value.plus(self.tolerances.term(effects).to(ranking), tolerance_met=met, **effects)
+
+    def effects(self, quality_R: Tensor, batch: PairColumns) -> dict[str, Tensor]:
+        """``()`` mean of ``tanh(change / scale)`` of each edit that some response of the batch has."""
+        found = {}
+        for name in self.variants:
+            places = batch.variants.get(name)
+            if places is not None and len(places):
+                change_n = quality_R[places[:, 1]] - quality_R[places[:, 0]]
+                found[f"edit_{name}"] = torch.tanh(change_n / self.settings.edit_scale).mean()
+        return found
 
     def doubling(self, batch: PairColumns) -> float:
         """What the curve gives for twice the batch's median length, all other attributes equal; reward units."""
@@ -172,7 +214,9 @@ class Matched(Objective):
     # ---- the curve's own steps ---------------------------------------------------------------------------------------
 
     def after_step(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> None:
-        """One Adam step of the curve on the batch's loss, at a rate that falls with a cosine over the run."""
+        """The multipliers of the edits, and one Adam step of the curve at a rate that falls with a cosine."""
+        if self.tolerances is not None:
+            self.tolerances.after_step(self.effects(scores.quality, batch), progress)
         if self.basis is None or self.settings.match_curve != "joint":
             return
         quality_R = scores.quality.double().cpu()
@@ -187,10 +231,11 @@ class Matched(Objective):
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The curve and its optimiser."""
+        """The curve and its optimiser, and the multipliers of the edits."""
+        held = {} if self.tolerances is None else self.tolerances.state_dict("edits")
         if self.settings.match_curve == "none":
-            return {}
-        return {
+            return held
+        return held | {
             "curve": self.curve_D,
             "curve_first_moment": self._first_D,
             "curve_second_moment": self._second_D,
@@ -198,6 +243,10 @@ class Matched(Objective):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the curve and its optimiser."""
+        """Take over the curve and its optimiser, and the multipliers."""
+        if self.tolerances is not None:
+            self.tolerances.load_state_dict(state, "edits")
+        if self.settings.match_curve == "none":
+            return
         self.curve_D, self._first_D = state["curve"], state["curve_first_moment"]
         self._second_D, self._updates = state["curve_second_moment"], state["curve_updates"]

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -69,10 +69,12 @@ class Progress:
     Attributes:
         step: number of the optimiser step, from 1.
         steps: how many the run has.
+        held_out: the scores are of held-out pairs, not of a step: what belongs to steps alone does not join them.
     """
 
     step: int
     steps: int
+    held_out: bool = False
 
     def rise(self, share: float) -> float:
         """A factor that rises linearly over the first ``share`` of the steps and is 1 from then on."""
@@ -83,7 +85,7 @@ class Progress:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (self.step - 1) / max(1, self.steps))))
 
 
-COMPLETE = Progress(1, 1)
+COMPLETE = Progress(1, 1, held_out=True)
 """All weights at full size: what evaluation uses, so that figures of early and late steps are of one objective."""
 
 
@@ -122,7 +124,7 @@ class Objective:
     """
 
     reads_feature: bool = False
-    variants: ClassVar[tuple[str, ...]] = ()
+    variants: tuple[str, ...] = ()
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

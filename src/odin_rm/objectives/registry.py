@@ -18,7 +18,8 @@ from odin_rm.objectives.rivals import settings as rivals
 if TYPE_CHECKING:
     from odin_rm.objectives.objective import Objective
 
-LENGTH_SCOPES = ("batch", "prompt")
+LENGTH_SCOPES = ("batch", "prompt", "both")
+LENGTH_MEASURES = ("absolute", "squared", "unbiased")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,31 @@ class LengthTerm:
     )
     length_scope: str = option(
         "batch",
-        "Correlation over the whole batch (the paper) or of responses centred within each prompt.",
+        "Correlation over the whole batch (the paper), of responses centred within each prompt, or the mean of both.",
         choices=LENGTH_SCOPES,
+    )
+    length_measure: str = option(
+        "absolute",
+        "What of the quality head's correlation is penalised: its absolute value (the paper), its square, or the "
+        "square without the bias that a small batch gives it.",
+        choices=LENGTH_MEASURES,
+    )
+    length_memory: int = option(
+        0,
+        "How many past batches' scores join the correlations, without gradient, as if the batch were larger.",
+        at_least=0,
+    )
+    length_tolerance: float | None = option(
+        None,
+        "Hold the quality head's correlation within plus or minus this number by a multiplier, instead of a penalty "
+        "with a fixed weight; behind the multiplier is a penalty of 10 times --length_weight.",
+        above=0,
+        at_most=1,
+    )
+    prompt_offset_weight: float = option(
+        0.0,
+        "Weight of the share of the rewards' variance that lies between prompts, which ranking leaves open.",
+        at_least=0,
     )
 
 
@@ -96,6 +120,12 @@ class OdinSettings(LengthTerm):
 
     orthogonality_weight: float = option(
         1.0, "lambda_O of the orthogonality loss.", at_least=0, elsewhere=0.0, needs="a length head"
+    )
+    orthogonality_of: str = option(
+        "heads",
+        "What is to be orthogonal: the heads' weights (the paper), or what they give over the batch (outputs: the "
+        "absolute correlation of both rewards).",
+        choices=("heads", "outputs"),
     )
 
 
@@ -140,6 +170,16 @@ class MatchedSettings:
     )
     match_curve_rate: float = option(0.03, "Learning rate of a joint curve; it falls with a cosine.", at_least=0)
     match_curve_ridge: float = option(1e-3, "Weight of the curve's squared coefficients.", above=0)
+    edits: str | None = option(
+        None,
+        "Edits of responses that should change no reward, with commas between their names (odin-rm probe has the "
+        "list). Edited copies are scored beside the responses, and a multiplier for each edit holds their mean effect.",
+    )
+    edit_tolerance: float = option(
+        0.05, "How much an edit may do on average, |mean tanh(change / --edit_scale)|.", above=0, at_most=1
+    )
+    edit_scale: float = option(1.0, "Change of the reward that counts as large, reward units.", above=0)
+    edit_penalty: float = option(10.0, "Penalty behind the multipliers of the edits.", above=0)
 
 
 RANKING_LOSS = Metric(

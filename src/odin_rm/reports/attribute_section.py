@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure as Canvas
-
 from odin_rm.evaluation.attribute_audit import attribute_order
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.audit_charts import NEAR_ZERO
-from odin_rm.reports.blocks import MINUS, Percent, Plot, Table, Text, format_number
-from odin_rm.reports.sections import Section
-from odin_rm.reports.style import GREY, INK, model_colours, model_markers, new_canvas, shorten, styled
+from odin_rm.reports.blocks import Percent, Table, Text, format_number
+from odin_rm.reports.chart import Chart, Mark, Series
+from odin_rm.reports.sections import Charts, Section
 
 _MOST_NAMED = 3
 _EXPLANATION = """
@@ -38,15 +35,9 @@ def attribute_section(results: Sequence[AuditResult]) -> Section | None:
     if not held:
         return None
     names = _order(held)
-    blocks: list[Text | Table | Plot] = [
+    blocks: list[Text | Table | Charts] = [
         Text("\n\n".join(f"{result.name} {attribute_sentence(result)}" for result in held)),
-        Plot(
-            _associations(held, names),
-            "attributes",
-            "Correlation of the reward with each attribute within a prompt (filled, with 95 % intervals) and over all "
-            "responses (hollow).",
-            alt="; ".join(_alt(result, names) for result in held),
-        ),
+        Charts([attribute_chart(held)]),
         Text(_EXPLANATION),
     ]
     return Section("What else the reward pays for", [*blocks, *(_table(result, names) for result in held)])
@@ -95,36 +86,29 @@ def _words(results: Sequence[AuditResult], name: str) -> str:
     return next(r.attributes[name].get("words", name) for r in results if name in r.attributes)
 
 
-def _associations(results: Sequence[AuditResult], names: Sequence[str]) -> Canvas:
-    colours, markers = model_colours([r.name for r in results]), model_markers([r.name for r in results])
-    place = np.arange(len(names))[::-1].astype(float)
-    offsets = np.linspace(0.28, -0.28, len(results)) if len(results) > 1 else np.zeros(1)
-    with styled():
-        canvas, (axis,) = new_canvas(width=8.6, height=1.4 + len(names) * max(0.26, 0.16 * len(results)))
-        axis.axvspan(-NEAR_ZERO, NEAR_ZERO, color="#e8edf2", zorder=0)
-        axis.axvline(0, color=INK, linewidth=1.0, zorder=1)
-        for offset, result in zip(offsets, results, strict=True):
-            colour, marker = colours[result.name], markers[result.name]
-            for y, name in zip(place + offset, names, strict=True):
-                if name not in result.attributes:
-                    continue
-                within = Figure.from_json(result.attributes[name]["within"]["pearson"])
-                pooled = Figure.from_json(result.attributes[name]["pooled"]["pearson"])
-                if within.low is not None and within.high is not None:
-                    axis.plot([within.low, within.high], [y, y], color=colour, linewidth=1.4, zorder=3)
-                if within.value is not None:
-                    axis.plot(within.value, y, marker, color=colour, markersize=5.5, zorder=4)
-                if pooled.value is not None:
-                    axis.plot(pooled.value, y, marker, markeredgecolor=colour, markerfacecolor="white", markersize=5)
-            axis.plot([], [], marker, color=colour, label=shorten(result.name))
-        axis.plot([], [], "o", markeredgecolor=GREY, markerfacecolor="white", label="over all responses")
-        axis.set_yticks(place, [_words(results, name) for name in names])
-        axis.set_ylim(-0.7, len(names) - 0.3)
-        axis.set_xlabel("correlation of the reward with the attribute")
-        axis.grid(axis="y", visible=False)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.1f}".replace("-", MINUS))
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(3, len(results) + 1), fontsize=8.5)
-    return canvas
+def attribute_chart(results: Sequence[AuditResult]) -> Chart:
+    """The correlation of the reward with each attribute, within a prompt and over all responses, model by model."""
+    names = _order(results)
+    words = [_words(results, name) for name in names]
+    series = []
+    for result in results:
+        within, pooled = (
+            [Figure.from_json(result.attributes[name][side]["pearson"]) if name in result.attributes else Figure(None)
+             for name in names]
+            for side in ("within", "pooled")
+        )  # fmt: skip
+        sides: dict[str, Any] = {side: [getattr(f, side) for f in within] for side in ("low", "high")}
+        own: dict[str, Any] = {"group": result.name, "style": "points"}
+        series.append(Series(f"{result.name}, within a prompt", words, [f.value for f in within], **sides, **own))
+        everywhere = [f.value for f in pooled]
+        series.append(Series(f"{result.name}, over all responses", words, everywhere, variant=1, **own))
+    return Chart(
+        "attributes", "Correlation with each attribute", "", "correlation with the reward", series,
+        "Within a prompt (filled, with 95 % intervals) and over all responses (hollow). Within the shaded stretch the "
+        "reward pays next to nothing for it.",
+        "; ".join(_alt(result, names) for result in results), digits=2, sideways=True,
+        marks=(Mark(-NEAR_ZERO, "", until=NEAR_ZERO), Mark(0.0, "")),
+    )  # fmt: skip
 
 
 def _alt(result: AuditResult, names: Sequence[str]) -> str:

@@ -199,7 +199,7 @@ def _bins(audits: Sequence[AuditResult]) -> Chart | None:
     if len({(audit.dataset, audit.pairs) for audit in held}) == 1:  # then picking the longer is one figure for all
         rows = held[0].length_bins
         heights = [row["longer_response_baseline_accuracy"]["value"] for row in rows]
-        series.append(Series("pick the longer response", [row["label"] for row in rows], heights, second=True))
+        series.append(Series("pick the longer response", [row["label"] for row in rows], heights, variant=1))
     return Chart(
         "accuracy_by_length_difference",
         "Accuracy by length difference",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.figure import Figure as Canvas
-
 from odin_rm.evaluation.records import Figure
-from odin_rm.reports.style import DPI
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -68,24 +64,6 @@ class Table:
     def cell(self, value: Any, column: int) -> dict[str, str]:
         """A cell as ``main`` text, ``interval`` text and ``why`` (a reason where a figure is undefined)."""
         return format_cell(value, self.digits, self.columns[column] in self.percent)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A matplotlib figure with its caption and its description in words.
-
-    Attributes:
-        canvas: the figure.
-        file: file name without suffix.
-        caption: what to see in it.
-        alt: what a reader who cannot see it needs to know, with the numbers.
-    """
-
-    canvas: Canvas
-    file: str
-    caption: str
-    alt: str
-    kind = "plot"
 
 
 @dataclass(frozen=True)
@@ -169,10 +147,3 @@ def format_cell(value: Any, digits: int = 3, percent: bool = False) -> dict[str,
     if value is None or isinstance(value, int | float):
         return {"main": format_number(value, digits, percent), "interval": "", "why": ""}
     return {"main": str(value), "interval": "", "why": ""}
-
-
-def png_bytes(canvas: Canvas) -> bytes:
-    """The figure as a PNG file, the same bytes for the same figure."""
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.blocks import Table, format_number
-from odin_rm.reports.style import COLOURS, MARKERS, model_colours
+from odin_rm.reports.style import BLACK, COLOURS, MARKERS, model_colours, shade
 
 Style = Literal["line", "points", "steps", "bars"]
 Item = TypeVar("Item")
@@ -37,8 +37,13 @@ class Series:
         group: whose colour it has; empty stands for ``name``.
         style: how it is drawn.
         band: draw the interval as a band instead of bars.
-        second: drawn apart from the first series of its group: dashed, hollow.
+        variant: tells series of one group apart: 0 solid, 1 dashed and hollow, 2 and 3 half filled.
         follows: belongs to the series before it: shown and hidden with it, without an entry in the legend.
+        x_low, x_high: 95 % interval of each point along ``x``; empty without.
+        place: from 0 to 1, on a scale of colours from dark to light, where the series have an order; ``None`` takes
+            the colour of its group.
+        star: a single thing to compare with, not one of the rivals: a star in the colour of the text, with its name
+            beside it.
     """
 
     name: str
@@ -50,8 +55,12 @@ class Series:
     group: str = ""
     style: Style = "line"
     band: bool = False
-    second: bool = False
+    variant: int = 0
     follows: bool = False
+    x_low: Sequence[float | None] = ()
+    x_high: Sequence[float | None] = ()
+    place: float | None = None
+    star: bool = False
 
     @property
     def owner(self) -> str:
@@ -68,22 +77,24 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """A straight line across the chart: chance, the optimum's length, an alarm.
+    """A straight line across the chart: chance, the optimum's length, an alarm; or a shaded stretch.
 
     Attributes:
         at: where, in the unit of its axis.
         label: what it is.
-        axis: ``x`` for a vertical line, ``y`` for a horizontal one.
+        axis: ``x`` or ``y``, whose value it marks.
+        until: the other end of a stretch; ``None`` for a line.
     """
 
     at: float
     label: str
     axis: Literal["x", "y"] = "y"
+    until: float | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of the page.
+    """A figure of the page, or a panel of one.
 
     Attributes:
         file: name of its files, without suffix.
@@ -95,6 +106,8 @@ class Chart:
         percent: ``y`` is a share, shown in percent.
         digits: decimal places of ``y`` where it is read.
         marks: lines across it.
+        sideways: categories stand below each other and values run from left to right, for many or long names.
+        x_range, y_range: limits of the axes; ``None`` takes those of what is shown. Panels that compare share them.
     """
 
     file: str
@@ -107,12 +120,21 @@ class Chart:
     percent: bool = False
     digits: int = 3
     marks: Sequence[Mark] = ()
+    sideways: bool = False
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
     kind = "chart"
 
     @property
     def categories(self) -> list[str]:
         """The names along ``x`` in order of appearance; empty where ``x`` is a number."""
         return list(dict.fromkeys(x for one in self.series for x in one.x if isinstance(x, str)))
+
+    def on_the_right(self, x: float) -> bool:
+        """Whether ``x`` lies in the right half, so that a label beside it has room on its left."""
+        known = [float(place) for one in self.series for place in one.x if not isinstance(place, str)]
+        low, high = self.x_range or (min(known, default=x), max(known, default=x))
+        return x > (low + high) / 2
 
     def point_words(self, one: Series, k: int) -> str:
         """Point ``k`` of a series as a line of text."""
@@ -145,7 +167,7 @@ def thin(items: Sequence[Item], most: int) -> list[Item]:
 def thinned(one: Series, most: int = MOST_POINTS) -> Series:
     """The series with at most ``most`` points."""
     kept = thin(range(len(one.x)), most)
-    columns = {name: getattr(one, name) for name in ("x", "y", "low", "high", "words")}
+    columns = {name: getattr(one, name) for name in ("x", "y", "low", "high", "words", "x_low", "x_high")}
     picked: dict[str, Any] = {n: [column[k] for k in kept] if len(column) else () for n, column in columns.items()}
     return replace(one, **picked)
 
@@ -179,15 +201,18 @@ def palette(charts: Sequence[Chart]) -> tuple[dict[str, str], dict[str, str]]:
         names = list(dict.fromkeys(one.owner for one in chart.series))
         for name in names:
             together.setdefault(name, set()).update(names)
-    favourite = model_colours(list(together))
-    colours: dict[str, str] = {}
-    markers: dict[str, str] = {}
+    apart = {one.owner: one for chart in charts for one in chart.series if one.star or one.place is not None}
+    favourite = model_colours([name for name in together if name not in apart])
+    colours = {name: BLACK if one.star else shade(one.place or 0.0) for name, one in apart.items()}
+    markers = {name: "*" for name, one in apart.items() if one.star}
     for name, others in together.items():
-        held = [other for other in others if other in colours]
-        taken = [colours[other] for other in held]
-        order = sorted(COLOURS, key=lambda colour: (taken.count(colour), colour != favourite[name]))
-        colours[name] = order[0]
+        if name in markers:
+            continue
+        held = [other for other in others if other in markers]
+        if name not in colours:
+            taken = [colours[other] for other in held]
+            colours[name] = min(COLOURS, key=lambda colour: (taken.count(colour), colour != favourite[name]))
         beside = [markers[other] for other in held]
-        rivals = {markers[other] for other in held if colours[other] == order[0]}
+        rivals = {markers[other] for other in held if colours[other] == colours[name]}
         markers[name] = min(MARKERS, key=lambda marker: (marker in rivals, beside.count(marker)))
     return colours, markers

@@ -1,191 +1,189 @@
-"""What figures of fronts are made of: runs as points, fronts as step lines, bands, marks, one legend above them."""
+"""What figures of fronts are made of: runs as points, fronts as step lines with bands, single policies as stars."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from odin_rm.evaluation.pareto import RunPoints, attained_score, pareto_front
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports.style import GREY, INK, new_canvas, shorten
+from odin_rm.reports.blocks import format_number
+from odin_rm.reports.chart import Chart, Mark, Series
 
 EDGE_SHARE = 0.06
 """Room beside the outermost points, as a share of their range."""
-FILLS = ("full", "none", "left", "bottom")
-"""How the marker is filled, by algorithm."""
 ALGORITHM_NAMES = {"ppo": "PPO", "remax": "ReMax", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}
-MOST_COLUMNS, HANDLE_CHARACTERS, CHARACTERS_PER_INCH = 4, 8, 12.5
-"""Of a legend in its font: most columns, what a handle takes, what fits."""
-_DASHES = ((0, (4, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)))
+MOST_BANDS, MOST_INTERVALS = 5, 40
+"""Arms and runs up to which a figure shows intervals; beyond that they hide what they belong to."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure and what it shows.
+class Panels:
+    """A figure of one chart or of several side by side, and what it shows.
 
     Attributes:
-        canvas: the matplotlib figure.
-        data: what was drawn, ready for JSON.
+        charts: the panels; they share their axes.
+        data: what is shown, ready for JSON.
         alt: what a reader who cannot see it needs to know.
     """
 
-    canvas: Canvas
+    charts: Sequence[Chart]
     data: dict[str, Any]
     alt: str
 
 
 @dataclass(frozen=True)
-class Look:
-    """What tells groups of runs apart.
+class Band:
+    """The front of an arm at each of some lengths with its interval.
 
     Attributes:
-        colours, markers: of each group by name.
-        algorithms: in the order of :data:`FILLS`.
+        length_M: lengths.
+        figures: the front there, undefined where it attains nothing.
     """
 
-    colours: Mapping[str, str]
-    markers: Mapping[str, str]
-    algorithms: Sequence[str]
+    length_M: np.ndarray
+    figures: Sequence[Figure]
 
 
-def length_limits(points: Sequence[RunPoint], others: Iterable[float] = ()) -> tuple[float, float]:
-    """Limits of the length axis that leave room beside the outermost run.
+@dataclass(frozen=True)
+class FrontAxes:
+    """What all panels of a figure share.
+
+    Attributes:
+        length_label, score_label: of the axes, with their units.
+        marks: single policies that are compared with and are no part of a front, by their ``name``.
+        lengths: lengths to mark by a vertical line, by name.
+    """
+
+    length_label: str
+    score_label: str
+    marks: Sequence[RunPoint] = ()
+    lengths: Mapping[str, float] = field(default_factory=dict)
+
+    def limits(self, points: Sequence[RunPoint]) -> tuple[float, float]:
+        """Limits of the length axis that leave room beside the outermost of ``points`` and of what is marked."""
+        return _limits([*(p.mean_length for p in (*points, *self.marks)), *self.lengths.values()])
+
+    def score_limits(self, points: Sequence[RunPoint]) -> tuple[float, float]:
+        """The same of the score axis."""
+        return _limits([p.score for p in (*points, *self.marks)])
+
+
+def front_panel(
+    axes: FrontAxes,
+    groups: Mapping[str, Sequence[RunPoint]],
+    limits: tuple[float, float],
+    *,
+    file: str,
+    title: str = "",
+    caption: str = "",
+    bands: Mapping[str, Band] | None = None,
+    places: Mapping[str, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> Chart:
+    """Every run of some groups as a point, and what each group attains at each length as a step line.
 
     Args:
-        points: the runs.
-        others: further lengths that must be seen.
+        axes: what is shared with the other panels.
+        groups: runs by the group's name. Groups are told apart by colour and marker, algorithms by the filling.
+        limits: of the length axis; the fronts go on to the right one.
+        file, title, caption: of the chart.
+        bands: intervals of the fronts by group.
+        places: of each group on the scale from dark to light, where groups have an order.
+        y_range: limits of the score axis.
     """
-    lengths = np.array([*(point.mean_length for point in points), *others])
-    pad = EDGE_SHARE * max(float(lengths.max() - lengths.min()), 1.0)
-    return float(lengths.min()) - pad, float(lengths.max()) + pad
+    bands = bands if bands and len(bands) <= MOST_BANDS else {}
+    every = [point for runs in groups.values() for point in runs]
+    algorithms = list(dict.fromkeys(point.algorithm for point in every if point.algorithm))
+    series = []
+    for name, runs in groups.items():
+        look: dict[str, Any] = {"group": name, "place": None if places is None else places[name]}
+        shown = algorithms if len(algorithms) > 1 else [""]
+        clouds = {a: [p for p in runs if not a or (p.algorithm or algorithms[0]) == a] for a in shown}
+        clouds = {a: held for a, held in clouds.items() if held}
+        for k, (algorithm, held) in enumerate(clouds.items()):
+            words = f"{name}, {ALGORITHM_NAMES.get(algorithm, algorithm)}" if algorithm else name
+            variant = algorithms.index(algorithm) if algorithm else 0
+            series.append(_cloud(held, words, variant, len(every) <= MOST_INTERVALS, look))
+            if k == 0:
+                series.append(_front(runs, f"{name}: front", limits[1], bands.get(name), look))
+    for mark in axes.marks:
+        series.append(Series(mark.name, [mark.mean_length], [mark.score], style="points", star=True))
+    fronts = {name: front_rows(runs) for name, runs in groups.items()}
+    return Chart(
+        file, title, axes.length_label, axes.score_label, series, caption,
+        f"Scatter plot of {axes.score_label} against {axes.length_label}. {front_words(fronts)}", digits=2,
+        marks=[Mark(length, f"{name} ({length:,.0f})", "x") for name, length in axes.lengths.items()],
+        x_range=limits, y_range=y_range,
+    )  # fmt: skip
 
 
-def panel_grid(count: int, *, height: float = 3.6) -> tuple[Canvas, list[Axes]]:
-    """Axes in rows of up to three with common limits; places that stay empty are hidden.
-
-    Args:
-        count: panels.
-        height: inches of a row.
-    """
-    columns = min(count, 2 if count in (2, 4) else 3)
-    rows = math.ceil(count / columns)
-    width = {1: 6.4, 2: 9.0}.get(columns, 11.0)
-    canvas, axes = new_canvas(rows, columns, width=width, height=1.0 + height * rows)
-    for k, axis in enumerate(axes[1:], start=1):
-        axis.sharex(axes[0])
-        axis.sharey(axes[0])
-        axis.tick_params(labelleft=k % columns == 0)
-    for axis in axes[count:]:
-        axis.set_axis_off()
-    return canvas, axes
-
-
-def draw_front(axis: Axes, points: RunPoints, right: float, colour: str) -> None:
-    """The step line of what some runs attain, from the shortest of them to ``right``."""
-    steps = np.r_[points.length_N[pareto_front(points)], right]
-    axis.plot(steps, attained_score(points, steps), color=colour, drawstyle="steps-post", zorder=3)
-
-
-def draw_band(axis: Axes, length_M: np.ndarray, figures: Sequence[Figure], colour: str) -> None:
-    """The interval of a front, where it has one."""
-    low, high = (
-        np.array([np.nan if (bound := getattr(f, side)) is None else bound for f in figures], dtype=np.float64)
-        for side in ("low", "high")
-    )
-    axis.fill_between(length_M, low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=1)
-
-
-def draw_runs(
-    axis: Axes,
-    runs: Sequence[RunPoint],
-    colour: str,
-    marker: str,
-    algorithms: Sequence[str] = (),
-    intervals: bool = True,
-) -> None:
-    """Runs as points with the intervals that they have.
-
-    Args:
-        axis: where.
-        runs: of one group.
-        colour, marker: of the group.
-        algorithms: all algorithms of the figure; each has its own filling.
-        intervals: whether they are shown.
-    """
-    for run in runs:
-        place = (run.mean_length, run.score)
-        if intervals and run.score_low is not None and run.score_high is not None:
-            axis.vlines(place[0], run.score_low, run.score_high, color=colour, alpha=0.45, linewidth=1.0, zorder=2)
-        if intervals and run.length_low is not None and run.length_high is not None:
-            axis.hlines(place[1], run.length_low, run.length_high, color=colour, alpha=0.45, linewidth=1.0, zorder=2)
-        fill = FILLS[algorithms.index(run.algorithm) % len(FILLS)] if run.algorithm in algorithms else "full"
-        axis.plot(*place, color=colour, marker=marker, zorder=4, **_marker_style(fill))
-
-
-def draw_marks(
-    axis: Axes, marks: Sequence[RunPoint], lengths: Mapping[str, float], limits: tuple[float, float]
-) -> None:
-    """Single policies as named stars, lengths as vertical lines.
-
-    Args:
-        axis: where.
-        marks, lengths: what to draw.
-        limits: of the length axis; a name stands on the side where there is room.
-    """
-    for mark in marks:
-        place = (mark.mean_length, mark.score)
-        right = mark.mean_length > sum(limits) / 2
-        axis.plot(*place, color=INK, marker="*", markersize=12, linestyle="none", zorder=5)
-        axis.annotate(
-            mark.name, place, xytext=(-9 if right else 9, -4), textcoords="offset points", fontsize=9, color=INK,
-            ha="right" if right else "left", zorder=5,
-        )  # fmt: skip
-    for length, dashes in zip(lengths.values(), _DASHES * len(lengths), strict=False):
-        axis.axvline(length, color=GREY, linewidth=1.2, linestyle=dashes, zorder=1)
-
-
-def legend_above(canvas: Canvas, look: Look, lengths: Mapping[str, float], band_label: str = "") -> None:
-    """One legend above all panels, where it covers no point; bands and vertical lines are named there too."""
-    handles: list[Artist] = [
-        Line2D([], [], color=colour, marker=look.markers[name], markersize=6, label=shorten(name, 36))
-        for name, colour in look.colours.items()
+def front_rows(runs: Sequence[RunPoint]) -> list[dict[str, Any]]:
+    """The runs on the front, by ``name``, ``length`` and ``score``."""
+    return [
+        {"name": runs[k].name, "length": runs[k].mean_length, "score": runs[k].score}
+        for k in pareto_front(run_points(runs))
     ]
-    if len(look.algorithms) > 1:
-        for k, name in enumerate(look.algorithms):
-            style = _marker_style(FILLS[k % len(FILLS)])
-            handles.append(Line2D([], [], color=INK, marker="o", label=ALGORITHM_NAMES.get(name, name), **style))
-    for (name, length), dashes in zip(lengths.items(), _DASHES * len(lengths), strict=False):
-        label = f"{name} ({length:,.0f})"
-        handles.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=dashes, label=label))
-    if band_label:
-        handles.append(Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=band_label))
-    columns = legend_columns([str(handle.get_label()) for handle in handles], float(canvas.get_figwidth()))
-    canvas.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=9)
 
 
-def legend_columns(labels: Sequence[str], width: float) -> int:
-    """How many columns of a legend fit side by side; it is filled column by column.
-
-    Args:
-        labels: the entries.
-        width: inches of the figure.
-    """
-    for columns in range(min(len(labels), MOST_COLUMNS), 1, -1):
-        rows = -(-len(labels) // columns)
-        parts = [labels[start : start + rows] for start in range(0, len(labels), rows)]
-        if sum(max(map(len, part)) + HANDLE_CHARACTERS for part in parts) <= CHARACTERS_PER_INCH * width:
-            return columns
-    return 1
+def front_words(fronts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Fronts in a sentence: ``Front of odin: 0.61 at 38, 0.72 at 51.``"""
+    parts = [
+        f"{name}: " + ", ".join(f"{format_number(float(r['score']), 2)} at {r['length']:.0f}" for r in rows)
+        for name, rows in fronts.items()
+    ]
+    return "Front of " + "; ".join(parts) + "."
 
 
-def _marker_style(fill: str) -> dict:
-    return {"fillstyle": fill, "markerfacecoloralt": "white", "markersize": 6.5, "linestyle": "none"}
+def run_points(points: Sequence[RunPoint]) -> RunPoints:
+    """The columns of some runs, as :mod:`odin_rm.evaluation.pareto` takes them."""
+    return RunPoints(np.array([p.mean_length for p in points]), np.array([p.score for p in points]))
+
+
+def runs_by_arm(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
+    """The runs of each arm, arms in order of appearance."""
+    arms: dict[str, list[RunPoint]] = {}
+    for point in points:
+        arms.setdefault(point.arm, []).append(point)
+    return arms
+
+
+def run_words(point: RunPoint) -> str:
+    """A run for reading point by point: its name, algorithm and settings."""
+    settings = ", ".join(f"{name} {value}" for name, value in point.settings.items() if value is not None)
+    return ", ".join(part for part in (point.name, point.algorithm, settings) if part)[:240]
+
+
+def _cloud(runs: Sequence[RunPoint], name: str, variant: int, intervals: bool, look: Mapping[str, Any]) -> Series:
+    sides: dict[str, Any] = {}
+    if intervals and any(p.score_low is not None for p in runs):
+        sides |= {"low": [p.score_low for p in runs], "high": [p.score_high for p in runs]}
+    if intervals and any(p.length_low is not None for p in runs):
+        sides |= {"x_low": [p.length_low for p in runs], "x_high": [p.length_high for p in runs]}
+    x, y, words = [p.mean_length for p in runs], [p.score for p in runs], [run_words(p) for p in runs]
+    return Series(name, x, y, words=words, style="points", variant=variant, **sides, **look)
+
+
+def _front(runs: Sequence[RunPoint], name: str, right: float, band: Band | None, look: Mapping[str, Any]) -> Series:
+    """Exact steps, with the band of the last length of the grid before each."""
+    columns = run_points(runs)
+    steps = np.unique(np.r_[columns.length_N[pareto_front(columns)], right])
+    sides: dict[str, Any] = {}
+    if band is not None and any(figure.low is not None for figure in band.figures):
+        grid = np.asarray(band.length_M, dtype=np.float64)
+        steps = np.unique(np.r_[steps, grid[(grid >= steps[0]) & (grid <= steps[-1])]])
+        at = np.searchsorted(grid, steps, side="right") - 1
+        sides = {side: [getattr(band.figures[k], side) if k >= 0 else None for k in at] for side in ("low", "high")}
+        sides["band"] = True
+    attained = attained_score(columns, steps)
+    return Series(name, steps.tolist(), attained.tolist(), style="steps", follows=True, **sides, **look)
+
+
+def _limits(values: Iterable[float]) -> tuple[float, float]:
+    column = np.array(list(values), dtype=np.float64)
+    span = float(column.max() - column.min())
+    pad = EDGE_SHARE * (span if span > 0 else max(1.0, abs(float(column.max()))))
+    return float(column.min()) - pad, float(column.max()) + pad

@@ -32,7 +32,7 @@ from markupsafe import Markup
 
 from odin_rm.core.files import atomic_write_bytes, atomic_write_text
 from odin_rm.core.reading import read_text
-from odin_rm.reports.blocks import Plot, Table, Text, png_bytes
+from odin_rm.reports.blocks import Table, Text
 from odin_rm.reports.chart import Chart, numbers_table, palette, thinned
 from odin_rm.reports.chart_live import describe_live
 from odin_rm.reports.chart_still import draw_still, still_files
@@ -110,8 +110,7 @@ def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
     sections = [section for section in report.sections if section.blocks]
     blocks = [block for section in sections for block in section.blocks]
     charts = [_thinned(chart) for block in blocks if isinstance(block, Charts) for chart in block.charts]
-    plots = [block for block in blocks if isinstance(block, Plot)]
-    names = [*(chart.file for chart in charts), *(plot.file for plot in plots)]
+    names = [chart.file for chart in charts]
     if len(set(names)) < len(names):
         raise ValueError(f"two figures are called '{next(name for name in names if names.count(name) > 1)}'")
     colours, markers = palette(charts)
@@ -122,9 +121,6 @@ def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
         files[f"{chart.file}.png"], files[f"{chart.file}.svg"] = still_files(draw_still(chart, colours, markers))
         stills[chart.file] = base64.b64encode(files[f"{chart.file}.svg"]).decode("ascii")
         live[chart.file] = describe_live(chart, colours, markers)
-    for plot in plots:
-        files[f"{plot.file}.png"] = png_bytes(plot.canvas)
-        stills[plot.file] = base64.b64encode(files[f"{plot.file}.png"]).decode("ascii")
     for block in blocks:
         if isinstance(block, Table) and block.file:
             files[f"{block.file}.tex"] = latex_table(block).encode("utf-8")

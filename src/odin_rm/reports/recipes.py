@@ -1,11 +1,12 @@
 """The paper's figures from plain records: fronts of all arms, the effect of one setting, reward against length by head.
 
-Each function returns a :class:`Drawing`: the figure, the plain data that it shows, and its description in words.
+Each function returns :class:`Panels`: the charts, the plain data that they show, and their description in words.
 
-    drawing = draw_main_fronts(points, length_label="mean response tokens", score_label="win score")
-    drawing = draw_setting_effect(points, "kl_coef", setting_label="KL coefficient", ...)
-    drawing = draw_reward_against_length([HeadScores("odin", "quality", length_R, quality_R), ...])
-    drawing = draw_recipe("kl", points, length_label=..., score_label=...)     # by name, see RECIPES
+    figure = main_fronts(points, length_label="mean response tokens", score_label="win score")
+    figure = setting_effect(points, "kl_coef", setting_label="KL coefficient", ...)
+    figure = reward_against_length([HeadScores("odin", "quality", length_R, quality_R), ...])
+    figure = recipe_figure("kl", points, length_label=..., score_label=...)     # by name, see RECIPES
+    draw_panels(figure.charts).savefig("kl.png")                               # chart_still
 """
 
 from __future__ import annotations
@@ -15,58 +16,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-
 from odin_rm.core.errors import ConfigError, DataError
-from odin_rm.evaluation.pareto import RunPoints, pareto_front
-from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports.blocks import format_number
-from odin_rm.reports.fronts import (
-    Drawing,
-    Look,
-    draw_band,
-    draw_front,
-    draw_marks,
-    draw_runs,
-    legend_above,
-    length_limits,
-    panel_grid,
-)
-from odin_rm.reports.reward_length import HeadScores, draw_reward_against_length
-from odin_rm.reports.style import MARKERS, model_colours, model_markers, new_canvas, shorten, styled
+from odin_rm.evaluation.records import RunPoint
+from odin_rm.reports.fronts import Band, FrontAxes, Panels, front_panel, front_rows, front_words, runs_by_arm
+from odin_rm.reports.reward_length import HeadScores, reward_against_length
 
 __all__ = [
     "RECIPES",
     "Band",
-    "Drawing",
     "HeadScores",
+    "Panels",
     "Recipe",
-    "draw_main_fronts",
-    "draw_recipe",
-    "draw_reward_against_length",
-    "draw_setting_effect",
-    "run_points",
-    "runs_by_arm",
+    "main_fronts",
+    "recipe_figure",
+    "reward_against_length",
+    "setting_effect",
 ]
 
 MOST_PANELS = 9
-MOST_BANDS, MOST_INTERVALS = 5, 40
-"""Arms and runs up to which a figure shows intervals; beyond that they hide what they belong to."""
-
-
-@dataclass(frozen=True)
-class Band:
-    """The front of an arm at each of some lengths with its interval.
-
-    Attributes:
-        length_M: lengths.
-        figures: the front there, undefined where it attains nothing.
-    """
-
-    length_M: np.ndarray
-    figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
@@ -98,10 +65,10 @@ RECIPES: Mapping[str, Recipe] = {
     "clip": Recipe("The effect of clipping the reward.", "reward_clip", "reward clip c"),
     "length_penalty": Recipe("The effect of a length penalty.", "length_penalty", "length penalty α"),
 }
-"""The figures of runs by name; ``heads`` is :func:`draw_reward_against_length`, which takes scored responses."""
+"""The figures of runs by name; ``heads`` is :func:`reward_against_length`, which takes scored responses."""
 
 
-def draw_recipe(
+def recipe_figure(
     name: str,
     points: Sequence[RunPoint],
     *,
@@ -110,7 +77,7 @@ def draw_recipe(
     panel: str | None = None,
     marks: Sequence[RunPoint] = (),
     lengths: Mapping[str, float] | None = None,
-) -> Drawing:
+) -> Panels:
     """A figure of :data:`RECIPES`.
 
     Args:
@@ -118,7 +85,7 @@ def draw_recipe(
         points: the runs; those that the recipe is not about are left out.
         length_label, score_label: of the axes, with their units.
         panel: instead of the recipe's.
-        marks, lengths: as in :func:`draw_main_fronts`.
+        marks, lengths: as in :func:`main_fronts`.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -127,84 +94,58 @@ def draw_recipe(
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe '{name}'", fix=f"Use one of: {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
-    labels: dict[str, Any] = {"length_label": length_label, "score_label": score_label}
+    labels: dict[str, Any] = {"length_label": length_label, "score_label": score_label, "lengths": lengths}
     if recipe.setting is None:
-        return draw_main_fronts(points, marks=marks, lengths=lengths, **labels)
-    kept = [p for p in points if not recipe.algorithms or not p.algorithm or p.algorithm in recipe.algorithms]
-    return draw_setting_effect(
-        kept, recipe.setting, setting_label=recipe.setting_label, panel=panel or recipe.panel, marks=marks,
-        lengths=lengths, **labels,
+        return main_fronts(points, marks=marks, **labels)
+    held = [p for p in points if not recipe.algorithms or not p.algorithm or p.algorithm in recipe.algorithms]
+    return setting_effect(
+        held, recipe.setting, setting_label=recipe.setting_label, panel=panel or recipe.panel, marks=marks, file=name,
+        caption=recipe.title, **labels,
     )  # fmt: skip
 
 
-def runs_by_arm(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
-    """The runs of each arm, arms in order of appearance."""
-    arms: dict[str, list[RunPoint]] = {}
-    for point in points:
-        arms.setdefault(point.arm, []).append(point)
-    return arms
-
-
-def run_points(points: Sequence[RunPoint]) -> RunPoints:
-    """The columns of some runs, as :mod:`odin_rm.evaluation.pareto` takes them."""
-    return RunPoints(np.array([p.mean_length for p in points]), np.array([p.score for p in points]))
-
-
-def draw_main_fronts(
+def main_fronts(
     points: Sequence[RunPoint],
     *,
     length_label: str,
     score_label: str,
     bands: Mapping[str, Band] | None = None,
-    band_label: str = "95 % interval of the front",
     marks: Sequence[RunPoint] = (),
     lengths: Mapping[str, float] | None = None,
-) -> Drawing:
+    file: str = "main",
+    title: str = "",
+    caption: str = "",
+) -> Panels:
     """Every run as a point, and the front of each arm as the step line of what it attains at each length.
 
     Args:
         points: the runs. Arms are told apart by colour and marker, algorithms by how the marker is filled.
         length_label, score_label: of the axes, with their units.
         bands: intervals of the fronts by arm.
-        band_label: what they are.
         marks: single policies that are compared with and are no part of a front (the start, DPO), by their ``name``.
         lengths: lengths to mark by a vertical line, by name: what the optimum needs, the baseline's.
+        file, title, caption: of the chart.
 
     Raises:
         DataError: there is no point.
     """
     if not points:
         raise DataError("there is no run to draw")
-    arms, lengths = runs_by_arm(points), lengths or {}
-    look = Look(model_colours(list(arms)), model_markers(list(arms)), _algorithms(points))
-    limits = length_limits([*points, *marks], lengths.values())
-    with styled():
-        canvas, (axis,) = new_canvas(width=8.6, height=5.2)
-        bands = bands if bands and len(bands) <= MOST_BANDS else {}
-        for arm, band in bands.items():
-            draw_band(axis, band.length_M, band.figures, look.colours[arm])
-        for arm, runs in arms.items():
-            draw_front(axis, run_points(runs), limits[1], look.colours[arm])
-            few = len(points) <= MOST_INTERVALS
-            draw_runs(axis, runs, look.colours[arm], look.markers[arm], look.algorithms, few)
-        draw_marks(axis, marks, lengths, limits)
-        axis.set_xlim(*limits)
-        axis.set_xlabel(length_label)
-        axis.set_ylabel(score_label)
-        legend_above(canvas, look, lengths, band_label if bands else "")
-    fronts = {arm: _front_rows(runs) for arm, runs in arms.items()}
+    arms, axes = runs_by_arm(points), FrontAxes(length_label, score_label, marks, dict(lengths or {}))
+    chart = front_panel(axes, arms, axes.limits(points), file=file, title=title, caption=caption, bands=bands)
+    fronts = {arm: front_rows(runs) for arm, runs in arms.items()}
     data = {
         "length": length_label,
         "score": score_label,
         "points": [p.to_json() for p in points],
         "fronts": fronts,
         "marks": [p.to_json() for p in marks],
-        "lengths": dict(lengths),
+        "lengths": dict(axes.lengths),
     }
-    return Drawing(canvas, data, f"Scatter plot of {score_label} against {length_label}. {_front_words(fronts)}")
+    return Panels([chart], data, chart.alt)
 
 
-def draw_setting_effect(
+def setting_effect(
     points: Sequence[RunPoint],
     setting: str,
     *,
@@ -214,7 +155,9 @@ def draw_setting_effect(
     panel: str = "arm",
     marks: Sequence[RunPoint] = (),
     lengths: Mapping[str, float] | None = None,
-) -> Drawing:
+    file: str = "effect",
+    caption: str = "",
+) -> Panels:
     """What one setting does: a panel per arm, a colour and a front per value of the setting.
 
     Args:
@@ -223,62 +166,46 @@ def draw_setting_effect(
         length_label, score_label: of the axes, with their units.
         setting_label: the setting in words; default its name.
         panel: what a panel is for: ``arm``, ``algorithm`` or another setting.
-        marks, lengths: as in :func:`draw_main_fronts`, in every panel.
+        marks, lengths: as in :func:`main_fronts`, in every panel.
+        file, caption: of the charts; the number of its panel follows the name of each.
 
     Raises:
         DataError: no run has the setting, all have the same value, or there are too many panels to read.
     """
-    kept = [point for point in points if point.value_of(setting) is not None]
-    if not kept:
+    held = [point for point in points if point.value_of(setting) is not None]
+    if not held:
         raise DataError(f"no run has the setting '{setting}'", fix="Give runs whose settings are known.")
-    values = sorted({_key(point.value_of(setting)) for point in kept})
+    values = sorted({_key(point.value_of(setting)) for point in held})
     if len(values) == 1:
         fix = "Give runs that differ in it."
         raise DataError(f"all runs have {setting} {values[0][1]}: there is no effect to show", fix=fix)
     panels: dict[str, list[RunPoint]] = {}
-    for point in kept:
+    for point in held:
         panels.setdefault(_text(point.value_of(panel)), []).append(point)
     if len(panels) > MOST_PANELS:
         fix = f"Leave arms out: at most {MOST_PANELS} are legible."
         raise DataError(f"{len(panels)} panels, one for each {panel}", fix=fix)
-    lengths = lengths or {}
-    names = [f"{setting_label or setting} = {text}" for _, text in values]
-    look = Look(_shades(names), {n: MARKERS[k % len(MARKERS)] for k, n in enumerate(names)}, _algorithms(kept))
-    limits = length_limits([*kept, *marks], lengths.values())
+    names = {value: f"{setting_label or setting} = {value[1]}" for value in values}
+    places = {name: k / max(1, len(names) - 1) for k, name in enumerate(names.values())}
+    axes = FrontAxes(length_label, score_label, marks, dict(lengths or {}))
+    limits, y_range = axes.limits(held), axes.score_limits(held)
     data: dict[str, Any] = {"length": length_label, "score": score_label, "setting": setting, "panels": []}
-    with styled():
-        canvas, axes = panel_grid(len(panels))
-        for axis, (title, runs) in zip(axes, panels.items(), strict=False):
-            fronts = {}
-            for name, value in zip(names, values, strict=True):
-                held = [point for point in runs if _key(point.value_of(setting)) == value]
-                if held:
-                    draw_front(axis, run_points(held), limits[1], look.colours[name])
-                    few = len(runs) <= MOST_INTERVALS
-                    draw_runs(axis, held, look.colours[name], look.markers[name], look.algorithms, few)
-                    fronts[value[1]] = _front_rows(held)
-            draw_marks(axis, marks, lengths, limits)
-            axis.set_xlim(*limits)
-            axis.set_title(shorten(title))
-            data["panels"].append({panel: title, "points": [p.to_json() for p in runs], "fronts": fronts})
-        canvas.supxlabel(length_label, fontsize=10)
-        canvas.supylabel(score_label, fontsize=10)
-        legend_above(canvas, look, lengths)
-    words = " ".join(f"{part[panel]}: {_front_words(part['fronts'])}" for part in data["panels"])
-    return Drawing(canvas, data, f"Scatter plots of {score_label} against {length_label} by {setting}. {words}")
+    charts = []
+    for k, (title, runs) in enumerate(panels.items()):
+        by_value = {value: [p for p in runs if _key(p.value_of(setting)) == value] for value in values}
+        by_value = {value: found for value, found in by_value.items() if found}
+        groups = {names[value]: found for value, found in by_value.items()}
+        chart = front_panel(
+            axes, groups, limits, file=f"{file}_{k + 1}", title=title, caption=caption, places=places, y_range=y_range
+        )
+        charts.append(chart)
+        fronts = {value[1]: front_rows(found) for value, found in by_value.items()}
+        data["panels"].append({panel: title, "points": [p.to_json() for p in runs], "fronts": fronts})
+    words = " ".join(f"{part[panel]}: {front_words(part['fronts'])}" for part in data["panels"])
+    return Panels(charts, data, f"Scatter plots of {score_label} against {length_label} by {setting}. {words}")
 
 
 # ---- internals -------------------------------------------------------------------------------------------------------
-
-
-def _algorithms(points: Sequence[RunPoint]) -> list[str]:
-    return list(dict.fromkeys(point.algorithm for point in points if point.algorithm))
-
-
-def _shades(names: Sequence[str]) -> dict[str, str]:
-    """From dark to light in order: the values of a setting have one."""
-    shades = colormaps["viridis"](np.linspace(0.0, 0.82, len(names)))
-    return {name: to_hex(shade) for name, shade in zip(names, shades, strict=True)}
 
 
 def _key(value: Any) -> tuple[tuple[int, float, str], str]:
@@ -297,18 +224,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
         return "none" if value == math.inf else f"{value:g}"
     return "unknown" if value in (None, "") else str(value)
-
-
-def _front_rows(runs: Sequence[RunPoint]) -> list[dict[str, Any]]:
-    return [
-        {"name": runs[k].name, "length": runs[k].mean_length, "score": runs[k].score}
-        for k in pareto_front(run_points(runs))
-    ]
-
-
-def _front_words(fronts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    parts = [
-        f"{name}: " + ", ".join(f"{format_number(float(r['score']), 2)} at {r['length']:.0f}" for r in rows)
-        for name, rows in fronts.items()
-    ]
-    return "Front of " + "; ".join(parts) + "."

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from odin_rm.core.errors import DataError
 from odin_rm.evaluation.bootstrap import PromptBootstrap, pearson_statistic
 from odin_rm.evaluation.records import Figure
 from odin_rm.evaluation.trend import reward_trend
-from odin_rm.reports.audit_charts import correlation_words
+from odin_rm.reports.audit_charts import CLOUD_POINTS, SHOWN, correlation_words
 from odin_rm.reports.blocks import format_number
-from odin_rm.reports.fronts import Drawing, panel_grid
-from odin_rm.reports.style import GREY, INK, model_colours, shorten, styled
+from odin_rm.reports.chart import Chart, Mark, Series, thin
+from odin_rm.reports.fronts import Panels
 
-HEXBIN_FROM = 2500
+DEVIATIONS = 3.4
+"""Half of the height of a panel, in deviations of the head."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,15 @@ class HeadScores:
     pearson: Figure | None = None
 
 
-def draw_reward_against_length(
-    heads: Sequence[HeadScores], *, length_label: str = "response tokens", samples: int = 200, seed: int = 0
-) -> Drawing:
+def reward_against_length(
+    heads: Sequence[HeadScores],
+    *,
+    length_label: str = "response tokens",
+    samples: int = 200,
+    seed: int = 0,
+    file: str = "heads",
+    caption: str = "",
+) -> Panels:
     """Reward against length, a panel per model and head: the responses and the trend over length with its interval.
 
     Rewards are in deviations of their own head, so that panels compare.
@@ -54,35 +60,35 @@ def draw_reward_against_length(
         heads: the scores.
         length_label: of the length axis.
         samples, seed: of the trend's intervals, over prompts.
+        file, caption: of the charts; the number of its panel follows the name of each.
 
     Raises:
         DataError: there is nothing to draw, or a head's rewards are not finite or all equal.
     """
     if not heads:
         raise DataError("there are no scored responses to draw")
-    colours = model_colours(list(dict.fromkeys(head.model for head in heads)))
     rows = [_head_data(head, samples, seed) for head in heads]
-    # 99.5 % of the responses, so that a few giants do not squeeze the rest.
-    sides = [np.quantile(head.length_R, [0.0, 0.995]) for head in heads if len(head.length_R)]
+    # A share of the responses, so that a few giants do not squeeze the rest.
+    sides = [np.quantile(head.length_R, [0.0, SHOWN]) for head in heads if len(head.length_R)]
     means = [place["length"] for row in rows for place in row["trend"]]
     shortest, longest = min([*means, *(s[0] for s in sides)]), max([*means, *(s[1] for s in sides)])
     pad = 0.03 * max(longest - shortest, 1.0)
-    data: dict[str, Any] = {"length": length_label, "panels": []}
-    with styled():
-        canvas, axes = panel_grid(len(heads), height=3.1)
-        for axis, head, row in zip(axes, heads, rows, strict=False):
-            _scatter_with_trend(
-                axis, head.length_R, head.value_R, row["trend"], colours[head.model], (shortest - pad, longest + pad)
+    charts = []
+    for k, (head, row) in enumerate(zip(heads, rows, strict=True)):
+        said = f"{head.head} head, {correlation_words(row['pearson'])}"
+        charts.append(
+            Chart(
+                f"{file}_{k + 1}", f"{head.model}\n{said}", length_label, "reward, in deviations of the head",
+                [*_cloud(head), _trend(head, row["trend"])], caption, f"{head.model}, {said}.", digits=2,
+                marks=(Mark(0.0, ""),), x_range=(shortest - pad, longest + pad), y_range=(-DEVIATIONS, DEVIATIONS),
             )
-            title = f"{shorten(head.model)}\n{head.head} head, {correlation_words(row['pearson'])}"
-            axis.set_title(title, color=INK, fontsize=9.5)
-            data["panels"].append(row | {"pearson": row["pearson"].to_json()})
-        canvas.supxlabel(length_label, fontsize=10)
-        canvas.supylabel("reward, in deviations of the head", fontsize=10)
+        )  # fmt: skip
+    panels = [row | {"pearson": row["pearson"].to_json()} for row in rows]
     words = "; ".join(
-        f"{row['model']}, {row['head']} head: r = {format_number(row['pearson']['value'], 2)}" for row in data["panels"]
+        f"{row['model']}, {row['head']} head: r = {format_number(row['pearson']['value'], 2)}" for row in panels
     )
-    return Drawing(canvas, data, f"Reward against {length_label} by head. Pearson correlation: {words}.")
+    alt = f"Reward against {length_label} by head. Pearson correlation: {words}."
+    return Panels(charts, {"length": length_label, "panels": panels}, alt)
 
 
 def _head_data(head: HeadScores, samples: int, seed: int) -> dict[str, Any]:
@@ -108,38 +114,19 @@ def _head_data(head: HeadScores, samples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _scatter_with_trend(
-    axis: Axes,
-    length_R: np.ndarray,
-    value_R: np.ndarray,
-    trend: Sequence[Mapping[str, Any]],
-    colour: str,
-    ranges: tuple[float, float] | None,
-) -> None:
-    """Rewards in deviations against lengths, with the trend over length and its interval.
+def _cloud(head: HeadScores) -> list[Series]:
+    """An even part of the responses; none where an audit gives the trend alone."""
+    if not len(head.value_R):
+        return []
+    value_R, length_R = (np.asarray(x, dtype=np.float64) for x in (head.value_R, head.length_R))
+    deviation_R = (value_R - np.mean(value_R)) / np.std(value_R)
+    shown = thin(range(len(value_R)), CLOUD_POINTS)
+    return [Series(head.model, length_R[shown].tolist(), deviation_R[shown].tolist(), style="points")]
 
-    Args:
-        axis: where.
-        length_R, value_R: ``(R,)`` lengths and rewards; empty to show the trend alone.
-        trend: rows of ``length``, ``value``, ``low`` and ``high``, as ``reward_trend`` makes them.
-        colour: of the trend.
-        ranges: limits of the length axis.
-    """
-    if len(value_R):
-        x, y = np.asarray(length_R, dtype=np.float64), (value_R - np.mean(value_R)) / np.std(value_R)
-        if len(x) >= HEXBIN_FROM:
-            extent = None if ranges is None else (*ranges, -3.6, 3.6)
-            axis.hexbin(x, y, gridsize=38, bins="log", cmap="Greys", mincnt=1, linewidths=0, extent=extent, alpha=0.75)
-        else:
-            alpha = float(np.clip(150 / len(x), 0.15, 0.6))
-            axis.scatter(x, y, s=9, color=GREY, alpha=alpha, linewidths=0)
-    with_interval = [row for row in trend if row.get("low") is not None and row.get("high") is not None]
-    if with_interval:
-        bounds = ([row[side] for row in with_interval] for side in ("low", "high"))
-        axis.fill_between([row["length"] for row in with_interval], *bounds, color=colour, alpha=0.28, linewidth=0)
-    length = [row["length"] for row in trend]
-    axis.plot(length, [row["value"] for row in trend], color=colour, marker="o", markersize=4, zorder=3)
-    axis.axhline(0, color=INK, linewidth=0.8, zorder=1)
-    axis.set_ylim(-3.4, 3.4)
-    if ranges is not None:
-        axis.set_xlim(*ranges)
+
+def _trend(head: HeadScores, trend: Sequence[Mapping[str, Any]]) -> Series:
+    sides: dict[str, Any] = {side: [row.get(side) for row in trend] for side in ("low", "high")}
+    x, y = [row["length"] for row in trend], [row["value"] for row in trend]
+    # Belongs to the cloud where there is one.
+    name, follows = (f"{head.model}, mean", True) if len(head.value_R) else (head.model, False)
+    return Series(name, x, y, band=True, group=head.model, follows=follows, **sides)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from odin_rm.reports.blocks import Plot, Samples, Table, Text
+from odin_rm.reports.blocks import Samples, Table, Text
 from odin_rm.reports.chart import Chart
 
 
@@ -18,7 +18,7 @@ class Charts:
     kind = "charts"
 
 
-Block = Text | Table | Plot | Charts | Samples
+Block = Text | Table | Charts | Samples
 
 
 @dataclass(frozen=True)

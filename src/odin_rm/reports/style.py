@@ -9,8 +9,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -71,6 +73,12 @@ def model_colours(names: Sequence[str]) -> dict[str, str]:
 def model_markers(names: Sequence[str]) -> dict[str, str]:
     """A marker per model, so that colour is never the only difference."""
     return {name: MARKERS[k % len(MARKERS)] for k, name in enumerate(names)}
+
+
+def shade(place: float, *, dark: bool = False) -> str:
+    """A colour of the scale from dark (0) to light (1) that ordered things have; ``dark`` on a dark page."""
+    first, last = (0.3, 1.0) if dark else (0.0, 0.82)
+    return str(to_hex(colormaps["viridis"](first + (last - first) * place)))
 
 
 @contextmanager

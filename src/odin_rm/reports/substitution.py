@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure as Canvas
-
 from odin_rm.evaluation.audit import AuditResult
 from odin_rm.evaluation.records import Figure
 from odin_rm.reports.audit_charts import FIGURES, NEAR_ZERO
-from odin_rm.reports.blocks import MINUS, Percent, Plot, Table, Text, format_number
-from odin_rm.reports.sections import Section
-from odin_rm.reports.style import INK, model_colours, new_canvas, shorten, styled
+from odin_rm.reports.blocks import Percent, Table, Text, format_number
+from odin_rm.reports.chart import Chart, Mark, Series
+from odin_rm.reports.sections import Charts, Section
 
 _HOW_TO_READ = """
 Both models are measured on the same pairs and the same resamples of prompts, so an interval of a difference is narrower
@@ -38,20 +35,9 @@ def substitution_section(content: Mapping[str, Any], results: Sequence[AuditResu
              for name in matrix}  # fmt: skip
     known = [name for name in matrix if matrix[name]["within"]["difference"]["value"] is not None]
     names = sorted(known, key=lambda name: -abs(matrix[name]["within"]["difference"]["value"]))
-    blocks: list[Text | Table | Plot] = [Text(moved_sentence(content, words)), Text(_HOW_TO_READ)]
+    blocks: list[Text | Table | Charts] = [Text(moved_sentence(content, words)), Text(_HOW_TO_READ)]
     if names:
-        blocks.append(
-            Plot(
-                _arrows(matrix, names, words, before, after),
-                f"substitution_{_file_name(after)}",
-                "Correlation of the reward with each attribute within a prompt, before and after.",
-                alt="; ".join(
-                    f"{words[n]} from {format_number(matrix[n]['within']['before']['value'], 2)} to "
-                    f"{format_number(matrix[n]['within']['after']['value'], 2)}"
-                    for n in names
-                ),
-            )
-        )
+        blocks.append(Charts([_moved_chart(matrix, names, words, before, after)]))
         blocks.append(_table(matrix, names, words))
     blocks.append(_figures(content))
     return Section(f"From {before} to {after}", blocks)
@@ -83,31 +69,29 @@ def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name).strip("_") or "model"
 
 
-def _arrows(
+def _moved_chart(
     matrix: Mapping[str, Any], names: Sequence[str], words: Mapping[str, str], before: str, after: str
-) -> Canvas:
-    colours = model_colours([before, after])
-    place = np.arange(len(names))[::-1].astype(float)
-    with styled():
-        canvas, (axis,) = new_canvas(width=8.6, height=1.4 + 0.26 * len(names))
-        axis.axvspan(-NEAR_ZERO, NEAR_ZERO, color="#e8edf2", zorder=0)
-        axis.axvline(0, color=INK, linewidth=1.0, zorder=1)
-        for y, name in zip(place, names, strict=True):
-            was, now = (Figure.from_json(matrix[name]["within"][side]) for side in ("before", "after"))
-            axis.annotate("", (now.value, y), (was.value, y), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.0})
-            axis.plot(was.value, y, "o", markeredgecolor=colours[before], markerfacecolor="white", markersize=6)
-            axis.plot(now.value, y, "o", color=colours[after], markersize=5.5)
-            if now.low is not None and now.high is not None:
-                axis.plot([now.low, now.high], [y - 0.22] * 2, color=colours[after], linewidth=1.2)
-        axis.plot([], [], "o", markeredgecolor=colours[before], markerfacecolor="white", label=shorten(before))
-        axis.plot([], [], "o", color=colours[after], label=shorten(after))
-        axis.set_yticks(place, [words[name] for name in names])
-        axis.set_ylim(-0.7, len(names) - 0.3)
-        axis.set_xlabel("correlation of the reward with the attribute within a prompt")
-        axis.grid(axis="y", visible=False)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.1f}".replace("-", MINUS))
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8.5)
-    return canvas
+) -> Chart:
+    categories = [words[name] for name in names]
+    series = []
+    for model, side, variant in ((before, "before", 1), (after, "after", 0)):
+        figures = [Figure.from_json(matrix[name]["within"][side]) for name in names]
+        sides: dict[str, Any] = {}
+        if side == "after":  # of the model that is looked at; two intervals in a row would hide the move
+            sides = {bound: [getattr(f, bound) for f in figures] for bound in ("low", "high")}
+        own: dict[str, Any] = {"style": "points", "variant": variant, "group": "moved"}
+        series.append(Series(model, categories, [f.value for f in figures], **sides, **own))
+    told = "; ".join(
+        f"{words[n]} from {format_number(matrix[n]['within']['before']['value'], 2)} to "
+        f"{format_number(matrix[n]['within']['after']['value'], 2)}"
+        for n in names
+    )
+    return Chart(
+        f"substitution_{_file_name(after)}", "What has moved", "",
+        "correlation with the reward", series,
+        f"Within a prompt: {before} (hollow) and {after} (filled, with 95 % intervals).", told, digits=2, sideways=True,
+        marks=(Mark(-NEAR_ZERO, "", until=NEAR_ZERO), Mark(0.0, "")),
+    )  # fmt: skip
 
 
 def _table(matrix: Mapping[str, Any], names: Sequence[str], words: Mapping[str, str]) -> Table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -64,6 +66,26 @@ class StepMeter:
         self._scoring += scoring_seconds
         self._pairs += len(batch.chosen_B)
         self._sizes.append(batch.sizes)
+
+    def state(self) -> dict[str, Any]:
+        """What was recorded since the last call of :meth:`drain`, as JSON has it."""
+        sizes = [asdict(one) for one in self._sizes]
+        times = [self._seconds, self._scoring]
+        return {
+            "rows": self._rows,
+            "counts": sorted(self._counts),
+            "times": times,
+            "pairs": self._pairs,
+            "sizes": sizes,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        # JSON has no word for NaN.
+        self._rows = [{name: math.nan if v is None else v for name, v in row.items()} for row in state["rows"]]
+        self._counts, self._pairs = set(state["counts"]), int(state["pairs"])
+        self._seconds, self._scoring = state["times"]
+        self._sizes = [BatchSizes(**one | {"round_tokens": tuple(one["round_tokens"])}) for one in state["sizes"]]
 
     def drain(self) -> dict[str, Any]:
         """Means and counts since the last call; rates, and what sharing and padding did."""

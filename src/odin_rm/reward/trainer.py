@@ -359,6 +359,14 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         if state:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / STATE_FILE)
 
+    def open_figures(self) -> Any:
+        """What the meter has since the last log."""
+        return self.meter.state()
+
+    def take_up_figures(self, figures: Any) -> None:
+        """Go on from :meth:`open_figures`."""
+        self.meter.load(figures)
+
     def data_note(self) -> dict[str, Any]:
         """What identifies the training data in a checkpoint: counts and a checksum of lengths and pairs."""
         return data_note(self.train_data)

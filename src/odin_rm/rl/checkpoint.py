@@ -6,6 +6,7 @@ replay buffer, and ``state.json``. Engines that shard the model write their own 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -43,6 +44,12 @@ class RunState:
         plan: for each minibatch that is still to come from the buffer, this rank's positions in it.
         shaping: mean and deviation of the quality reward, where they were measured on the reference policy.
         watch: what the hacking watch has seen.
+        closed: the step up to which all that is due after a step is done: logged, looked at, written. What a failure
+            left open is done by the run that goes on. ``None`` in checkpoints of earlier versions, where it was done.
+        collected: figures of a collection from which no step has learnt yet.
+        open_rows: figures of the steps since the last log.
+        unwritten: rows that are still to be written, each with its file, in order.
+        written: rows that each file had when the checkpoint was made; later ones are of steps that come again.
     """
 
     step: int = 0
@@ -52,6 +59,15 @@ class RunState:
     plan: list[list[int]] = field(default_factory=list)
     shaping: dict[str, float] | None = None
     watch: dict[str, Any] | None = None
+    closed: int | None = None
+    collected: dict[str, float] | None = None
+    open_rows: list[dict[str, float]] = field(default_factory=list)
+    unwritten: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    written: dict[str, int] = field(default_factory=dict)
+
+
+_SINCE = ("closed", "collected", "open_rows", "unwritten", "written")
+"""Fields that checkpoints of earlier versions do not have."""
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
@@ -148,8 +164,15 @@ def load_checkpoint(
             what, where=str(folder), fix="Go on from an earlier checkpoint, or start anew."
         ) from error
     set_random_states(random_state, device)
-    known = {name: whole[name] for name in RunState.__dataclass_fields__}
-    return RunState(**(known | {"plan": plan})), buffer
+    known = {name: whole[name] for name in RunState.__dataclass_fields__ if name in whole}
+    state = RunState(**(known | {"plan": plan}))
+    if state.closed is None:
+        state.closed = state.step
+    # JSON has no word for NaN.
+    state.open_rows = [{n: math.nan if v is None else v for n, v in row.items()} for row in state.open_rows]
+    if state.collected is not None:
+        state.collected = {n: math.nan if v is None else v for n, v in state.collected.items()}
+    return state, buffer
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -160,7 +183,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     try:
         whole = read_json(folder / STATE_FILE)
-        if not {"settings", "ranks", *RunState.__dataclass_fields__} <= set(whole):
+        if not {"settings", "ranks", *RunState.__dataclass_fields__} - set(_SINCE) <= set(whole):
             raise ValueError("not all is there")
         return dict(whole)
     except (ValueError, TypeError) as error:

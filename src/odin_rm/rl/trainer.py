@@ -26,7 +26,7 @@ from odin_rm.rl.checkpoint import (
     save_checkpoint,
     set_random_states,
 )
-from odin_rm.rl.collect import Collection, Collector
+from odin_rm.rl.collect import Collector
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.experience import Experience
 from odin_rm.rl.learn import Learner
@@ -35,9 +35,11 @@ from odin_rm.rl.request import SAMPLES, training_row
 from odin_rm.rl.shaping import reference_statistics
 from odin_rm.rl.watch import WATCH_FILE, Alarm, HackingWatch, WatchRecord, look_row, metrics_row
 from odin_rm.runs.checkpoints import BEST
+from odin_rm.runs.run_folder import keep_lines
 from odin_rm.runs.talk import RunTalk
 
 Look = Callable[[int], tuple[WatchRecord, list[dict[str, Any]]]]
+LOGS = ("metrics.jsonl", "samples.jsonl", WATCH_FILE)
 NOT_AVERAGED = ("step", "samples_seen", "learning_rate", "kl_coef")
 
 
@@ -61,10 +63,8 @@ class RLTrainer:
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.state = RunState(kl_coef=self.config.kl_coef)
+        self.state = RunState(kl_coef=self.config.kl_coef, closed=0, written=dict.fromkeys(LOGS, 0))
         self.buffer: list[Experience] = []
-        self._collected: Collection | None = None
-        self._rows: list[dict[str, float]] = []
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -95,22 +95,35 @@ class RLTrainer:
     def _loop(self, talk: RunTalk) -> str | None:
         with StopFlag() as stop:
             self._begin()
-            while self.state.step < self.config.max_steps:
+            while True:
+                if self.state.closed != self.state.step:
+                    alarms = self._close_step(talk)
+                    if alarms and self.config.watch_action != "warn":
+                        return self._give_up(alarms[0])
+                    self.state.closed = self.state.step
+                    signal_name = self.ranks.some(stop.name)
+                    if signal_name is not None:
+                        self.save()
+                        raise self._interrupted(signal_name)
+                    if self._due(self.config.save_steps) and self.state.step < self.config.max_steps:
+                        self.save()
+                if self.state.step >= self.config.max_steps:
+                    break
                 self._guarded(self._step)
-                if record := self._guarded(self._log):
-                    talk.log(record)
-                talk.step(self.state.step)
-                alarms = self._guarded(self._watch) if self._due(self.config.watch_steps) else []
-                signal_name = self.ranks.some(stop.name)
-                if signal_name is not None:
-                    self.save()
-                    raise self._interrupted(signal_name)
-                if alarms and self.config.watch_action != "warn":
-                    return self._give_up(alarms[0])
-                if self._due(self.config.save_steps) and self.state.step < self.config.max_steps:
-                    self.save()
         self.save()
         return None
+
+    def _close_step(self, talk: RunTalk) -> list[Alarm]:
+        """Do what is due after a step: the log, the look, and the writing of both. What fails stays due.
+
+        Returns:
+            The alarms that begin with the look at this step.
+        """
+        if record := self._log():
+            talk.log(record)
+        self._guarded(self._write)
+        talk.step(self.state.step)
+        return self._guarded(self._look_at_step) if self._due(self.config.watch_steps) else []
 
     def _step(self) -> None:
         if not self.state.plan:
@@ -132,7 +145,8 @@ class RLTrainer:
         self.collector.engine.update_weights(self.learner.plain_model.policy)
         collected = self.collector.collect(list(self.ranks.share(positions)), state.kl_coef, state.step)
         # Nothing of the state changes before this line, so a collection that fails can be tried again.
-        self._collected, self.buffer = collected, collected.experiences
+        self.buffer = collected.experiences
+        state.collected = collected.log | {f"seconds_{name}": value for name, value in collected.seconds.items()}
         state.plan = minibatch_plan(
             len(self.buffer),
             config.minibatch_size // self.ranks.size,
@@ -153,7 +167,7 @@ class RLTrainer:
                 self.state.shaping = {"mean": mean, "std": std}
             self.collector.shaping = replace(self.collector.shaping, **dict[str, Any](self.state.shaping))
         if self.look is not None and not self.watch.records:
-            self._watch()
+            self._look_at_step()
 
     def _reference_quality(self) -> np.ndarray:
         count = self.config.standardise_responses
@@ -208,31 +222,38 @@ class RLTrainer:
         self.state.samples += len(minibatch) * self.ranks.size
         row: dict[str, float] = {"step": self.state.step, "samples_seen": self.state.samples}
         row |= means | {"kl_coef": self.state.kl_coef} | parts
-        if self._collected is not None:
-            row |= self._collected.log | {f"seconds_{k}": v for k, v in self._collected.seconds.items()}
-            self._collected = None
-        self._rows.append(row)
+        row |= self.state.collected or {}
+        self.state.collected = None
+        self.state.open_rows.append(row)
         if self._due(self.config.sample_steps):
             self._append("samples.jsonl", [self._sample(experience) for experience in minibatch[:SAMPLES]])
 
     def _log(self) -> dict[str, float]:
-        """Write the means since the last log, where one is due; what was written."""
-        if not self._due(self.config.logging_steps) and self.state.step < self.config.max_steps:
+        """The means since the last log, where one is due and was not made before."""
+        rows = self.state.open_rows
+        if not rows or not (self._due(self.config.logging_steps) or self.state.step >= self.config.max_steps):
             return {}
-        names = {name: None for row in self._rows for name in row}
-        last = self._rows[-1]
-        record = {n: last[n] if n in NOT_AVERAGED else _mean(n, self._rows) for n in names}
-        self._rows = []
+        names = {name: None for row in rows for name in row}
+        last = rows[-1]
+        record = {n: last[n] if n in NOT_AVERAGED else _mean(n, rows) for n in names}
+        self.state.open_rows = []
         self._append("metrics.jsonl", [record])
         numbers = {name: value for name, value in record.items() if value == value and name != "step"}
         self.accelerator.log(numbers, step=self.state.step)
         return record
 
     def _append(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Put rows down to be written. A checkpoint carries them until they are, so that no log lacks a step."""
+        if self._main():
+            self.state.unwritten += [(file, row) for row in rows]
+
+    def _write(self) -> None:
         with fail_on_all_ranks():
-            if self._main():
-                for row in rows:
-                    append_jsonl(self.run / file, row)
+            while self.state.unwritten:
+                file, row = self.state.unwritten[0]
+                append_jsonl(self.run / file, row)
+                self.state.unwritten.pop(0)
+                self.state.written[file] = self.state.written.get(file, 0) + 1
 
     def _sample(self, experience: Experience) -> dict[str, Any]:
         return training_row(
@@ -246,7 +267,20 @@ class RLTrainer:
 
     # ---- the watch ---------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> list[Alarm]:
+    def _look_at_step(self) -> list[Alarm]:
+        """Look at the policy unless this step has been looked at; the alarms that begin with it."""
+        if not self.watch.records or self.watch.records[-1].step != self.state.step:
+            self._watch()
+        self._write()
+        alarms = self.watch.newest_alarms()
+        for alarm in alarms:
+            if self._main():
+                self.say(alarm.message)
+        if self.config.watch_action == "rollback" and self.watch.best_step == self.state.step:
+            self._save_to(self.run / "checkpoints" / BEST)
+        return alarms
+
+    def _watch(self) -> None:
         assert self.look is not None
         self.collector.engine.update_weights(self.learner.plain_model.policy)
         record, samples = self.ranks.first(self.look(self.state.step))
@@ -255,15 +289,12 @@ class RLTrainer:
         self._append(WATCH_FILE, [look_row(record, alarms)])
         self._append("metrics.jsonl", [metrics_row(record, alarms)])
         self._append("samples.jsonl", samples)
-        for alarm in alarms:
-            if self._main():
-                self.say(alarm.message)
-        if self.config.watch_action == "rollback" and self.watch.best_step == self.state.step:
-            self._save_to(self.run / "checkpoints" / BEST)
-        return alarms
 
     def _give_up(self, alarm: Alarm) -> str:
-        """End the run at an alarm, with the policy as it is or with the best one that the watch has seen."""
+        """End the run at an alarm, with the policy as it is or with the best one that the watch has seen.
+
+        The checkpoint leaves the step open: a run that is killed from here on comes to the same end when it goes on.
+        """
         self.save()
         best = self.run / "checkpoints" / BEST
         back_to = None
@@ -272,6 +303,7 @@ class RLTrainer:
             back_to = self.watch.best_step
         row = {"step": self.state.step, "stopped_by": alarm.kind, "rolled_back_to": back_to}
         self._append("metrics.jsonl", [row])
+        self._write()
         return alarm.kind
 
     # ---- state -------------------------------------------------------------------------------------------------------
@@ -293,6 +325,9 @@ class RLTrainer:
             self.state, self.buffer = load_checkpoint(
                 checkpoint, self.learner, self.ranks, self.config.trajectory(), self.collector.device
             )
+            if self._main():
+                for file in LOGS:
+                    self.state.written[file] = keep_lines(self.run / file, self.state.written.get(file))
         if self.state.watch is not None:
             self.watch.load(self.state.watch)
 

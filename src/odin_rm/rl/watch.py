@@ -136,10 +136,14 @@ class HackingWatch:
             The alarms that begin with it.
         """
         record = _from_json(_as_json(record))  # so that a watch that was loaded has seen the same as one that was not
-        before = self._kinds[-1] if self._kinds else set()
         self.records.append(record)
+        self._kinds.append(set(self._seen(record)))
+        return self.newest_alarms()
+
+    def newest_alarms(self) -> list[Alarm]:
+        """The alarms that began with the newest look."""
+        record, before = self.records[-1], self._kinds[-2] if len(self._kinds) > 1 else set()
         seen = self._seen(record)
-        self._kinds.append(set(seen))
         return [Alarm(record.step, kind, self._message(seen[kind], kind)) for kind in seen if kind not in before]
 
     @property

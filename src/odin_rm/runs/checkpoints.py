@@ -27,6 +27,7 @@ from odin_rm.core.system import writing
 DIGESTS = "digests.json"
 TRAINER_STATE = "trainer_state.json"
 """The file without which a folder is no checkpoint of a ``transformers.Trainer``."""
+OPEN_LOG = "open_log.json"
 BEST = "checkpoint-best"
 GO_ON = "Go on from the last checkpoint with --resume_from_checkpoint auto."
 AUTO, NEWEST, NONE = "auto", ("true", "yes", "last"), ("false", "no")
@@ -181,10 +182,38 @@ def _check_safetensors(path: Path) -> None:
 
 
 class SoundCheckpoints:
-    """Goes before a ``transformers.Trainer`` among the bases: its checkpoints get digests, and a full disk one line."""
+    """Goes before a ``transformers.Trainer`` among the bases: its checkpoints get digests, and a full disk one line.
+
+    They also hold what the next log will average, for steps before a checkpoint that is made between two logs.
+    """
 
     args: Any
     state: Any
+
+    def open_figures(self) -> Any:
+        """The trainer's own figures of the steps since the last log, as JSON has them."""
+        return None
+
+    def take_up_figures(self, figures: Any) -> None:
+        """Go on from :meth:`open_figures`."""
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; a run that goes on takes up its open log."""
+        trainer: Any = self
+        if isinstance(resume_from_checkpoint, str) and (note := Path(resume_from_checkpoint) / OPEN_LOG).is_file():
+            trainer.add_callback(_open_log_callback(trainer, read_json(note)))
+        saved: Any = super()
+        return saved.train(resume_from_checkpoint, *args, **kwargs)
+
+    def _write_open_log(self, folder: Path) -> None:
+        from transformers.trainer_pt_utils import nested_gather
+
+        trainer: Any = self
+        loss = nested_gather(trainer._tr_loss, self.args.parallel_mode).mean().item()
+        if self.args.should_save:
+            last = trainer._globalstep_last_logged
+            note = {"loss": loss, "last_logged": last, "figures": self.open_figures()}
+            atomic_write_json(folder / OPEN_LOG, note)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         saved: Any = super()
@@ -193,12 +222,28 @@ class SoundCheckpoints:
             if self.args.should_save:
                 (folder / DIGESTS).unlink(missing_ok=True)
             saved._save_checkpoint(model, trial)
+            self._write_open_log(folder)
             if self.args.world_size > 1:
                 import torch
 
                 torch.distributed.barrier()  # other processes write their random states
             if self.args.should_save:
                 write_digests(folder)
+
+
+def _open_log_callback(trainer: Any, note: Any) -> Any:
+    from transformers import TrainerCallback
+
+    class TakeUp(TrainerCallback):
+        """At the beginning of training, for before it the Trainer sets its sums to 0."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer._tr_loss += note["loss"] or 0.0
+            trainer._globalstep_last_logged = note["last_logged"]
+            if note["figures"] is not None:
+                trainer.take_up_figures(note["figures"])
+
+    return TakeUp()
 
 
 @contextmanager

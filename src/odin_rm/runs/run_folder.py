@@ -111,6 +111,17 @@ def drop_later_lines(path: Path, step: int) -> None:
         atomic_write_text(path, "".join(dump_json(row) + "\n" for row in kept))
 
 
+def keep_lines(path: Path, most: int | None) -> int:
+    """Forget all lines of a log but the first ``most``, where that many are known; the number of lines that it has."""
+    if not path.is_file():
+        return 0
+    rows = read_lines(path)
+    if most is not None and most < len(rows):
+        rows = rows[:most]
+        atomic_write_text(path, "".join(dump_json(row) + "\n" for row in rows))
+    return len(rows)
+
+
 def interrupted(signal_name: str, step: int, run: Path) -> RunInterrupted:
     """The error that ends a run whose state is saved."""
     return RunInterrupted(

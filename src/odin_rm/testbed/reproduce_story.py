@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from odin_rm.core.files import atomic_write_json, read_rows
+from odin_rm.core.files import atomic_write_bytes, atomic_write_json, read_rows
 from odin_rm.evaluation.records import Figure, RunPoint
-from odin_rm.reports import Percent, Plot, Section, Table, Text, write_report
-from odin_rm.reports.recipes import (
-    Drawing,
-    HeadScores,
-    draw_main_fronts,
-    draw_reward_against_length,
-    draw_setting_effect,
-)
+from odin_rm.reports import Charts, Percent, Section, Table, Text, write_report
+from odin_rm.reports.chart_still import draw_panels, still_files
+from odin_rm.reports.recipes import HeadScores, Panels, main_fronts, reward_against_length, setting_effect
 from odin_rm.testbed.reproduce_conclusions import (
     NAMES,
     Conclusion,
@@ -135,14 +130,16 @@ def write_study(study: Study, folder: Path, preset: str, seconds: float) -> dict
     Returns:
         The content of ``summary.json``.
     """
-    drawings = draw_all(study)
-    for name, (drawing, _) in drawings.items():
-        atomic_write_json(_made(folder / "figures") / f"{name}.json", drawing.data)
-    content = summary(study, preset, seconds, sorted(drawings))
+    figures = make_figures(study)
+    for name, figure in figures.items():
+        atomic_write_json(_made(folder / "figures") / f"{name}.json", figure.data)
+        if [chart.file for chart in figure.charts] != [name]:  # the page writes each panel by itself
+            atomic_write_bytes(folder / f"{name}.png", still_files(draw_panels(figure.charts))[0])
+    content = summary(study, preset, seconds, sorted(figures))
     write_report(
         "The paper's figures on the testbed",
         headline(study),
-        sections(study, drawings),
+        sections(study, figures),
         folder,
         subtitle=f"{len(study.points)} policies, preset {preset}, seed {study.seed}.",
     )
@@ -210,10 +207,10 @@ def as_run_point(point: Point, score: str, name: str = "") -> RunPoint:
     )  # fmt: skip
 
 
-def draw_all(study: Study) -> dict[str, tuple[Drawing, str]]:
-    """Every figure with its caption, by its file's name."""
+def make_figures(study: Study) -> dict[str, Panels]:
+    """Every figure by its file's name."""
     lengths = {"optimum": study.optimum_tokens}
-    drawings: dict[str, tuple[Drawing, str]] = {}
+    figures: dict[str, Panels] = {}
 
     def marks(score: str) -> list[RunPoint]:
         dpo = [as_run_point(point, score, f"DPO, beta {point.run.kl_coef:g}") for point in study.beside if point.run]
@@ -222,15 +219,13 @@ def draw_all(study: Study) -> dict[str, tuple[Drawing, str]]:
     for score in (*SCORES, BIASED):
         for algorithm in ALGORITHMS:
             points = [point for held in study.arms.values() for point in held if point.algorithm == algorithm]
-            drawing = draw_main_fronts(
+            name = f"{score}_against_length_{algorithm}"
+            title = f"{NAMES[algorithm]}: {SCORE_LABELS[score]} against length"
+            figures[name] = main_fronts(
                 [_without_interval(as_run_point(point, score)) for point in points],
-                length_label=LENGTH_LABEL,
-                score_label=SCORE_LABELS[score],
-                marks=marks(score),
-                lengths=lengths,
-            )
-            caption = f"{NAMES[algorithm]}: {SCORE_LABELS[score]} against length. Lines: what an arm attains."
-            drawings[f"{score}_against_length_{algorithm}"] = drawing, caption
+                length_label=LENGTH_LABEL, score_label=SCORE_LABELS[score], marks=marks(score), lengths=lengths,
+                file=name, title=title, caption="Points: runs. Lines: what an arm attains with responses no longer.",
+            )  # fmt: skip
     for knob in KNOBS:
         shown = [
             as_run_point(point, "win_score")
@@ -239,23 +234,17 @@ def draw_all(study: Study) -> dict[str, tuple[Drawing, str]]:
             for point in level
         ]
         if len({point.settings[knob.setting] for point in shown}) > 1:
-            drawing = draw_setting_effect(
-                [_without_interval(point) for point in shown],
-                knob.setting,
-                setting_label=knob.name,
-                panel="reward_model",
-                length_label=LENGTH_LABEL,
-                score_label=SCORE_LABELS["win_score"],
-                lengths=lengths,
-            )
-            drawings[f"effect_of_{knob.name}"] = drawing, f"The effect of the {knob.title}."
+            figures[f"effect_of_{knob.name}"] = setting_effect(
+                [_without_interval(point) for point in shown], knob.setting, setting_label=knob.name,
+                panel="reward_model", length_label=LENGTH_LABEL, score_label=SCORE_LABELS["win_score"],
+                lengths=lengths, file=f"effect_of_{knob.name}", caption=f"The effect of the {knob.title}.",
+            )  # fmt: skip
     heads = [head for name, file in study.scored.items() for head in read_heads(name, file)]
-    drawings["reward_against_length"] = (
-        draw_reward_against_length(heads, seed=study.seed),
-        "Reward against length on held-out responses, one panel for each head. Policies are trained on the quality "
-        "heads.",
-    )
-    return drawings
+    figures["reward_against_length"] = reward_against_length(
+        heads, seed=study.seed, file="reward_against_length",
+        caption="An even part of the held-out responses, and their mean over bins of length with 95 % intervals.",
+    )  # fmt: skip
+    return figures
 
 
 def _without_interval(point: RunPoint) -> RunPoint:
@@ -294,27 +283,25 @@ def headline(study: Study) -> str:
     return " ".join(sentences)
 
 
-def sections(study: Study, drawings: Mapping[str, tuple[Drawing, str]]) -> list[Section]:
+def sections(study: Study, figures: Mapping[str, Panels]) -> list[Section]:
     """The page's sections."""
 
-    def plot(name: str) -> list[Plot]:
-        if name not in drawings:
-            return []
-        drawing, caption = drawings[name]
-        return [Plot(drawing.canvas, name, caption, alt=drawing.alt)]
+    def charts(*names: str) -> list[Charts]:
+        found = [chart for name in names if name in figures for chart in figures[name].charts]
+        return [Charts(found)] if found else []
 
-    def fronts(score: str) -> list[Plot]:
-        return [item for algorithm in ALGORITHMS for item in plot(f"{score}_against_length_{algorithm}")]
+    def fronts(score: str) -> list[Charts]:
+        return charts(*(f"{score}_against_length_{algorithm}" for algorithm in ALGORITHMS))
 
-    effects: list[Text | Table | Plot] = []
+    effects: list[Charts | Table] = []
     for knob in KNOBS:
-        effects += [*plot(f"effect_of_{knob.name}"), _effect_table(study, knob)]
+        effects += [*charts(f"effect_of_{knob.name}"), _effect_table(study, knob)]
     return [
         Section("Do the conclusions hold?", [Text(_RULE), _conclusions_table(study)]),
         Section("Win score against length", [*fronts("win_score"), _areas_table(study)]),
         Section("True quality against length", fronts("true_quality")),
         Section("What a judge who likes length would see", [Text(_BIASED), *fronts(BIASED)]),
-        Section("Reward against length", plot("reward_against_length")),
+        Section("Reward against length", charts("reward_against_length")),
         Section("The effect of each setting", effects),
         Section("Every run", [_runs_table(study), _samples_table(study)]),
     ]

@@ -17,6 +17,8 @@ from odin_rm.evaluation.pareto import Bounds, FrontBootstrap, RunPoints
 from odin_rm.evaluation.records import Figure, RunPoint
 from odin_rm.testbed.sweep import PolicyRun
 
+REFERENCES = ("gold", "length_only")
+"""Rewards that no data have taught."""
 LONGEST_BOUND = 2.0
 """The area's upper bound, in lengths of the optimum."""
 READ_AT = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -189,20 +191,28 @@ def front_comparison(policies: Policies, first: str, second: str, *, samples: in
     }
 
 
-def compare_policies(policies: Policies, *, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def compare_policies(
+    policies: Policies, *, first: str = "odin", samples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
     """Everything that the sweep says, ready for JSON.
 
+    Args:
+        policies: the sweep.
+        first: the arm that is held against the others.
+        samples: resamples.
+        seed: of the resamples.
+
     Returns:
-        ``optimum_tokens``, ``start``, ``area_bounds``, ``arms`` (figures of each) and ``comparisons``: ODIN's front
-        against that of every other arm but the reference rewards; ``best_penalty`` names the arm of that kind.
+        ``optimum_tokens``, ``start``, ``area_bounds``, ``arms`` (figures of each) and ``comparisons``: the front of
+        ``first`` against that of every other arm but the reference rewards; ``best_penalty`` names the arm of that kind.
     """
     figures = arm_figures(policies, samples=samples, seed=seed)
-    rivals = [arm for arm in figures if arm.startswith("vanilla")] if "odin" in figures else []
+    rivals = [arm for arm in figures if arm != first and arm not in REFERENCES] if first in figures else []
     return {
         "optimum_tokens": policies.optimum_tokens,
         "start": {"mean_tokens": policies.start.mean_tokens, "true_quality": policies.start.true_quality},
         "area_bounds": policies.bounds,
         "arms": figures,
         "best_penalty": best_penalty({arm: f.area.value or 0.0 for arm, f in figures.items()}),
-        "comparisons": [front_comparison(policies, "odin", arm, samples=samples, seed=seed) for arm in rivals],
+        "comparisons": [front_comparison(policies, first, arm, samples=samples, seed=seed) for arm in rivals],
     }

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matplotlib.figure import Figure as Canvas
-
-from odin_rm.evaluation.pareto import pareto_front
 from odin_rm.evaluation.records import RunPoint
-from odin_rm.reports import Percent, Plot, Section, Table, Text
+from odin_rm.reports import Chart, Charts, Percent, Section, Table, Text
 from odin_rm.reports.blocks import format_number
-from odin_rm.reports.recipes import draw_main_fronts
+from odin_rm.reports.recipes import main_fronts
 from odin_rm.testbed.rl_figures import ArmFigures, Policies
 
 SHOWN_PROMPTS = 2
@@ -38,7 +35,13 @@ def policy_section(policies: Policies, figures: Mapping[str, ArmFigures], prompt
     )
     return Section(
         "What policies make of the rewards",
-        [Text(_HOW), _plot(policies), _arms_table(figures, explanation), *_samples(policies, prompts), _runs(policies)],
+        [
+            Text(_HOW),
+            Charts([policy_front(policies)]),
+            _arms_table(figures, explanation),
+            *_samples(policies, prompts),
+            _runs(policies),
+        ],
     )
 
 
@@ -58,30 +61,19 @@ def _number(value: float | None) -> str:
     return format_number(value, 2)
 
 
-def front_canvas(policies: Policies) -> Canvas:
+def policy_front(policies: Policies) -> Chart:
     """The figure of true quality against length: every run, the front of each arm, the start and the optimum."""
-    return draw_main_fronts(
+    (chart,) = main_fronts(
         [result.point() for result in policies.results],
         length_label="mean response tokens",
         score_label="true quality (1 is the best possible)",
         marks=[RunPoint("start", policies.start.mean_tokens, policies.start.true_quality, "start (SFT)")],
         lengths={"optimum": policies.optimum_tokens},
-    ).canvas
-
-
-def _plot(policies: Policies) -> Plot:
-    points = policies.points()
-    words = "; ".join(
-        f"{arm}: front "
-        + ", ".join(f"{points[arm].score_N[k]:.2f} at {points[arm].length_N[k]:.0f}" for k in pareto_front(points[arm]))
-        for arm in points
-    )
-    return Plot(
-        front_canvas(policies),
-        "true_quality_against_length",
-        "True quality of each policy's responses against their mean length, and what each arm attains (lines).",
-        alt=f"Scatter plot of true quality against mean tokens with a step line per arm. {words}.",
-    )
+        file="true_quality_against_length",
+        title="True quality against length",
+        caption="Each policy's responses as a point, and what each arm attains (lines).",
+    ).charts
+    return chart
 
 
 def _arms_table(figures: Mapping[str, ArmFigures], explanation: str) -> Table:

@@ -129,7 +129,7 @@ def _chart(curve: Curve, runs: Sequence[TrainingRun], kind: str) -> Chart | None
     if not series:
         return None
     marks = [*curve.marks, *(_alarms(runs) if kind == "rl" else ())]
-    looked = any(one.second for one in series)
+    looked = any(one.variant for one in series)
     note = f" Dashed: {_LOOKED[kind]}." if looked and len(series) > len(runs) else ""
     if kind == "rl" and looked:
         note = " Dashed: the watch's prompts, the same at each look" + (
@@ -163,7 +163,7 @@ def _series(curve: Curve, run: TrainingRun, kind: str) -> Iterable[Series]:
             reach = [NEAR_ERRORS * error for error in errors]
             sides["low"] = [value - r for value, r in zip(values, reach, strict=True)]
             sides["high"] = [value + r for value, r in zip(values, reach, strict=True)]
-        yield Series(f"{run.name}, {_LOOKED[kind]}", steps, values, group=run.name, second=True, **sides)
+        yield Series(f"{run.name}, {_LOOKED[kind]}", steps, values, group=run.name, variant=1, **sides)
 
 
 def _alarms(runs: Sequence[TrainingRun]) -> Iterable[Mark]:
@@ -192,9 +192,7 @@ def _path_chart(runs: Sequence[TrainingRun]) -> Chart | None:
                 words = [f"step {row['step']:.0f}" for row in rows]
                 x, y = ([float(row[name]) for row in rows] for name in (length, quality))
                 series.append(Series(run.name, x, y, words=words))
-                series.append(
-                    Series(run.name, x[:1], y[:1], words=words[:1], style="points", second=True, follows=True)
-                )
+                series.append(Series(run.name, x[:1], y[:1], words=words[:1], style="points", variant=1, follows=True))
                 break
     if not series:
         return None

@@ -33,7 +33,7 @@
       xaxis: { ...axis, ...spec.layout.xaxis },
       yaxis: { ...axis, ...spec.layout.yaxis },
       annotations: spec.layout.annotations.map((note) => ({ ...note, bgcolor: card, font: { ...note.font, color: soft } })),
-      shapes: spec.layout.shapes.map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
+      shapes: spec.layout.shapes.map((shape) => ({ ...shape, fillcolor: soft, line: { ...shape.line, color: soft } })),
     };
     return [data, layout];
   }
@@ -92,6 +92,7 @@
         button.addEventListener("click", () => this.zoom(button.dataset.do));
       }
       this.live.addEventListener("keydown", (event) => this.key(event));
+      if (spec.layout.height) this.canvas.style.height = `${spec.layout.height}px`;
       const config = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset" };
       this.ready = Plotly.newPlot(this.canvas, ...themed(spec, this.hidden), config).then(() => {
         this.canvas.on("plotly_hover", (event) => this.say(event.points[0].customdata));
@@ -140,7 +141,13 @@
 
     zoom(how) {
       if (how === "reset") {
-        Plotly.relayout(this.canvas, { "xaxis.autorange": true, "yaxis.autorange": true });
+        const whole = {};
+        for (const name of ["xaxis", "yaxis"]) {
+          const { range, autorange } = this.spec.layout[name];
+          if (range) whole[`${name}.range`] = [...range];
+          else whole[`${name}.autorange`] = autorange || true;
+        }
+        Plotly.relayout(this.canvas, whole);
         this.say("The whole figure is shown.");
         return;
       }

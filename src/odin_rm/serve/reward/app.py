@@ -15,12 +15,13 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from odin_rm.serve.http import App, Guard, Limits
-from odin_rm.serve.reward.dialects.records import Asked, Dialect, Item, Json, Problem, Scored
+from odin_rm.serve.reward.dialects.records import NO_SCORE, Asked, Dialect, Item, Json, Problem, Scored
 from odin_rm.serve.reward.dialects.table import DIALECTS, error_at
 from odin_rm.serve.reward.metrics import CONTENT_TYPE, Metrics
 from odin_rm.serve.reward.models import Encoded, ServedModel, find_model
 from odin_rm.serve.reward.page import PAGE_PATH, read_page_request, render_page
-from odin_rm.serve.reward.queue import QueueSettings, ScoreQueue
+from odin_rm.serve.reward.queue import QueueSettings, ScoreQueue, own_score
+from odin_rm.serve.reward.replicas import Replica
 
 log = logging.getLogger("odin_rm.serve")
 
@@ -40,6 +41,7 @@ class Service:
         score_seconds: after which a request is given up.
         key, hosts: see :class:`odin_rm.serve.http.Guard`.
         log_requests: a line for each request.
+        replicas: of the models, in processes of their own.
     """
 
     models: Mapping[str, ServedModel]
@@ -50,6 +52,7 @@ class Service:
     key: str | None = None
     hosts: tuple[str, ...] | None = None
     log_requests: bool = False
+    replicas: tuple[Replica, ...] = ()
 
 
 class Draining:
@@ -100,7 +103,7 @@ class _Desk:
 
     def __init__(self, service: Service, draining: Draining) -> None:
         self.service, self.draining = service, draining
-        self.queue = ScoreQueue(service.queue)
+        self.queue = ScoreQueue(service.queue, [own_score, *(one.score for one in service.replicas)])
         self.metrics = Metrics(self.queue)
 
     @asynccontextmanager
@@ -161,19 +164,8 @@ class _Desk:
             return []
         # Templates and tokenizers take a while for many texts, and the others are not to wait for that.
         encoded = await asyncio.to_thread(_encode_all, model, items)
-        pairs = await self.queue.scores(model, encoded)
-        return [
-            Scored(
-                quality - text.taken_off,
-                length,
-                text.response_tokens,
-                len(text.ids),
-                text.cut,
-                text.free,
-                text.truncated,
-            )
-            for (quality, length), text in zip(pairs, encoded, strict=True)
-        ]
+        pairs = iter(await self.queue.scores(model, [one for one in encoded if one is not None]))
+        return [NO_SCORE if text is None else _scored_text(text, *next(pairs)) for text in encoded]
 
     def _count(self, model: ServedModel, scores: list[Scored]) -> None:
         self.metrics.texts.labels(model.name).inc(len(scores))
@@ -225,7 +217,7 @@ class _Desk:
         }
         model_type = {"reranker": {"id2label": {"0": "quality"}, "label2id": {"quality": 0}}}
         head = {"model_id": first.name, "model_type": model_type, "version": __version__}
-        return _json({**head, **limits, "models": models})
+        return _json({**head, **limits, "workers": 1 + len(self.service.replicas), "models": models})
 
     async def show_metrics(self) -> Response:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
@@ -257,6 +249,7 @@ def _about(model: ServedModel) -> Json:
         "reward_std": None if info is None else info.reward_std,
         "read_at": model.settings.read_at,
         "max_length": model.window,
+        "calibration": None if model.scorer.dial is None else model.scorer.dial.calibration.sentence(),
         "device": str(model.scorer.device),
     }
 
@@ -281,8 +274,30 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _encode_all(model: ServedModel, items: tuple[Item, ...]) -> list[Encoded]:
-    return [model.encode(item) for item in items]
+def _encode_all(model: ServedModel, items: tuple[Item, ...]) -> list[Encoded | None]:
+    found: list[Encoded | None] = []
+    for item in items:
+        try:
+            found.append(model.encode(item))
+        except Problem:
+            if not item.optional:
+                raise
+            found.append(None)
+    return found
+
+
+def _scored_text(text: Encoded, quality: float, length: float | None) -> Scored:
+    return Scored(
+        quality - text.taken_off,
+        length,
+        text.response_tokens,
+        len(text.ids),
+        text.cut,
+        text.free,
+        text.truncated,
+        text.taken_off,
+        text.attributes,
+    )
 
 
 async def _disconnected(request: Request) -> None:

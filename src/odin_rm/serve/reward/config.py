@@ -9,6 +9,7 @@ from typing import Literal
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import check_options, option, options_of
 from odin_rm.core.shared_options import ScorerOptions
+from odin_rm.data.attributes import Attribute, find_attribute
 
 TOKEN_VARIABLE = "ODIN_RM_TOKEN"
 
@@ -29,6 +30,18 @@ class ServeConfig(ScorerOptions):
         "auto",
         "Texts that are not in the form of the model's template: scored as they stand where a protocol is one of plain "
         "texts and refused where it is one of rendered texts (auto), or always score or refuse.",
+    )
+
+    attributes: list[str] = option(
+        ["markdown", "hedges", "flattery"],
+        "What is counted in responses for the clients' logs (see odin-rm audit --attributes); never part of a reward.",
+    )
+    workers: int = option(
+        1,
+        "Replicas of the models behind one queue, each in a process of its own: one per CUDA device, or sharing out "
+        "the processor's threads.",
+        at_least=1,
+        at_most=64,
     )
 
     host: str = _of_access("127.0.0.1", "Address to listen at. Any but this machine's own loopback needs a token.")
@@ -67,6 +80,7 @@ class ServeConfig(ScorerOptions):
         """Refuse what cannot work, before anything is loaded."""
         check_options(self)
         self.check_layout()
+        self.measured()
         names = [name for name, _ in self.models()]
         if not names:
             raise ConfigError("is required", where="--model", fix="Pass --model PATH, or NAME=PATH.")
@@ -76,6 +90,19 @@ class ServeConfig(ScorerOptions):
             raise ConfigError(f"two models are called '{twice}'", where="--model", fix=fix)
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("has no effect without a certificate", where="--tls_key", fix="Add --tls_cert.")
+
+    def measured(self) -> list[Attribute]:
+        """The attributes that are counted in responses.
+
+        Raises:
+            ConfigError: there is none of that name, or it is no function of the text.
+        """
+        found = [find_attribute(name) for name in self.attributes]
+        for one in found:
+            if one.measure is None:
+                fix = "Give names of attributes of the text; response_tokens is always there."
+                raise ConfigError(f"'{one.name}' is no function of the text", where="--attributes", fix=fix)
+        return found
 
     def models(self) -> list[tuple[str, str]]:
         """Names and places of the models; a folder that exists is one, whatever its name."""

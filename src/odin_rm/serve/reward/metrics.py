@@ -34,6 +34,7 @@ class Metrics:
         self.batch_seconds = Histogram("batch_seconds", "Seconds of a batch.", buckets=_SECONDS, **place)
         gauges = {
             "waiting_texts": ("Texts that wait for a batch.", lambda: len(queue.waiting)),
+            "busy_workers": ("Replicas of the models that are scoring.", lambda: len(queue.lanes) - queue.idle),
             "waiting_tokens": ("Tokens of texts that wait.", lambda: queue.waiting_tokens),
         }
         for name, (text, value) in gauges.items():

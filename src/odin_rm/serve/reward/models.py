@@ -17,6 +17,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from odin_rm.core.errors import DataError
+from odin_rm.data.attributes import Attribute, measure_reply
 from odin_rm.data.policy_text import begins_rendered, split_policy_text
 from odin_rm.data.rendered import check_not_half_rendered
 from odin_rm.data.rows import parse_prompt_response
@@ -26,10 +27,10 @@ from odin_rm.model.backbone import embedding_rows
 from odin_rm.model.scoring import Scorer, score_sequences, text_settings
 from odin_rm.serve.reward.dialects.records import Item, Problem
 
-# What models are verified and warmed up on before the first request: two prompts with two responses each, as long as
-# the window allows.
+# What models are verified and warmed up on before the first request: two prompts with two responses each. A layout that
+# holds for a sequence is taken to hold for one twice as long, so half a window verifies the whole of it.
 _PROBES = [(f"What is {one}?", f"It is {other}. ") for one in ("rice", "a hill") for other in ("food", "high")]
-_PROBE_LENGTHS = (24, 4, 1)
+_PROBE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Encoded:
         free: a text in the form of no template.
         truncated: something was cut away.
         taken_off: what the model's calibration takes off the quality.
+        attributes: of the response, by name.
     """
 
     ids: np.ndarray
@@ -53,6 +55,7 @@ class Encoded:
     free: bool = False
     truncated: bool = False
     taken_off: float = 0.0
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,6 +70,7 @@ class ServedModel:
         microbatch_tokens: computed tokens per forward pass.
         free_text: whether texts in the form of no template are scored: ``auto`` where the protocol is one of plain
             texts, ``score`` and ``refuse`` everywhere.
+        attributes: that are measured of responses, for logs.
         created: seconds since 1970.
     """
 
@@ -76,6 +80,7 @@ class ServedModel:
     settings: EncodingSettings
     microbatch_tokens: int = 16384
     free_text: str = "auto"
+    attributes: Sequence[Attribute] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -95,13 +100,16 @@ class ServedModel:
 
     def warm_up(self) -> None:
         """Verify the batch layout, and run once, before anybody waits for it."""
-        for times in _PROBE_LENGTHS:
-            try:
-                sequences = [self.encode(Item("probe", prompt=p, response=r * times)).ids for p, r in _PROBES]
-            except Problem:  # the window is short, or the template takes other conversations
-                continue
-            self.score(sequences)
+        try:
+            once, twice = (len(self.encode(_probe(*_PROBES[0], times)).ids) for times in (1, 2))
+            room = min(self.window // 2, _PROBE_TOKENS) - once
+            times = max(1, room // max(1, twice - once))
+            sequences = [self.encode(_probe(prompt, response, times)).ids for prompt, response in _PROBES]
+        except (
+            Problem
+        ):  # the window is short, or the template takes other conversations: then the first request does it
             return
+        self.score(sequences)
 
     def score(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """``(R,)`` quality and length rewards (or ``None``) of sequences; those that begin alike share that part."""
@@ -198,7 +206,17 @@ class ServedModel:
         taken_off = 0.0
         if (dial := self.scorer.dial) is not None:
             taken_off = float(-dial(np.zeros(1), dial.attributes_of([one.response_tokens], [response]))[0])
-        return Encoded(ids, group, one.response_tokens, cut=not one.ended, truncated=one.truncated, taken_off=taken_off)
+        names = [attribute.name for attribute in self.attributes]
+        measured = dict(zip(names, measure_reply(response, self.attributes), strict=True)) if names else {}
+        return Encoded(
+            ids,
+            group,
+            one.response_tokens,
+            cut=not one.ended,
+            truncated=one.truncated,
+            taken_off=taken_off,
+            attributes=measured,
+        )
 
     def _fitted(self, ids: list[int], item: Item) -> np.ndarray:
         window = min(item.window or self.window, self.window)
@@ -212,6 +230,10 @@ class ServedModel:
         window = min(item.window or self.window, self.window)
         what = f"the text has {tokens:,} tokens, this model's maximum context length is {window:,} tokens"
         return Problem(400, what, param=item.param)
+
+
+def _probe(prompt: str, response: str, times: int) -> Item:
+    return Item("probe", prompt=prompt, response=response * times)
 
 
 def _check_whole(value: Any, param: str) -> None:

@@ -1,7 +1,8 @@
 """Batching across requests: texts that come within milliseconds share a forward pass, those of one prompt a tree.
 
-One task takes what waits, in order of arrival but prompt by prompt, as much as fits into the token budget, and has it
-scored in a thread; meanwhile further texts gather. Scores are remembered by content, and a text that waits already is
+A task for each replica of the models takes what waits, in order of arrival but prompt by prompt, as much as fits into
+the token budget, and has it scored in a thread; meanwhile further texts gather. Replicas that are idle share what
+waits, whole prompts each. Scores are remembered by content, and a text that waits already is
 not computed twice. What nobody waits for any more is not computed.
 """
 
@@ -15,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,17 @@ import numpy as np
 from odin_rm.model.device import is_out_of_memory
 from odin_rm.serve.reward.dialects.records import Problem
 from odin_rm.serve.reward.models import Encoded, ServedModel
+from odin_rm.serve.reward.replicas import ReplicaLost
 
 log = logging.getLogger("odin_rm.serve")
 
 Pair = tuple[float, float | None]
+# What scores the sequences of a batch: the model itself, or a replica of it elsewhere.
+Lane = Callable[[ServedModel, Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
 # A burst may stretch the window to so many windows.
 _LONGEST_WINDOW = 5
+# Where batches take long, waiting for the rest of a prompt's responses is worth this part of the last batch.
+_WINDOW_SHARE, _WINDOW_AT_MOST = 0.05, 0.1
 _SLOWEST_RETRY = 60
 
 
@@ -36,7 +43,8 @@ class QueueSettings:
     """How texts gather.
 
     Attributes:
-        window: seconds without a new text after which what waits is scored.
+        window: seconds without a new text after which what waits is scored; a twentieth of the last batch's seconds
+            where that is more (at most 0.1 s), and 0 for never waiting.
         batch_tokens: computed tokens of one batch.
         most_texts, most_tokens: that may wait; more are refused.
         cache_size: scores that are remembered.
@@ -95,33 +103,38 @@ class ScoreQueue:
 
     Args:
         settings: how texts gather.
+        lanes: what scores; as many batches are under way at a time.
     """
 
-    def __init__(self, settings: QueueSettings) -> None:
+    def __init__(self, settings: QueueSettings, lanes: Sequence[Lane] | None = None) -> None:
         self.settings, self.figures = settings, QueueFigures()
+        self.lanes = [own_score] if lanes is None else list(lanes)
         self.waiting: dict[bytes, Entry] = {}
         self.running: dict[bytes, Entry] = {}
         self._known: OrderedDict[bytes, Pair] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._threads = ThreadPoolExecutor(len(self.lanes), thread_name_prefix="score")
         self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.idle = len(self.lanes)
         self.waiting_tokens = 0
+        self._last_seconds = 0.0
 
     def start(self) -> None:
         """Begin; a loop must be running."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run(lane)) for lane in self.lanes]
 
     async def close(self) -> None:
         """End; who still waits is told so."""
         entries = [*self.waiting.values(), *self.running.values()]  # a batch that is broken off forgets its own
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for entry in entries:
             if not entry.done.done():
                 entry.done.set_exception(Problem(503, "the server is ending", retry_after=5))
                 entry.done.exception()  # nobody may be there to look
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def scores(self, model: ServedModel, texts: Sequence[Encoded]) -> list[Pair]:
         """Quality and length reward of texts, in order.
@@ -184,14 +197,14 @@ class ScoreQueue:
         self._arrived.set()
         return entry
 
-    # ---- the task ----------------------------------------------------------------------------------------------------
+    # ---- the tasks ---------------------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _run(self, lane: Lane) -> None:
         while True:
             await self._arrived.wait()
             await self._gather()
             self._forget_abandoned()
-            batch = next_batch(list(self.waiting.values()), self.settings.batch_tokens)
+            batch = next_batch(list(self.waiting.values()), self.settings.batch_tokens, self.idle)
             for entry in batch:
                 del self.waiting[entry.key]
                 self.running[entry.key] = entry
@@ -199,13 +212,20 @@ class ScoreQueue:
             if not self.waiting:
                 self._arrived.clear()
             if batch:
-                await self._score(batch)
+                self.idle -= 1
+                try:
+                    await self._score(batch, lane)
+                finally:
+                    self.idle += 1
 
     async def _gather(self) -> None:
         """Wait until no text has come for a window, or the budget is full."""
-        for _ in range(_LONGEST_WINDOW if self.settings.window > 0 else 0):
+        if self.settings.window <= 0:
+            return
+        window = max(self.settings.window, min(_WINDOW_SHARE * self._last_seconds, _WINDOW_AT_MOST))
+        for _ in range(_LONGEST_WINDOW):
             before = len(self.waiting)
-            await asyncio.sleep(self.settings.window)
+            await asyncio.sleep(window)
             if len(self.waiting) == before or self.waiting_tokens >= self.settings.batch_tokens:
                 return
 
@@ -215,15 +235,15 @@ class ScoreQueue:
             self.waiting_tokens -= len(entry.ids)
             entry.done.cancel()
 
-    async def _score(self, batch: list[Entry]) -> None:
+    async def _score(self, batch: list[Entry], lane: Lane) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
-            results = await loop.run_in_executor(self._thread, score_batch, batch)
+            results = await loop.run_in_executor(self._threads, score_batch, batch, lane)
         finally:
             for entry in batch:
                 self.running.pop(entry.key, None)
-        seconds = loop.time() - start
+        seconds = self._last_seconds = loop.time() - start
         self.figures.batches += 1
         self.figures.computed += len(batch)
         self.figures.seconds += seconds
@@ -248,12 +268,19 @@ class ScoreQueue:
             self._known.popitem(last=False)
 
 
-def next_batch(waiting: Sequence[Entry], budget: int) -> list[Entry]:
+def own_score(model: ServedModel, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A model's scores in this process."""
+    return model.score(sequences)
+
+
+def next_batch(waiting: Sequence[Entry], budget: int, shares: int = 1) -> list[Entry]:
     """What is scored next: texts of the oldest one's model, prompt by prompt in order of arrival, within the budget.
 
     Args:
         waiting: in order of arrival.
-        budget: computed tokens: of a prompt's texts the common beginning counts once. The first text is always taken.
+        budget: computed tokens: of a prompt's texts the common beginning counts once. The first text is always taken,
+            and only the first prompt is ever cut in two.
+        shares: idle replicas, this one among them: each takes so large a part of what waits, in whole prompts.
     """
     if not waiting:
         return []
@@ -261,18 +288,25 @@ def next_batch(waiting: Sequence[Entry], budget: int) -> list[Entry]:
     for entry in waiting:
         if entry.model is waiting[0].model:
             groups.setdefault(entry.group, []).append(entry)
+    costs_of = [_costs(group) for group in groups.values()]
+    share = sum(map(sum, costs_of)) / max(1, shares)
     batch: list[Entry] = []
     used = 0
-    for group in groups.values():
-        previous: np.ndarray | None = None
-        for entry in group:
-            cost = len(entry.ids) - (0 if previous is None else _common(previous, entry.ids))
+    for group, costs in zip(groups.values(), costs_of, strict=True):
+        # A prompt that is cut in two is computed twice.
+        if batch and (used >= share or used + sum(costs) > budget):
+            return batch
+        for entry, cost in zip(group, costs, strict=True):
             if batch and used + cost > budget:
                 return batch
             batch.append(entry)
             used += cost
-            previous = entry.ids
     return batch
+
+
+def _costs(group: Sequence[Entry]) -> list[int]:
+    """Computed tokens of each text of a prompt, after those before it."""
+    return [len(group[0].ids)] + [len(two.ids) - _common(one.ids, two.ids) for one, two in pairwise(group)]
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:
@@ -281,16 +315,19 @@ def _common(first: np.ndarray, second: np.ndarray) -> int:
     return int(different[0]) if len(different) else shared
 
 
-def score_batch(batch: Sequence[Entry]) -> list[Pair | BaseException]:
+def score_batch(batch: Sequence[Entry], lane: Lane = own_score) -> list[Pair | BaseException]:
     """Scores of a batch of one model. Where it fails, each text is tried alone, so that one spoils no other.
 
     A text alone that does not fit into memory, or whose score is not finite, gets a :class:`Problem`.
     """
     try:
-        quality_R, length_R = batch[0].model.score([entry.ids for entry in batch])
+        quality_R, length_R = lane(batch[0].model, [entry.ids for entry in batch])
     except Exception as error:
         if len(batch) > 1:
-            return [score_batch([entry])[0] for entry in batch]
+            return [score_batch([entry], lane)[0] for entry in batch]
+        if isinstance(error, ReplicaLost):
+            log.error("a replica was lost and is started again")
+            return [Problem(503, "the process that scored this text ended, maybe for lack of memory", retry_after=10)]
         if is_out_of_memory(error):
             return [Problem(503, "this machine's memory does not hold this text now", retry_after=10)]
         log.exception("a text could not be scored")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -40,12 +41,13 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
 
         from odin_rm.serve.reward.app import Draining, Service, make_app
         from odin_rm.serve.reward.queue import QueueSettings
+        from odin_rm.serve.reward.replicas import start_replicas
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
     key = check_access(config)
     _check_tls(config)
     with listen(config.host, config.port) as listener:
-        models = load_models(config)
+        models, replicas = start_replicas(config, load_models)
         limits = Limits(
             body_bytes=int(config.max_body_mb * 2**20),
             pending_bytes=max(256 * 2**20, 2 * int(config.max_body_mb * 2**20)),
@@ -68,6 +70,7 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
             key=key,
             hosts=(*LOCAL_NAMES, config.host) if key is None else None,
             log_requests=config.log_requests,
+            replicas=tuple(replicas),
         )
         if config.log_requests:
             _log_to_stderr()
@@ -95,8 +98,12 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
                 await super().shutdown(sockets)
 
         # Ctrl-C and SIGTERM are its ordinary end, which uvicorn raises again when it has finished.
-        with interruptible(), suppress(KeyboardInterrupt):
-            Server(settings).run(sockets=[listener])
+        try:
+            with interruptible(), suppress(KeyboardInterrupt):
+                Server(settings).run(sockets=[listener])
+        finally:
+            for one in replicas:
+                one.close()
 
 
 def check_access(config: ServeConfig) -> str | None:
@@ -154,17 +161,29 @@ def load_models(config: ServeConfig) -> dict[str, ServedModel]:
             overlong=config.overlong,
             microbatch_tokens=config.microbatch_tokens,
             free_text=config.free_text,
+            attributes=config.measured(),
         )
         models[name].warm_up()
     return models
 
 
+class _JsonLines(logging.Formatter):
+    """A line of JSON for each record, so that a collector of logs can read it; a traceback is one of its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = record.getMessage()
+        line = {"time": self.formatTime(record), "level": record.levelname}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        event = said if said.startswith("{") else json.dumps(said)
+        return f'{json.dumps(line)[:-1]}, "event": {event}}}'
+
+
 def _log_to_stderr() -> None:
-    """Lines of JSON, so that a collector of logs can read them."""
     logger = logging.getLogger("odin_rm.serve")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter('{"time":"%(asctime)s","level":"%(levelname)s","event":%(message)s}'))
+        handler.setFormatter(_JsonLines())
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

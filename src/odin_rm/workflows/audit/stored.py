@@ -26,6 +26,7 @@ def audit_stored(config: AuditConfig) -> list[tuple[AuditResult, ScoredPreferenc
         attributes=config.attributes,
         columns=Columns(config.columns),
         on_bad_row=config.on_bad_row,
+        keep_texts=False,
     )
     return [_audited(config, one) for one in stored]
 

@@ -14,19 +14,12 @@ from odin_rm.core.errors import DataError
 from odin_rm.core.files import atomic_write_bytes, atomic_write_json, bad_row, read_rows
 from odin_rm.evaluation.records import RunPoint
 from odin_rm.reports.blocks import Table
-from odin_rm.reports.chart_still import still_files
-from odin_rm.reports.dominance import draw_dominance
+from odin_rm.reports.chart_still import draw_panels, still_files
+from odin_rm.reports.dominance import dominance_figure
 from odin_rm.reports.front_tables import arms_table, comparisons_table, runs_table
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.markdown import markdown_table
-from odin_rm.reports.recipes import (
-    Band,
-    Drawing,
-    HeadScores,
-    draw_main_fronts,
-    draw_recipe,
-    draw_reward_against_length,
-)
+from odin_rm.reports.recipes import Band, HeadScores, Panels, main_fronts, recipe_figure, reward_against_length
 from odin_rm.results.contents import read_audit
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 
@@ -99,56 +92,56 @@ def check_output(output: str, *, overwrite: bool) -> Path:
     return check_output_folder(output, "pareto", overwrite=overwrite)
 
 
-def draw_figures(config: Asked, shown: FrontFigures | None) -> dict[str, Drawing]:
+def make_figures(config: Asked, shown: FrontFigures | None) -> dict[str, Panels]:
     """The figures that are asked for, by file name.
 
     Raises:
         OdinError: a recipe that these runs cannot fill, unusable scores.
     """
-    drawings: dict[str, Drawing] = {}
+    figures: dict[str, Panels] = {}
     for name in dict.fromkeys(config.recipe):
         if name == "heads":
             heads = [head for place in config.scored for head in read_heads(Path(place))]
-            drawings[name] = draw_reward_against_length(heads, seed=config.seed)
+            figures[name] = reward_against_length(heads, seed=config.seed)
         elif shown is not None and name == "main":
-            drawings[MAIN] = _main(shown)
+            figures[MAIN] = _main(shown)
         elif shown is not None:
-            drawings[name] = draw_recipe(
+            figures[name] = recipe_figure(
                 name, shown.points, length_label=shown.length_label, score_label=shown.score_label,
                 panel=config.panel, marks=shown.marks, lengths=shown.lengths,
             )  # fmt: skip
     if shown is not None:
         comparisons = shown.summary["comparisons"]
-        dominance = draw_dominance(shown.summary["grid"], comparisons, length_label=shown.length_label)
+        dominance = dominance_figure(shown.summary["grid"], comparisons, length_label=shown.length_label)
         if dominance is not None:
-            drawings["dominance"] = dominance
-    return drawings
+            figures["dominance"] = dominance
+    return figures
 
 
-def _main(shown: FrontFigures) -> Drawing:
+def _main(shown: FrontFigures) -> Panels:
     grid = np.array(shown.summary["grid"])
     bands = {name: Band(grid, arm["band"]) for name, arm in shown.summary["arms"].items()}
     known = {name: band for name, band in bands.items() if any(f.low is not None for f in band.figures)}
-    return draw_main_fronts(
+    return main_fronts(
         shown.points, length_label=shown.length_label, score_label=shown.score_label, bands=known,
         marks=shown.marks, lengths=shown.lengths,
     )  # fmt: skip
 
 
 def write_output(
-    folder: Path, content: Mapping[str, Any], drawings: Mapping[str, Drawing], shown: FrontFigures | None
+    folder: Path, content: Mapping[str, Any], figures: Mapping[str, Panels], shown: FrontFigures | None
 ) -> None:
     """Write figures, tables and, last, ``pareto.json``. Everything has been computed before the first file is made.
 
     Args:
         folder: where; made if it is missing.
         content: of ``pareto.json``; nothing is written of an empty one.
-        drawings: figures by file name.
+        figures: figures by file name.
         shown: what the tables show.
     """
     files: dict[str, bytes] = {}
-    for name, drawing in drawings.items():
-        files[f"{name}.png"], files[f"{name}.svg"] = still_files(drawing.canvas)
+    for name, figure in figures.items():
+        files[f"{name}.png"], files[f"{name}.svg"] = still_files(draw_panels(figure.charts))
     tables = shown.tables() if shown is not None else []
     if tables:
         files["pareto.tex"] = "\n".join(map(latex_table, tables)).encode("utf-8")
@@ -156,11 +149,11 @@ def write_output(
     with writer_of(folder), replaced_folder(folder, "pareto") as stage:
         for name, data in files.items():
             atomic_write_bytes(stage / name, data)
-        for name, drawing in drawings.items():
+        for name, figure in figures.items():
             if name not in (MAIN, "dominance"):
-                atomic_write_json(stage / f"{name}.json", {**drawing.data, "alt": drawing.alt})
+                atomic_write_json(stage / f"{name}.json", {**figure.data, "alt": figure.alt})
         if content:
-            alts = {name: drawing.alt for name, drawing in drawings.items()}
+            alts = {name: figure.alt for name, figure in figures.items()}
             atomic_write_json(stage / RESULT, {**content, "figures": alts})
 
 

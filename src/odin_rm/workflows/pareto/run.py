@@ -32,7 +32,7 @@ from odin_rm.results.run_records import (
 )
 from odin_rm.results.runs import Found, ReadOptions, read_run_records
 from odin_rm.workflows.pareto.config import ParetoConfig
-from odin_rm.workflows.pareto.output import FrontFigures, check_output, draw_figures, write_output
+from odin_rm.workflows.pareto.output import FrontFigures, check_output, make_figures, write_output
 
 RECIPE_SETTINGS = ("kl_coef", "clip_epsilon", "experience_size", "reward_clip", "length_penalty")
 _MOST_SETTINGS = 12
@@ -66,7 +66,7 @@ def run_pareto(config: ParetoConfig) -> dict[str, Any]:
     """
     folder = check_output(config.output, overwrite=config.overwrite_output_dir)
     if not config.runs:
-        write_output(folder, {}, draw_figures(config, None), None)
+        write_output(folder, {}, make_figures(config, None), None)
         return {}
     found = read_run_records(config.runs, ReadOptions(config.x, config.y, *_counter(config), config.on_bad_row))
     fronts = _bring_fronts(config, found)
@@ -106,7 +106,7 @@ def run_pareto(config: ParetoConfig) -> dict[str, Any]:
         **_summary_json(summary, matched),
         "left_out": dict(found.left_out),
     }
-    write_output(folder, content, draw_figures(config, shown), shown)
+    write_output(folder, content, make_figures(config, shown), shown)
     return content | {"shown": shown}
 
 

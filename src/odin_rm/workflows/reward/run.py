@@ -51,6 +51,7 @@ from odin_rm.runs.run_folder import (
     write_settings,
 )
 from odin_rm.runs.talk import talking
+from odin_rm.workflows.reward.edits import edits_of_objective
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
 from odin_rm.workflows.reward.trainers import build_head_trainer, build_trainer
 
@@ -288,6 +289,7 @@ def load_data(
         "num_proc": config.num_proc,
         "columns": config.columns,
         "measured": attributes_of_objective(config),
+        "variants": edits_of_objective(config),
     }
     assert config.dataset is not None
     data = load_preferences(config.dataset, tokenizer, settings, skipped_rows_file=skipped_rows_file, **kwargs)

@@ -34,6 +34,7 @@ from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.settings import non_default_fields
 from odin_rm.model.backbone import quiet_loading
 from odin_rm.model.policy import end_token_ids
+from odin_rm.rl.checkpoint import random_states, set_random_states
 from odin_rm.rl.config import RLConfig
 from odin_rm.rl.records import SamplingSettings
 from odin_rm.rl.rollout import TransformersEngine
@@ -98,6 +99,17 @@ class OwnPrompts(QuietTrainer):
     """Goes before a TRL trainer among the bases: its prompts are positions in a list of ids."""
 
     prompt_ids: list[list[int]]
+
+    def open_figures(self) -> Any:
+        """What TRL averages in the next log."""
+        figures: Any = self
+        return {name: list(values) for name, values in figures._metrics["train"].items()}
+
+    def take_up_figures(self, figures: Any) -> None:
+        """Go on from :meth:`open_figures`."""
+        trainer: Any = self
+        for name, values in figures.items():  # JSON has no word for NaN
+            trainer._metrics["train"][name] = [math.nan if value is None else value for value in values]
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [list(self.prompt_ids[int(position)]) for position in prompts], None, {}
@@ -285,6 +297,39 @@ def micro_batch_size(rows: int, longest: int, budget: int) -> int:
     return max(d for d in range(1, rows + 1) if rows % d == 0 and (d == 1 or d * longest <= budget))
 
 
+class BetweenSteps(TrainerCallback):
+    """Knows whether all that is due after a step is done, and what the random states and open figures were then.
+
+    Only then may a run that fails save its state. A step whose row could not be written, or whose look failed, is taken
+    again from the checkpoint before it.
+
+    Attributes:
+        done: false within an update and until its log, its look and its checkpoint are written.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.done = trainer, False
+        self._states: dict[str, Any] = {}
+        self._figures: dict[str, list[Any]] = {}
+        self._tokens = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All is done."""
+        self._states, self._figures = random_states(self.trainer.accelerator.device), self.trainer.open_figures()
+        self._tokens, self.done = state.num_input_tokens_seen, True
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An update begins."""
+        self.done = False
+
+    def put_back(self) -> None:
+        """Undo what a collection that failed has drawn and counted."""
+        set_random_states(self._states, self.trainer.accelerator.device)
+        self.trainer.state.num_input_tokens_seen = self._tokens
+        self.trainer._metrics["train"].clear()
+        self.trainer.take_up_figures(self._figures)
+
+
 class RLMetrics(MetricsFile):
     """TRL's figures under the names that ``odin-rm rl`` gives them, as far as TRL has them.
 
@@ -366,8 +411,9 @@ def _check_checkpoint(checkpoint: Path, note: dict[str, Any]) -> None:
 
 
 def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
-    stop = StopOnSignal()
+    stop, between = StopOnSignal(), BetweenSteps(trainer)
     trainer.add_callback(stop)
+    trainer.add_callback(between)
     if checkpoint is not None:
         # TRL counts micro-batches from 0 again, and would collect at other steps than before.
         trainer._step = int(checkpoint.name.split("-")[1]) * trainer.args.gradient_accumulation_steps
@@ -376,7 +422,8 @@ def _train(trainer: Any, run: Path, checkpoint: Path | None) -> None:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except OdinError as error:
         step = trainer.state.global_step
-        if step:
+        if step and between.done:
+            between.put_back()
             trainer._save_checkpoint(trainer.model, trial=None)
             error.fix = f"{error.fix} The state after step {step} is saved in {run / 'checkpoints'}.".strip()
         raise

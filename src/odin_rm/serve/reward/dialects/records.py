@@ -45,6 +45,7 @@ class Item:
         window: the most tokens, where the client asks for fewer than the model takes; a longer text is cut.
         cut: a longer text than the window loses the start of its prompt instead of being refused.
         variables: what the chat template gets beside messages: ``tools``, ``chat_template_kwargs``.
+        optional: where it cannot be read, or does not fit, it has no score, and the request goes on.
     """
 
     param: str
@@ -57,6 +58,7 @@ class Item:
     window: int | None = None
     cut: bool = False
     variables: Mapping[str, Json] = field(default_factory=dict)
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,15 @@ class Scored:
     """What the model says of an item.
 
     Attributes:
-        quality: the reward.
+        quality: the reward, calibrated where the model is; NaN for an optional item that could not be read.
         length: what a length head says, for logs; ``None`` without one.
         response_tokens: of the response alone; ``None`` where nobody knows where it begins.
         tokens: that the model has read.
         cut: the response has no end token.
         free: the text was in the form of no template.
         truncated: something of it was cut away, for it did not fit.
+        taken_off: by the model's calibration; without it the reward would be so much higher.
+        attributes: of the response, by name, for logs; empty where nobody knows where it begins.
     """
 
     quality: float
@@ -80,8 +84,11 @@ class Scored:
     cut: bool = False
     free: bool = False
     truncated: bool = False
+    taken_off: float = 0.0
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
+NO_SCORE = Scored(math.nan, None, None, 0)
 Reply = Callable[[str, Sequence[Scored]], Json]
 
 

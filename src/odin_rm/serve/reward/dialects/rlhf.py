@@ -56,8 +56,14 @@ def write_get_reward(model: str, scores: Sequence[Scored]) -> Json:
         logs["quality"] = [one.quality for one in scores]
         if all(one.length is not None for one in scores):
             logs["length_reward"] = [one.length for one in scores]
-        logs["response_tokens"] = [one.response_tokens for one in scores]
+        if all(one.response_tokens is not None for one in scores):
+            logs["response_tokens"] = [one.response_tokens for one in scores]
         logs["cut"] = [int(one.cut) for one in scores]
+        if any(one.taken_off for one in scores):
+            logs["calibration_takes"] = [one.taken_off for one in scores]
+        for name in scores[0].attributes:
+            if all(name in one.attributes for one in scores):
+                logs[name] = [one.attributes[name] for one in scores]
     quality = [one.quality for one in scores]
     return {"rewards": quality, "scores": [sigmoid(one) for one in quality], "extra_logs": logs}
 

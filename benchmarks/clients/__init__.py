@@ -1,0 +1,1 @@
+"""Clients of the server, each run by the interpreter of its own environment."""
