@@ -70,6 +70,7 @@ docs: $(INSTALLED_TEST)  ## Build the docs site into site/, without a network
 format: $(INSTALLED_TEST)  ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python .ci/wrap_docs.py *.md docs/*.md
 
 .PHONY: interop
 interop: $(INSTALLED_TEST)  ## One text, one score in real peer packages, 20 to 40 minutes; ARGS="--tools trl --models qwen"
