@@ -35,7 +35,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds bench-pages
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -70,6 +70,7 @@ docs: $(INSTALLED_TEST)  ## Build the docs site into site/, without a network
 format: $(INSTALLED_TEST)  ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python .ci/wrap_docs.py *.md docs/*.md
 
 .PHONY: interop
 interop: $(INSTALLED_TEST)  ## One text, one score in real peer packages, 20 to 40 minutes; ARGS="--tools trl --models qwen"
@@ -187,6 +188,9 @@ bench-calibration: $(INSTALLED_TEST)  ## The dial on real rewards beside LOESS, 
 
 bench-gpu-plans: $(INSTALLED_TEST)  ## Memory of reward training on one 80 GB card, computed; ARGS="--data FILE"
 	$(TEST_ENV) $(BIN)/python -m benchmarks.gpu_plans $(ARGS)
+
+bench-pages: $(INSTALLED_TEST)  ## Pictures of every page in Chromium, faults counted; ARGS="--quickstart DIR --output DIR"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.page_shots $(ARGS)
 
 bench-help: $(INSTALLED_TEST)  ## CPU time and memory of --help of every command
 	$(BIN)/python -m benchmarks.help_cost $(ARGS)

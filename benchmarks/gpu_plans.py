@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 VOCABULARY = 151_936
 LORA = {"lora_r": 64, "model_dtype": "bfloat16", "learning_rate": 1e-4}
-RECOMPUTE = {"gradient_checkpointing": True}
+RECOMPUTE = {"activation_checkpointing": True}
 SETTINGS: list[tuple[str, str, dict[str, Any]]] = [
     ("0.6B", "full", {}),
     ("0.6B", "LoRA", LORA),

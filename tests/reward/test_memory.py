@@ -398,3 +398,38 @@ def test_exact_backward_leaves_no_scores_behind() -> None:
     with pytest.raises(OutOfMemory):
         exact_backward(score, model.batches(6, 6), 12, model.objective)
     assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("weights", ["float32", "float32 under autocast", "bfloat16"])
+def test_the_estimate_of_a_layer_is_what_autograd_saves(family: str, weights: str) -> None:
+    saved, numbers, tokens = [], [], 64
+    kind = transformers.Qwen3Config if family == "qwen3" else transformers.LlamaConfig
+    for layers in (1, 2):
+        config = kind(
+            hidden_size=64, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=8,
+            num_key_value_heads=2, head_dim=16, vocab_size=32, pad_token_id=0,
+        )  # fmt: skip
+        model = transformers.AutoModel.from_config(config).train()
+        model = model.bfloat16() if weights == "bfloat16" else model
+        kept = [*model.parameters(), *model.buffers()]
+        with memory._saved_bytes(kept) as found, torch.autocast("cpu", torch.bfloat16, enabled="auto" in weights):
+            model(torch.randint(0, 32, (1, tokens)), use_cache=False)
+        saved.append(sum(found.values()))
+        numbers.append(sum(p.numel() for p in model.parameters() if p.dim() == 2))
+    copies = 2 * (numbers[1] - numbers[0]) if "auto" in weights else 0  # they are counted beside the weights
+    layer = (saved[1] - saved[0] - copies) / tokens
+    sizes = (4 if "float32" in weights else 2, 4 if weights == "float32" else 2)
+    assert memory.activation_bytes(config, *sizes) / 2 == pytest.approx(layer, rel=0.03)
+
+
+def test_moments_by_dtype_and_optimiser() -> None:
+    weights = [torch.zeros(10), torch.zeros(4, dtype=torch.bfloat16)]
+    assert memory.pending_bytes(weights) == 10 * (4 + 8) + 4 * (2 + 4)
+    assert memory.pending_bytes(weights, "adafactor") == 10 * 4 + 4 * 2
+    optimiser = torch.optim.AdamW(weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    held = [optimiser.state[weight][name] for weight in weights for name in ("exp_avg", "exp_avg_sq")]
+    assert sum(m.numel() * m.element_size() for m in held) == 10 * 8 + 4 * 4

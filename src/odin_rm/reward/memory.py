@@ -27,6 +27,10 @@ MOST_TOKENS = 65536
 CPU_TOKENS = 4096
 """On a CPU larger micro-batches leave the caches and are no faster; graphs of several are kept instead."""
 _CPU_SHARE, _CUDA_SHARE = 0.5, 0.8
+_SAVED = {(4, 4): (24, 16, 8, 8), (4, 2): (26, 8, 4, 6), (2, 2): (16, 8, 4, 6)}
+"""Bytes that autograd saves per token and layer for each of hidden size, inner size, width of queries, keys and values,
+and the same again where queries and keys are normalised; by bytes of a weight and of a number in the products."""
+_NORMALISES_HEADS = ("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2")
 _MOMENTS = {"adafactor": 0, "sgd": 0}
 """Moments per trained weight that an optimiser keeps, where they are not AdamW's two; Adafactor's sums are small."""
 
@@ -155,17 +159,30 @@ def pending_bytes(trained: Sequence[Tensor], optimiser: str = "adamw_torch") -> 
     return sum(p.numel() * (p.element_size() + moments_bytes(p.element_size(), optimiser)) for p in trained)
 
 
-def activation_bytes(config: Any, itemsize: int = 4, *, checkpointing: bool = False) -> int:
+def activation_bytes(config: Any, weight_size: int = 4, itemsize: int = 4, *, checkpointing: bool = False) -> int:
     """Estimate of the bytes that the graph of a causal or encoder model holds per token, from its config alone.
 
-    A layer keeps about ten tensors of the hidden size (inputs of norms and projections, queries, keys, values, the
-    attention's output, residuals) and four of the inner size. With checkpointing only its input.
+    A layer keeps what autograd saves: inputs of norms and projections, queries, keys, values, the attention's output,
+    four tensors of the inner size. The counts are those of transformers' Llama and Qwen3 layers, for weights and
+    products of one dtype or of two (autocast, which also keeps what the norms compute in 32 bits). With checkpointing
+    only a layer's input is kept, and one layer whole.
+
+    Args:
+        config: of the model.
+        weight_size: bytes of a weight.
+        itemsize: bytes of a number in the products; smaller than ``weight_size`` under autocast.
+        checkpointing: whether activations are computed anew in the backward pass.
     """
     hidden = int(getattr(config, "hidden_size", 0))
     layers = int(getattr(config, "num_hidden_layers", 0))
     inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "ffn_dim", 0) or 4 * hidden)
-    layer = 10 * hidden + 4 * inner
-    return itemsize * (layers * hidden + layer if checkpointing else layers * layer)
+    heads = int(getattr(config, "num_attention_heads", 0) or 1)
+    key_heads = int(getattr(config, "num_key_value_heads", 0) or heads)
+    width = int(getattr(config, "head_dim", 0) or hidden // heads)
+    per_hidden, per_inner, per_head, normalised = _SAVED[weight_size, itemsize]
+    per_head += normalised if getattr(config, "model_type", "") in _NORMALISES_HEADS else 0
+    layer = per_hidden * hidden + per_inner * inner + per_head * width * (heads + key_heads)
+    return layers * hidden * weight_size + layer if checkpointing else layers * layer
 
 
 @contextmanager

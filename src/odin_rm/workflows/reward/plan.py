@@ -137,8 +137,9 @@ def plan_reward_run(
     parameters = sum(p.numel() for p in classifier.parameters())
     trained = _trained(config, classifier, parameters)
     itemsize = 2 if config.bf16 or config.fp16 or config.model_dtype != "float32" else 4
-    per_token = memory.activation_bytes(classifier.config, itemsize, checkpointing=config.recomputes_activations)
     weight_size = 4 if config.model_dtype == "float32" else 2
+    recomputed = config.recomputes_activations
+    per_token = memory.activation_bytes(classifier.config, weight_size, itemsize, checkpointing=recomputed)
     held = {
         "weights": parameters * weight_size,
         "gradients": trained * weight_size,
