@@ -35,7 +35,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-edits bench-rl-worlds bench-gpu-plans
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-edits bench-rl-worlds bench-gpu-plans bench-serve-clients bench-serve-faults bench-serve-grpo
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -97,6 +97,15 @@ bench-ablation: $(INSTALLED_TEST)  ## Exact batch, head normalisation, orthogona
 
 bench-serve: $(INSTALLED_TEST)  ## Load on odin-rm serve beside in-process scoring and FastAPI + pipeline
 	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_load $(ARGS)
+
+bench-serve-clients: $(INSTALLED_TEST)  ## Real clients at odin-rm serve; ARGS="--environments . --clients_python PYTHON"
+	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_clients $(ARGS)
+
+bench-serve-faults: $(INSTALLED_TEST)  ## Bad requests, huge bodies, slow senders, no memory and kill -9 at odin-rm serve
+	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_faults $(ARGS)
+
+bench-serve-grpo: $(INSTALLED_TEST)  ## A GRPO run of TRL with the reward in process and over HTTP
+	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_grpo $(ARGS)
 
 bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 	$(BIN)/python benchmarks/score_rows.py $(ARGS)

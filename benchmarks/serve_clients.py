@@ -29,8 +29,8 @@ from benchmarks.interop.bases import BASES
 from benchmarks.interop.serving import own_environment
 from benchmarks.interop.texts import as_rows, read_pairs
 from benchmarks.serve_load import SERVE, free_ports, say
-from benchmarks.serve_rivals import python_of, started
 from benchmarks.shared.reward_setup import quiet
+from benchmarks.shared.serve_rivals import python_of, started
 from odin_rm.core.files import atomic_write_json, environment_record
 from odin_rm.model.scoring import load_scorer, score_texts
 
@@ -211,6 +211,7 @@ def run_script(name: str, python: Path | str, request: dict[str, Any], scratch: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--clients", nargs="*", choices=SCRIPTS, default=list(SCRIPTS))
     parser.add_argument("--environments", default=".", help="folder that holds .venv-interop-*")
     parser.add_argument("--clients_python", default=sys.executable, help="an interpreter with openai and cohere")
     parser.add_argument("--folder", help="of a model that is there already, or is written there")
@@ -255,7 +256,8 @@ def measure(options: argparse.Namespace, folder: Path, rows: list[Row], scratch:
         answers = {"request": {"scores": plain_clients(address, rows, texts), "errors": {}, "failed": {}}}
         request = {"address": address, "open": open_address, "key": KEY, "folder": str(folder), "rows": rows}
         request |= {"texts": texts, "scratch": str(scratch)}
-        for name, environment in SCRIPTS.items():
+        for name in options.clients:
+            environment = SCRIPTS[name]
             say(name)
             try:
                 python = (

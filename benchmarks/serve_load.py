@@ -32,8 +32,8 @@ import psutil
 import torch
 
 from benchmarks.interop.serving import ServerFailed
-from benchmarks.serve_rivals import CLASSIFY, OPENRLHF, RIVALS, Pair, Running, started
 from benchmarks.shared.reward_setup import quiet
+from benchmarks.shared.serve_rivals import CLASSIFY, OPENRLHF, RIVALS, Pair, Running, started
 from odin_rm.core.files import atomic_write_json, environment_record
 from odin_rm.model.scoring import Scorer, load_scorer, score_texts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from odin_rm.evaluation import certificate
 from odin_rm.evaluation.certificate import (
     BIASED,
     MITIGATED,
@@ -162,3 +163,10 @@ def test_every_verdict_is_reached_and_survives_json():
     assert content["measured"]["effect"] == {"value": 0.0, "low": -0.05, "high": 0.05}
     assert content["baseline"]["effect"]["value"] == 0.5
     assert content["kept"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(-0.001, "0.00"), (0.0, "0.00"), (0.004, "0.00"), (-0.2, "\N{MINUS SIGN}0.20")]
+)
+def test_a_figure_that_rounds_to_zero_has_no_sign(value, said):
+    assert certificate._words(Figure(value, value, value)) == f"{said} ({said} to {said}) deviations"

@@ -52,7 +52,9 @@ def test_interval_and_standard_error_against_scipy():
     values = np.random.default_rng(0).normal(3, 2, size=80)
     draws = resample({"mean": mean_of(values)}, 80, 4000, 0)["mean"]
     figure = mean_estimate(values, draws)
-    peer = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1)
+    peer = stats.bootstrap(
+        (values,), np.mean, n_resamples=4000, method="percentile", random_state=np.random.default_rng(1)
+    )
     assert figure.value == pytest.approx(values.mean())
     assert figure.standard_error == pytest.approx(stats.sem(values))
     assert draws.std(ddof=1) == pytest.approx(peer.standard_error, rel=0.05)
@@ -100,7 +102,7 @@ def test_sign_test_against_scipy():
 
 def scipy_permutation(difference: np.ndarray, resamples: float) -> float:
     result = stats.permutation_test(
-        (difference,), np.mean, permutation_type="samples", n_resamples=resamples, rng=np.random.default_rng(9)
+        (difference,), np.mean, permutation_type="samples", n_resamples=resamples, random_state=np.random.default_rng(9)
     )
     return float(result.pvalue)
 

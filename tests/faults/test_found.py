@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -191,3 +193,35 @@ def test_an_architecture_that_the_weights_are_not_of(arguments, refuse, room, sh
 def test_an_unset_variable_of_the_shell_is_no_value(arguments, refuse, shop, flag, command):  # noqa: F811
     argv = ["study", "--output", "out"] if command == "study" else arguments(command)
     refuse([*argv, f"--{flag}", ""], f"--{flag}: is empty")
+
+
+@pytest.mark.parametrize("command", ["best-of-n", "audit", "calibrate --anchor zero"])
+def test_a_whole_number_that_no_float_can_hold_is_infinite(refuse, room, command):  # noqa: F811
+    (room / "s.jsonl").write_text(f'{{"prompt_id": 1, "response": "a", "score": {"9" * 400}}}\n')
+    refuse([*command.split(), "--scores", "s.jsonl", "--output", "out"], "row 1", "'score' is infinite")
+
+
+def test_whole_numbers_are_read_as_they_are():
+    assert parse_json(f"[{2**64 + 1}, -3, {10**307}]") == [2**64 + 1, -3, 10**307]
+    assert parse_json("[-" + "9" * 5000 + "]") == [-math.inf]
+
+
+@pytest.mark.parametrize("command", ["best-of-n", "audit", "calibrate --anchor zero"])
+def test_resamples_have_an_end(refuse, room, command):  # noqa: F811
+    (room / "s.jsonl").write_text('{"prompt_id": 1, "response": "a", "score": 1}\n')
+    argv = [*command.split(), "--scores", "s.jsonl", "--output", "out", "--bootstrap_samples", "99999999999"]
+    refuse(argv, "--bootstrap_samples", "at most 100000")
+
+
+def test_a_name_that_no_font_has_says_nothing_to_the_terminal(room, capfd):  # noqa: F811
+    rows = [{"prompt_id": k // 2, "response": "a" * (k + 1), "score": k % 3, "label": k % 2} for k in range(8)]
+    name = "\x1b]0;x\x07\ud55c"
+    (room / "s.jsonl").write_text("".join(json.dumps(row | {"model": name}) + "\n" for row in rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        argv = ["audit", "--scores", "s.jsonl", "--output", "out", "--bootstrap_samples", "5"]
+        assert main(argv) == 0
+    said = "".join(capfd.readouterr())
+    assert "\x1b]" not in said
+    assert "\x07" not in said
+    assert "\x1b" not in (room / "out" / "report.html").read_text()

@@ -175,3 +175,8 @@ def test_models_keep_their_colours() -> None:
     many = [f"model {k}" for k in range(7)] + ["odin"]
     assert len(set(model_colours(many).values())) == 8
     assert len(set(model_markers(many).values())) == len(MARKERS)
+
+
+def test_every_column_has_a_heading():
+    with pytest.raises(ValueError, match="a column of 'Facts' has no heading"):
+        Table("Facts", ["", "value"], [["a", 1]])

@@ -139,7 +139,8 @@ def test_vllm_classify_messages_text_and_ids(client, scorer, expected, path):
         (one,) = found["data"]
         assert (one["index"], one["label"], one["num_classes"]) == (0, "quality", 1)
         assert_close(one["probs"], expected[:1])
-        assert found["usage"] == {"prompt_tokens": len(ids), "total_tokens": len(ids), "completion_tokens": 0}
+        counts = {"prompt_tokens": len(ids), "total_tokens": len(ids), "completion_tokens": 0}
+        assert found["usage"] == counts | {"prompt_tokens_details": None, "completion_tokens_details": None}
 
 
 def test_vllm_free_text_is_read_as_it_stands(client, scorer):
@@ -214,7 +215,7 @@ def test_cohere_rerank_sorts(client, expected, path):
     found = post(client, path, body)
     assert [row["index"] for row in found["results"]] == order
     assert_close([row["relevance_score"] for row in found["results"]], [expected[i] for i in order])
-    assert found["results"][0]["document"] == {"text": (GOOD, BAD)[order[0]]}
+    assert found["results"][0]["document"] == {"text": (GOOD, BAD)[order[0]], "multi_modal": None}
     first = post(client, path, {**body, "top_n": 1, "return_documents": False})
     assert [set(row) for row in first["results"]] == [{"index", "relevance_score"}]
     refused = post(client, path, {**body, "top_n": -1}, 400)

@@ -10,6 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 import torch
+from benchmarks.shared.bad_requests import bad_requests, good_bodies, takes
 
 from odin_rm.model.scoring import Scorer
 from odin_rm.serve.http import Limits
@@ -20,86 +21,8 @@ from tests.serve.reward_kit import KEY, assert_close, dumps, make_model, make_sc
 from tests.waiting import wait_until
 
 TEXT = rendered("Why?", "No.")
-MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}]
-DEEP = b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-
-# What each protocol takes; each bad request changes one thing of it.
-GOOD = {
-    "/get_reward": {"query": [TEXT], "prompts": [""], "labels": [None]},
-    "/classify": {"model": "rm", "input": [TEXT]},
-    "/pooling": {"model": "rm", "input": [TEXT]},
-    "/v1/embeddings": {"model": "rm", "input": [TEXT]},
-    "/score": {"model": "rm", "text_1": "Why?", "text_2": ["No."]},
-    "/rerank": {"model": "rm", "query": "Why?", "documents": ["No."]},
-    "/predict": {"inputs": [["Why?", "No."]]},
-    "/v1/score/evaluation": {"model": "model", "messages": [TEXT]},
-    "/api/score": {"prompt": "Why?", "responses": ["No."]},
-}
-FIELD = {
-    "/get_reward": "query",
-    "/classify": "input",
-    "/pooling": "input",
-    "/v1/embeddings": "input",
-    "/score": "text_2",
-    "/rerank": "documents",
-    "/predict": "inputs",
-    "/v1/score/evaluation": "messages",
-    "/api/score": "responses",
-}
-NOT_TEXTS = [None, True, False, 0, -1, 1.5, 1e308, {}, {"text": None}, {"text": 5}, {"content": []}, {"a": "b"}]
-BAD_VALUES = {
-    **{f"{value!r}": value for value in NOT_TEXTS},
-    **{f"[{value!r}]": [value] for value in NOT_TEXTS if value is not None or value != 0},
-    **{f"[text,{value!r}]": [TEXT, value] for value in (None, True, {}, [], 7, ["a", "b", "c"])},
-    "nested": [[["No."]]],
-    "deep": [[[[[[[[]]]]]]]],
-    "empty text": [""],
-    "white space": [" \n\t "],
-    "half character": ["half \ud83d"],
-    "half character alone": "\udc00",
-    "too long": ["rice " * 5000],
-    "ids and text": [5, "a"],
-    "ids beyond the vocabulary": [[5, 10**9]],
-    "negative ids": [[-1, 5]],
-    "ids beyond any": [[10**400]],
-    "true ids": [[True, False]],
-    "an empty list of ids": [[]],
-    "lists of lists of lists": [[[5]]],
-    "ids, then words": [[5], ["a"]],
-    "a picture": {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
-    "a part without text": [{"content": [{"type": "text", "text": 5}]}],
-    "one good, one too long": [TEXT, "rice " * 5000],
-    "one good, one half character": [TEXT, "\ud83d"],
-}
-BAD_BODIES = {
-    "nothing": b"",
-    "no JSON": b"query=a",
-    "half": b'{"query": ["a"',
-    "list": b"[]",
-    "text": b'"a"',
-    "number": b"5",
-    "null": b"null",
-    "NaN": b'{"input": NaN}',
-    "infinite": b'{"query": [Infinity]}',
-    "long number": b'{"input": ' + b"9" * 6000 + b"}",
-    "no UTF-8": b'{"query": ["\xff\xfe"]}',
-    "UTF-16 mark": b"\xff\xfe{\x00}\x00",
-    "NUL": b"\x00",
-    "single quotes": b"{'query': ['a']}",
-    "a comma too many": b'{"query": ["a"],}',
-    "true": b"true",
-    "deep": DEEP,
-    "empty object": b"{}",
-    "other keys": b'{"prompt_": "a"}',
-}
-CASES = [
-    *(
-        (path, f"{FIELD[path]}={name}", {**GOOD[path], FIELD[path]: value})
-        for path in GOOD
-        for name, value in BAD_VALUES.items()
-    ),
-    *((path, name, body) for path in GOOD for name, body in BAD_BODIES.items()),
-]
+GOOD = good_bodies(TEXT)
+CASES = bad_requests(TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +34,6 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
 def client(scorer: Scorer) -> Iterator[httpx2.Client]:
     with serving(Service({"rm": make_model(scorer)})) as client:
         yield client
-
-
-def takes(path: str, name: str) -> bool:
-    """What is wrong elsewhere and fine here: a list of whole numbers is a list of ids."""
-    return path in ("/classify", "/pooling", "/v1/embeddings") and name.partition("=")[2] == "[0]"
 
 
 @pytest.mark.parametrize(("path", "name", "body"), CASES, ids=[f"{path}-{name}" for path, name, _ in CASES])

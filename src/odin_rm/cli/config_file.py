@@ -122,7 +122,7 @@ def _convert_scalar(value: Any, hint: Any) -> Any:
         kind = "a whole number" if hint is int else "a number"
         try:
             number = float(value) if not isinstance(value, bool) else None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = None
         if number is None or (hint is int and not number.is_integer()):
             raise ValueError(f"must be {kind}")

@@ -20,6 +20,8 @@ BATCH_LAYOUTS = ("auto", *LAYOUTS)
 TREE_ATTENTION = ("auto", "segments", "varlen", "flex", "dense")
 CPU_PRODUCTS = ("auto", "torch", "onednn")
 ON_BAD_ROW = ("error", "skip")
+RESAMPLES = 100_000
+"""Resamples of an interval at most: beyond them only time and memory grow."""
 SEEDS = 2**32
 """Seeds are below it: numpy's old generator, which libraries use, takes no others."""
 

@@ -17,6 +17,7 @@ import yaml
 
 from odin_rm.core.errors import DataError
 from odin_rm.core.system import PathLike, cannot_read, shown_path
+from odin_rm.core.untrusted import json_integer
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line, and of a cell, of a file of rows."""
@@ -81,7 +82,7 @@ def parse_json(content: str | bytes, *, where: str = "", fix: str = "Check its c
     """
     text = _text(content, where) if isinstance(content, bytes) else content
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=_once, parse_int=json_integer)
     except RecursionError as error:
         raise _too_deep(where) from error
     except (ValueError, MemoryError) as error:

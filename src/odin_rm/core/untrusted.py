@@ -12,6 +12,10 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_TERMINAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_LONGEST_INTEGER = 308
+"""Digits of a whole number that any float can hold."""
+
 
 def printable(text: str) -> str:
     """The text as a terminal may have it: what would move the cursor, colour, rename or hide is written as its code.
@@ -19,6 +23,11 @@ def printable(text: str) -> str:
     Newlines and tabs stay.
     """
     return _CONTROL.sub(lambda match: _code(ord(match[0])), text)
+
+
+def without_controls(text: str) -> str:
+    """The text of a file that other programs show: controls of terminals are written as their codes, the rest stays."""
+    return _TERMINAL.sub(lambda match: _code(ord(match[0])), text)
 
 
 def _code(number: int) -> str:
@@ -41,10 +50,15 @@ def plain_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def json_integer(digits: str) -> int | float:
+    """A whole number of a JSON text; one that no float can hold is infinite, as 1e400 is, and refused as that is."""
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
+
+
 def parse_json(content: bytes | str) -> Any:
     """What a body in JSON holds; whatever is wrong with it, however deep it is nested, is a ``ValueError``."""
     try:
-        return json.loads(content)
+        return json.loads(content, parse_int=json_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -255,6 +255,9 @@ def _drift(excess: Figure | None) -> str:
 
 def _words(figure: Figure) -> str:
     def number(value: float | None) -> str:
-        return "?" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+        if value is None:
+            return "?"
+        text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+        return text if text.strip("+\N{MINUS SIGN}0.") else "0.00"
 
     return f"{number(figure.value)} ({number(figure.low)} to {number(figure.high)}) deviations"

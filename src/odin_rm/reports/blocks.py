@@ -49,6 +49,9 @@ class Table:
         percent: show numbers and figures of these columns (by heading) in percent.
         folded: hide it behind a "show" line that a key or a click opens.
         file: name of its LaTeX file where a page writes such files; empty for none.
+
+    Raises:
+        ValueError: a column has no heading.
     """
 
     caption: str
@@ -60,6 +63,10 @@ class Table:
     folded: bool = False
     file: str = ""
     kind = "table"
+
+    def __post_init__(self) -> None:
+        if not all(self.columns):  # a screen reader reads the heading before each cell
+            raise ValueError(f"a column of '{self.caption}' has no heading")
 
     def cell(self, value: Any, column: int) -> dict[str, str]:
         """A cell as ``main`` text, ``interval`` text and ``why`` (a reason where a figure is undefined)."""

@@ -66,6 +66,7 @@ def _headline(content: Mapping[str, Any]) -> str:
         if one["verdict"] != UNDECIDED:
             by_verdict.setdefault(one["verdict"], []).append(one["words"])
     listed = "; ".join(f"{verdict}: {', '.join(words)}" for verdict, words in by_verdict.items())
+    listed = listed[:1].upper() + listed[1:]
     return f"{text} {listed}." if listed else text
 
 
@@ -84,6 +85,8 @@ def _evidence(attributes: Mapping[str, Any], names: Sequence[str]) -> list[Table
         rows.append([one["words"], *(None if cell is None else Figure.from_json(cell) for cell in cells)])
     columns = ["Attribute", "Effect before", "Effect", "Where it chooses", "Drift beyond gold",
                "Correlation before", "Correlation"]  # fmt: skip
+    found = [0, *(k for k in range(1, len(columns)) if any(row[k] is not None for row in rows))]
+    columns, rows = [columns[k] for k in found], [[row[k] for k in found] for row in rows]
     note = "Effects and drift in deviations, correlations within a prompt on the audit set; 95 % intervals."
     prices = [[a["words"], Figure.from_json(a["price"]), f"per {a['unit']}", a["usual"]]
               for a in (attributes[name] for name in names) if "price" in a]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,16 +86,26 @@ def draw_panels(charts: Sequence[Chart]) -> Canvas:
 
 def still_files(canvas: Canvas) -> tuple[bytes, bytes]:
     """The picture as PNG and as SVG, the same bytes for the same picture."""
-    stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "odin-rm", "svg.fonttype": "path"}):
-        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return png_bytes(canvas), stream.getvalue()
+        drawing = _picture(canvas, format="svg", metadata={"Date": None, "Creator": None})
+    return png_bytes(canvas), drawing
 
 
 def png_bytes(canvas: Canvas) -> bytes:
     """The figure as a PNG file, the same bytes for the same figure."""
+    return _picture(canvas, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _picture(canvas: Canvas, **settings: Any) -> bytes:
+    """The figure as a file, by the settings of matplotlib's ``savefig``.
+
+    A character that the font lacks is drawn as a box. matplotlib's warning of it would say the character itself, which
+    in a name may be one that moves a terminal's cursor.
+    """
     stream = io.BytesIO()
-    canvas.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*missing from font")
+        canvas.savefig(stream, **settings)
     return stream.getvalue()
 
 

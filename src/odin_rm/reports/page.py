@@ -32,6 +32,7 @@ from markupsafe import Markup
 
 from odin_rm.core.files import atomic_write_bytes, atomic_write_text
 from odin_rm.core.reading import read_text
+from odin_rm.core.untrusted import without_controls
 from odin_rm.reports.blocks import Table, Text
 from odin_rm.reports.chart import Chart, numbers_table, palette, thinned
 from odin_rm.reports.chart_live import describe_live
@@ -123,8 +124,8 @@ def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
         live[chart.file] = describe_live(chart, colours, markers)
     for block in blocks:
         if isinstance(block, Table) and block.file:
-            files[f"{block.file}.tex"] = latex_table(block).encode("utf-8")
-    return _html(report, sections, stills, live), files
+            files[f"{block.file}.tex"] = without_controls(latex_table(block)).encode("utf-8")
+    return without_controls(_html(report, sections, stills, live)), files
 
 
 def _html(report: Report, sections: Sequence[Section], stills: Mapping[str, str], live: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import SEEDS, check_options, option
+from odin_rm.core.options import RESAMPLES, SEEDS, check_options, option
 from odin_rm.testbed.annotator import Annotator, AnnotatorSettings
 from odin_rm.testbed.sweep import SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
@@ -30,7 +30,9 @@ class _RunSettings:
     learning_rate: float = option(1e-3, "peak learning rate", above=0)
     hidden: int = option(96, "width of the tiny Llama", at_least=8)
     layers: int = option(2, "depth of the tiny Llama", at_least=1)
-    bootstrap_samples: int = option(1000, "resamples behind each 95 % interval of the audits", at_least=10)
+    bootstrap_samples: int = option(
+        1000, "resamples behind each 95 % interval of the audits", at_least=10, at_most=RESAMPLES
+    )
     overwrite_output_dir: bool = option(False, "replace another run in --output instead of refusing", flag="overwrite")
 
 

@@ -98,7 +98,9 @@ def world_blocks(annotator: Annotator, facts: Facts, examples: Iterable[Row]) ->
     """
     names = list(facts)
     rows = [[label, *(facts[name][key] for name in names)] for key, label in _FACTS.items()]
-    table = Table("Facts of the preference data.", ["", *(name.replace("_", "-") for name in names)], rows, digits=3)
+    table = Table(
+        "Facts of the preference data.", ["Fact", *(name.replace("_", "-") for name in names)], rows, digits=3
+    )
     return [Text(rules), table, *_biased_pairs(examples)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from odin_rm.serve.http import App, Guard, Limits
+from odin_rm.serve.http import Guard, Limits
 from odin_rm.serve.reward.dialects.records import NO_SCORE, Asked, Dialect, Item, Json, Problem, Scored
 from odin_rm.serve.reward.dialects.table import DIALECTS, error_at
 from odin_rm.serve.reward.metrics import CONTENT_TYPE, Metrics
@@ -65,7 +65,7 @@ class Draining:
     now = False
 
 
-def make_app(service: Service, draining: Draining | None = None) -> App:
+def make_app(service: Service, draining: Draining | None = None) -> Guard:
     """The application behind its guard.
 
     Args:

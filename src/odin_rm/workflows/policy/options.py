@@ -128,7 +128,8 @@ class PolicyTrainingFields(RowOptions, LoraOptions, TrainerOptions):
         for name, known in self.words.items():
             given = getattr(self, name, known[0])
             for word in given if isinstance(given, list) else [given]:
-                one_of(name, word, known)
+                if word is not None:  # TRL's own choice
+                    one_of(name, word, known)
         self.check_lora()
         best = getattr(self, "metric_for_best_model", None)
         if best is not None:

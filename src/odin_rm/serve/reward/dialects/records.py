@@ -260,7 +260,8 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
 
-def usage(scores: Sequence[Scored]) -> dict[str, int]:
-    """Tokens as OpenAI counts them."""
+def usage(scores: Sequence[Scored]) -> dict[str, int | None]:
+    """Tokens as OpenAI counts them; vLLM's clients know two fields of details, which it leaves empty as well."""
     tokens = sum(one.tokens for one in scores)
-    return {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    counts: dict[str, int | None] = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    return counts | {"prompt_tokens_details": None, "completion_tokens_details": None}

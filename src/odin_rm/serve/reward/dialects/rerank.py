@@ -46,7 +46,7 @@ def read_rerank(body: Mapping[str, Json]) -> Asked:
     def write(model: str, scores: Sequence[Scored]) -> Json:
         results = []
         for i in best_first(scores)[:most]:
-            text = {"document": {"text": documents[i]}} if with_text else {}
+            text = {"document": {"text": documents[i], "multi_modal": None}} if with_text else {}
             results.append({"index": i, **text, "relevance_score": scores[i].quality})
         return {"id": new_id("rerank"), "model": model, "results": results, "usage": usage(scores)}
 

@@ -170,7 +170,7 @@ def pipeline(folder: Path, port: int, environments: Path) -> Iterator[Running]:
 @contextmanager
 def serve_rm(folder: Path, port: int, environments: Path) -> Iterator[Running]:
     """``python -m openrlhf.cli.serve_rm``."""
-    address, peers = f"http://127.0.0.1:{port}", Path(__file__).parent / "interop" / "peers"
+    address, peers = f"http://127.0.0.1:{port}", Path(__file__).parents[1] / "interop" / "peers"
     python = python_of(environments, "openrlhf")
     arguments = [SERVE_RM, str(folder), str(port), str(peers)]
     with started(arguments, address, python=python, env=own_environment()) as server:
