@@ -1,8 +1,8 @@
 """A reward from ``odin-rm serve`` as an environment of NeMo-RL: one turn, one reward, and the episode is over.
 
 Name ``ODIN_RM_URL`` (the server's address) and ``ODIN_RM_TOKEN`` in the environment of its workers, register the class
-as any other environment (``grpo.py`` and its config's ``env``), and give each prompt's task to it. The conversations of a
-step are asked for at the same time, so those to one prompt share its tokens.
+as any other environment (``grpo.py`` and its config's ``env``), and give each prompt's task to it. The conversations of
+a step are asked for at the same time, so those to one prompt share its tokens.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     ODIN_RM_MODEL=runs/odin/model serve run ray_serve:app        # in this folder, with ray[serve] installed
 
 Every replica loads the model and answers all of the server's protocols. ``ODIN_RM_REPLICAS`` says how many there are
-(2), ``ODIN_RM_GPUS`` how many GPUs each takes (0), ``ODIN_RM_TOKEN`` what callers must show. Ray gives each request to a
-replica that has little to do, so the responses to one prompt may be shared out, and each replica then computes the
-prompt for itself: send the responses to one prompt in one request, or take ``odin-rm serve --workers`` where one machine
-is enough.
+(2), ``ODIN_RM_GPUS`` how many GPUs each takes (0), ``ODIN_RM_TOKEN`` what callers must show. Ray gives each request to
+a replica that has little to do, so the responses to one prompt may be shared out, and each replica then computes the
+prompt for itself: send the responses to one prompt in one request, or take ``odin-rm serve --workers`` where one
+machine is enough.
 """
 
 from __future__ import annotations
