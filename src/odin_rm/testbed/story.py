@@ -98,7 +98,8 @@ def world_blocks(annotator: Annotator, facts: Facts, examples: Iterable[Row]) ->
     """
     names = list(facts)
     rows = [[label, *(facts[name][key] for name in names)] for key, label in _FACTS.items()]
-    table = Table("Facts of the preference data.", ["", *(name.replace("_", "-") for name in names)], rows, digits=3)
+    columns = ["Fact", *(name.replace("_", "-") for name in names)]
+    table = Table("Facts of the preference data.", columns, rows, digits=3)
     return [Text(rules), table, *_biased_pairs(examples)]
 
 
