@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ ON_DARK = {
     GREY: "#a3acb7",
     BLACK: "#e6e8eb",
 }
+LONGEST_Y_LABEL = 36
 VARIANTS = ("", "-open", "-dot", "-open-dot")
 """What follows a symbol's name, by the variant of a series."""
 SYMBOLS = {
@@ -101,6 +103,11 @@ def _trace(chart: Chart, one: Series, meta: dict[str, Any], symbol: str) -> dict
     return trace
 
 
+def _lines(label: str) -> str:
+    """A label of the vertical axis in lines that are no longer than the axis is high."""
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(label, LONGEST_Y_LABEL))
+
+
 def _band(one: Series, meta: dict[str, Any]) -> dict[str, Any]:
     """The interval as one closed shape: along the lower side, and back along the upper one."""
     x, low, high = _clean(one.x), _clean(one.low), _clean(one.high)
@@ -131,7 +138,7 @@ def _stepped(y: list[Any]) -> list[Any]:
 
 def _layout(chart: Chart) -> dict[str, Any]:
     x_axis: dict[str, Any] = {"title": {"text": html.escape(chart.x_label)}, "automargin": True}
-    y_axis: dict[str, Any] = {"title": {"text": html.escape(chart.y_label)}, "automargin": True}
+    y_axis: dict[str, Any] = {"title": {"text": _lines(chart.y_label)}, "automargin": True}
     layout: dict[str, Any] = {"margin": {"l": 10, "r": 14, "t": 12, "b": 10}, "hovermode": "closest"}
     layout |= {"showlegend": False, "barmode": "group", "uirevision": "kept", "dragmode": "zoom"}
     if chart.categories:
