@@ -73,7 +73,7 @@ def test_prices_of_edits_are_differences_of_scores(scorer):
     assert_close([prices[name] for name in wanted], list(wanted.values()))
     assert [one["name"] for one in found["edits"] if one["control"]] == ["truncate_half"]
     counts = {one["words"]: one["value"] for one in found["attributes"]}
-    assert (counts["words"], counts["sentences"]) == (9, 1)
+    assert (counts["words"], counts["characters"]) == (9, len(GOOD))
 
 
 def test_an_edit_that_does_not_fit_has_no_price(scorer):

@@ -111,14 +111,9 @@ def load_preferences(
     def build(scratch: Path, out: Path | None) -> TokenisedPreferences:
         check = TemplateCheck(tokenizer, settings.chat_template, every_row=on_bad_row == "skip")
         collected = collect(
-            opened,
-            scratch,
-            skip_bad_rows=on_bad_row == "skip",
-            extra_columns=extra_columns,
-            check=check,
-            measured=measured,
-            makers=variants,
-        )
+            opened, scratch, skip_bad_rows=on_bad_row == "skip", extra_columns=extra_columns, check=check,
+            measured=measured, makers=variants,
+        )  # fmt: skip
         return _build(opened, collected, tokenizer, settings, scratch, out, num_proc, check.unrendered)
 
     if root is None:
@@ -126,14 +121,9 @@ def load_preferences(
             data = build(Path(scratch), None)
             _hand_out_skipped(Path(scratch) / _SKIPPED, skipped_rows_file)
             return data
-    chosen = asdict(settings) | {
-        "on_bad_row": on_bad_row,
-        "extra_columns": list(extra_columns),
-        "columns": list(columns),
-        "measured": [one.name for one in measured],
-    }
-    if variants:  # without them the key is the one that it always was
-        chosen["variants"] = list(variants)
+    chosen = asdict(settings) | {"on_bad_row": on_bad_row, "extra_columns": list(extra_columns)}
+    chosen |= {"columns": list(columns), "measured": [one.name for one in measured]}
+    chosen |= {"variants": list(variants)} if variants else {}  # without them the key is the one that it always was
     folder = root / cache.cache_key(f"{opened.name}:{opened.fingerprint()}", tokenizer, chosen)
     cached = cache.read_columns(folder)
     if cached is not None:

@@ -120,5 +120,3 @@ def _table(stored: StoredScores, found: BestOfN, leading: list[str], attributes:
     rows = [[name, *found.curves[name]] for name in leading]
     rows += [[words(name), *found.curves[name]] for name in attributes]
     return Table("Means under best-of-N.", ["Mean of", *(f"N = {n}" for n in found.n)], rows, digits=2)
-
-    return Table("Means under best-of-N.", ["Mean", *(f"N = {n}" for n in found.n)], rows, digits=2)

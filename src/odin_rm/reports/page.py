@@ -125,13 +125,13 @@ def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
     for block in blocks:
         if isinstance(block, Table) and block.file:
             files[f"{block.file}.tex"] = without_controls(latex_table(block)).encode("utf-8")
-    return without_controls(_html(report, sections, stills, live)), files
+    return _html(report, sections, stills, live), files
 
 
 def _html(report: Report, sections: Sequence[Section], stills: Mapping[str, str], live: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("odin_rm.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     plotly_script = _plotly_script() if live else ""
     own = read_text(Path(__file__).parent / "templates" / "report.js")
@@ -153,6 +153,11 @@ def _html(report: Report, sections: Sequence[Section], stills: Mapping[str, str]
         policy=content_policy([plotly_script, page_script] if live else []),
         version=package_version(),
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes of a value: texts without control characters, our own markup and scripts to the byte."""
+    return without_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def json_in_html(value: Any) -> str:

@@ -134,8 +134,6 @@ def _prompt_table(content: Mapping[str, Any]) -> Table:
             row += [Percent(Figure.from_json(edit["accuracy_before"])), Percent(Figure.from_json(edit["accuracy"]))]
         rows.append(row)
     columns = ["The prompt", "Pairs", "Verdicts kept", *(["Accuracy before", "Accuracy then"] if labelled else [])]
-
-    columns = ["Prompts", "Pairs", "Verdicts kept", *(["Accuracy before", "Accuracy then"] if labelled else [])]
     note = (
         "A reward that reads the question keeps half of its verdicts when another one is asked; one that does not, all."
     )

@@ -101,9 +101,6 @@ def world_blocks(annotator: Annotator, facts: Facts, examples: Iterable[Row]) ->
     table = Table(
         "Facts of the preference data.", ["Fact", *(name.replace("_", "-") for name in names)], rows, digits=3
     )
-
-    columns = ["Fact", *(name.replace("_", "-") for name in names)]
-    table = Table("Facts of the preference data.", columns, rows, digits=3)
     return [Text(rules), table, *_biased_pairs(examples)]
 
 
