@@ -224,14 +224,18 @@ def killed(folder: Path, token: Path, port: int, kills: int, texts: int, clients
             while True:  # as OpenRLHF: a session a request, any error tried again after a second
                 try:
                     with httpx2.Client(headers=AUTHORISED, timeout=180) as client:
-                        body = {"query": [rendered(pairs[number])], "prompts": [None], "labels": [None]}
+                        body = {"query": [rendered(pairs[number])], "labels": [None]}
                         reply = client.post(f"http://127.0.0.1:{port}/get_reward", json=body)
                         reply.raise_for_status()
                         (value,) = reply.json()["rewards"]
                         break
+                except httpx2.HTTPStatusError as error:
+                    if error.response.status_code < 500:  # a request that is wrong would be tried again for ever
+                        raise
+                    tries[str(error.response.status_code)] += 1
                 except httpx2.HTTPError as error:
                     tries[type(error).__name__] += 1
-                    time.sleep(1)
+                time.sleep(1)
             with lock:
                 found.setdefault(number, []).append(value)
 
