@@ -114,7 +114,7 @@ BAD = [
     ([row(0, output_1=None)], "field 'output_1' is missing"),
     ([row(0, output_2=["a"])], "'output_2' is list, not text"),
     ([row(0, 3)], "the preference is 3, not between 1 and 2"),
-    ([row(0, 10**400)], "the preference is not a number"),
+    ([row(0, 10**400)], "a whole number of 401 digits"),
     ([row(0, preference_candidate_first=2.0)], "has a preference in one order only"),
     ([row(0, preference_candidate_first=None, preference_candidate_second=1)], "has a preference in one order only"),
     ([row(0, generator_2=["new"])], "'generator_2' is list, not text"),

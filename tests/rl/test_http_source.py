@@ -346,7 +346,7 @@ def test_the_pauses_double_up_to_a_limit(server, monkeypatch):
         ({"rewards": [1.0, "2.0", 3.0]}, 'the reward of response 2 is "2.0", not a finite number'),
         ({"rewards": [1.0, [2.0], 3.0]}, "the reward of response 2 is [2.0], not a finite number"),
         ({"rewards": [1.0, True, 3.0]}, "the reward of response 2 is true, not a finite number"),
-        ({"rewards": [1.0, 2.0, 10**400]}, "the reward of response 3 is 1000"),
+        ({"rewards": [1.0, 2.0, 10**400]}, "the answer is not JSON"),  # more digits than a float holds
         (b'{"rewards": [1, 2, 1' + b"0" * 5000 + b"]}", "the answer is not JSON"),  # more digits than Python reads
         (b"[" * 100_000 + b"]" * 100_000, "the answer is not JSON"),
     ],

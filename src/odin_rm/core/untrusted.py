@@ -14,7 +14,7 @@ _CONTROL = re.compile(
 
 _TERMINAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _LONGEST_INTEGER = 308
-"""Digits of a whole number that any float can hold."""
+"""Digits up to which a float can hold a whole number."""
 
 
 def printable(text: str) -> str:
@@ -50,9 +50,11 @@ def plain_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def json_integer(digits: str) -> int | float:
-    """A whole number of a JSON text; one that no float can hold is infinite, as 1e400 is, and refused as that is."""
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
+def json_integer(digits: str) -> int:
+    """A whole number of a JSON text. One that no float can hold is a ``ValueError``: rounded it would be another."""
+    if len(digits.lstrip("-")) > _LONGEST_INTEGER:
+        raise ValueError(f"a whole number of {len(digits.lstrip('-'))} digits, {_LONGEST_INTEGER} are read at most")
+    return int(digits)
 
 
 def parse_json(content: bytes | str) -> Any:
