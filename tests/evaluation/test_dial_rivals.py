@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from odin_rm.core.errors import DataError
 from odin_rm.evaluation.dial_fit import DialRows
 from odin_rm.evaluation.dial_rivals import METHODS, held_out, lowess, penalty, rival_figures
-from odin_rm.evaluation.nulling import mean_differences, nulled
+from odin_rm.evaluation.nulling import longer_less_shorter, mean_differences, nulled
 from tests.evaluation.test_dial_fit import NAME, twins, world
 
 
@@ -99,6 +99,22 @@ def test_too_few_prompts_have_no_halves():
         held_out(world(prompts=3), [NAME], "zero", None, 0)
 
 
+def test_a_local_regression_follows_a_line_and_a_bend_and_is_constant_beyond_the_ends():
+    x = np.linspace(1, 50, 40)
+    np.testing.assert_allclose(lowess(3 - 2 * x, x)(x), 3 - 2 * x, atol=1e-9)
+    bent = np.where(x < 25, 0.0, x - 25)
+    curve = lowess(bent, x, share=0.3, steps=0)
+    assert np.abs(curve(x) - bent).max() < 1.5
+    assert curve(np.array([-10.0]))[0] == curve(np.array([1.0]))[0]
+
+
+def test_a_local_regression_by_hand():
+    # At 0 with all three: distances 0, 1, 2, weights 1, (1 - 1/8)^3, 0. Two points with weight: the line through them.
+    curve = lowess(np.array([5.0, 7.0, 100.0]), np.array([0.0, 1.0, 2.0]), share=1.0, steps=0)
+    assert curve(np.array([0.0]))[0] == pytest.approx(5.0, abs=1e-12)
+    assert lowess(np.array([1.0, 3.0]), np.array([4.0, 4.0]))(np.array([4.0]))[0] == pytest.approx(2.0)
+
+
 # ---- nulling --------------------------------------------------------------------------------------------------------
 
 
@@ -121,3 +137,15 @@ def test_a_nulled_head_gives_both_sides_of_each_edit_the_same_mean():
     for name in "abc":
         assert ((second - first)[kind == name] @ left).mean() == pytest.approx(0, abs=1e-9)
     assert nulled(left, directions) == pytest.approx(left)
+
+
+def test_the_direction_from_short_to_long_by_hand():
+    feature = np.array([[0.0, 0.0], [2.0, 0.0], [4.0, 3.0], [6.0, 5.0]])
+    direction = longer_less_shorter(feature, np.array([1, 2, 3, 4]))
+    assert direction.tolist() == [4.0, 4.0]
+    vector = nulled(np.array([3.0, 1.0]), direction[None])
+    np.testing.assert_allclose(vector, [1.0, -1.0], atol=1e-12)
+    rewards = feature @ vector
+    assert rewards[2:].mean() == pytest.approx(rewards[:2].mean(), abs=1e-12)  # long and short are alike on average
+    assert nulled(np.array([3.0, 1.0]), np.zeros((1, 2))).tolist() == [3.0, 1.0]
+    assert longer_less_shorter(feature, np.ones(4)).tolist() == [0.0, 0.0]

@@ -25,6 +25,17 @@ def mean_differences(first_nD: np.ndarray, second_nD: np.ndarray, kind: np.ndarr
     return found / np.bincount(number)[:, None]
 
 
+def longer_less_shorter(feature_RD: np.ndarray, length_R: np.ndarray) -> np.ndarray:
+    """``(D,)`` mean feature of the responses longer than the median, less that of the others.
+
+    The direction of the difference of means (Marks and Tegmark, 2310.06824); zeros where all lengths are equal.
+    """
+    longer_R = length_R > np.median(length_R)
+    if longer_R.all() or not longer_R.any():
+        return np.zeros(feature_RD.shape[1])
+    return feature_RD[longer_R].mean(0) - feature_RD[~longer_R].mean(0)
+
+
 def nulled(weight_D: np.ndarray, directions_KD: np.ndarray) -> np.ndarray:
     """``(D,)`` the weight without its part in the span of the directions; dependent and zero directions do no harm."""
     weight_D = np.asarray(weight_D, np.float64)

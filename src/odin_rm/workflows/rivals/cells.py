@@ -20,7 +20,8 @@ from odin_rm.core.atomic import dump_json
 from odin_rm.core.files import atomic_write_bytes
 from odin_rm.core.reading import read_bytes
 from odin_rm.core.types import LENGTH, QUALITY
-from odin_rm.evaluation.post_hoc import loess, longer_less_shorter, without_direction
+from odin_rm.evaluation.dial_rivals import lowess
+from odin_rm.evaluation.nulling import longer_less_shorter, nulled
 from odin_rm.evaluation.rivals import smallest_subtraction
 from odin_rm.reward.head_training import train_heads
 from odin_rm.workflows.rivals.arms import BAG, LENGTH_HEAD, LOESS, NULLING, Arm
@@ -126,7 +127,7 @@ class Cells:
         tables = [np.asarray(table, dtype=np.float64) for table in (compared.feature_RD, compared.further_RD)]
         if own.get("after") == NULLING:
             length_R = np.asarray(compared.data.response_tokens)[reference]
-            mean[QUALITY] = without_direction(mean[QUALITY], longer_less_shorter(tables[0][reference], length_R))
+            mean[QUALITY] = nulled(mean[QUALITY], longer_less_shorter(tables[0][reference], length_R)[None])
         quality = [table @ mean[QUALITY] for table in tables]
         if own.get("after") == LENGTH_HEAD:
             length = [table @ mean[LENGTH] for table in tables]
@@ -134,8 +135,8 @@ class Cells:
             quality = [q - factor * part for q, part in zip(quality, length, strict=True)]
         if own.get("after") == LOESS:
             lengths = [np.asarray(one.response_tokens, dtype=float) for one in (compared.data, compared.further)]
-            known = lengths[0][reference], quality[0][reference]
-            quality = [q - loess(*known, at) for q, at in zip(quality, lengths, strict=True)]
+            curve = lowess(quality[0][reference], lengths[0][reference])
+            quality = [q - curve(at) for q, at in zip(quality, lengths, strict=True)]
         return Cell(quality[0][compared.fold_R == fold], quality[1], seconds)
 
     def _bag(self, arm: Arm, fold: int) -> Cell:
