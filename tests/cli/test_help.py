@@ -22,8 +22,8 @@ from odin_rm.core.options import CPU_PRODUCTS, DTYPES, LAYOUTS, TREE_ATTENTION, 
 from odin_rm.core.shared_options import TrainerOptions
 from odin_rm.fast.tree_kernels import KERNELS
 from odin_rm.model import scoring
+from tests.imports import loaded_by
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "scipy", "pandas", "matplotlib", "sklearn")
 TRAINERS = {"reward": TrainingArguments, "sft": SFTConfig, "dpo": DPOConfig}
 # Our own defaults of settings that the libraries have too; every other one that we describe has theirs.
 OURS = {
@@ -43,14 +43,6 @@ def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         main(list(argv))
     assert stop.value.code == 0
     return capsys.readouterr().out
-
-
-def loaded_by(code: str) -> set[str]:
-    """Heavy packages that some code has imported at its end."""
-    ending = f"\nimport sys\nprint('HEAVY', *(set({HEAVY!r}) & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code + ending], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].split()[1:])
 
 
 HELP = """

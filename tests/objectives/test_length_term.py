@@ -334,18 +334,6 @@ def test_gradients(measure: str) -> None:
     assert torch.autograd.gradcheck(functions[measure], x.requires_grad_(True))
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "squared, both scopes, outputs": {
-        "length_measure": "squared",
-        "length_scope": "both",
-        "orthogonality_of": "outputs",
-        "prompt_offset_weight": 0.5,
-    },
-    "unbiased, both scopes, memory": {"length_measure": "unbiased", "length_scope": "both", "length_memory": 2},
-    "tolerance": {"length_tolerance": 0.05, "length_scope": "both", "length_memory": 1},
-}
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.logging.set_verbosity_error()
@@ -362,12 +350,14 @@ def primed(trainer: RewardTrainer) -> RewardTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", exactness.OPTIONS)
 def test_every_split_gives_the_gradient_of_responses_alone(llama: Path, name: str) -> None:
     data = exactness.make_data(prompts=8)
 
     def trainer(**changes: Any) -> RewardTrainer:
-        made = exactness.make_trainer(llama, data, str(llama.parent / "run"), max_steps=10, **OPTIONS[name], **changes)
+        made = exactness.make_trainer(
+            llama, data, str(llama.parent / "run"), max_steps=10, **exactness.OPTIONS[name], **changes
+        )
         return primed(made)
 
     probe = trainer()
@@ -386,7 +376,12 @@ def test_every_split_gives_the_gradient_of_responses_alone(llama: Path, name: st
 
 def test_a_resumed_run_has_the_bytes_of_an_unbroken_one(llama: Path, tmp_path: Path) -> None:
     data = exactness.make_data(prompts=8)
-    options = {**OPTIONS["tolerance"], "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    options = {
+        **exactness.OPTIONS["odin, tolerance, memory"],
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
     whole = exactness.make_trainer(llama, data, str(tmp_path / "whole"), **options)
     whole.train()
     again = exactness.make_trainer(llama, data, str(tmp_path / "whole"), **options)

@@ -129,6 +129,16 @@ def options_of(group: str) -> Callable[..., Any]:
     return partial(option, group=group)
 
 
+def resamples_option(default: int = 1000, of: Callable[..., Any] = option) -> Any:
+    """``--bootstrap_samples`` of the commands with intervals.
+
+    Args:
+        default: how many.
+        of: :func:`option`, or that of a group (:func:`options_of`).
+    """
+    return of(default, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+
+
 def flag_of(item: dataclasses.Field[Any]) -> str:
     """What users call a field: the name of its flag."""
     return str(item.metadata.get("flag", item.name))

@@ -78,7 +78,7 @@ def read_rows(path: PathLike, on_bad_row: OnBadRow = None) -> Iterator[tuple[int
 
 
 def first_row(path: PathLike) -> Row:
-    """The first row of a file, to see of what kind its rows are; of a ``.json`` list without reading the rest.
+    """The first row of a file, to see of what kind its rows are; of a ``.json`` list without parsing the rest.
 
     Returns:
         The row; an empty one where a list begins with something else.

@@ -145,8 +145,9 @@ def collect(
         DataError: the source cannot be read.
     """
     columns = dict.fromkeys([*extra_columns, *text_attributes(), *(MEASURED + one.name for one in measured)])
-    found = Collected(folder / "texts.arrow", extra={name: array("d") for name in columns}, measured=measured)
-    found.makers = makers or {}
+    found = Collected(
+        folder / "texts.arrow", extra={name: array("d") for name in columns}, measured=measured, makers=makers or {}
+    )
     with (
         _TextFile(found.texts) as texts,
         _SkippedRows(folder / "skipped.jsonl") as skipped,

@@ -71,14 +71,8 @@ def pearson_within(x_R: Tensor, y_R: Tensor, group_R: Tensor, weight_R: Tensor |
     Raises:
         ShapeError: an argument has the wrong type or size.
     """
-    check_vector("x_R", x_R)
-    check_vector("y_R", y_R, len(x_R))
-    weight_R = torch.ones_like(x_R) if weight_R is None else weight_R
-    check_vector("weight_R", weight_R, len(x_R))
-    check_index("group_R", group_R, int(group_R.max()) + 1 if len(group_R) else 1)
-    centred_x_R, constant_x = _centre(x_R, weight_R, group_R)
-    centred_y_R, constant_y = _centre(y_R, weight_R, group_R)
-    return _cosine(centred_x_R, centred_y_R, weight_R, constant_x | constant_y)
+    weight_R, centred_x_R, centred_y_R, constant = _centred_within(x_R, y_R, group_R, weight_R)
+    return _cosine(centred_x_R, centred_y_R, weight_R, constant)
 
 
 def unbiased_square(x_R: Tensor, y_R: Tensor) -> Association:
@@ -140,18 +134,12 @@ def unbiased_square_within(x_R: Tensor, y_R: Tensor, group_R: Tensor, weight_R: 
     Raises:
         ShapeError: an argument has the wrong type or size.
     """
-    check_vector("x_R", x_R)
-    check_vector("y_R", y_R, len(x_R))
-    weight_R = torch.ones_like(x_R) if weight_R is None else weight_R
-    check_vector("weight_R", weight_R, len(x_R))
-    groups = int(group_R.max()) + 1 if len(group_R) else 1
-    check_index("group_R", group_R, groups)
-    centred_x_R, constant_x = _centre(x_R, weight_R, group_R)
-    centred_y_R, constant_y = _centre(y_R, weight_R, group_R)
+    weight_R, centred_x_R, centred_y_R, constant = _centred_within(x_R, y_R, group_R, weight_R)
+    groups = _groups(group_R)
     zeros_P = torch.zeros(groups, dtype=x_R.dtype, device=x_R.device)
     products_P = zeros_P.index_add(0, group_R, weight_R * centred_x_R * centred_y_R)
     several = int((torch.bincount(group_R[weight_R > 0], minlength=groups) > 1).sum())
-    degenerate = constant_x | constant_y | torch.as_tensor(several < 2, device=x_R.device)
+    degenerate = constant | torch.as_tensor(several < 2, device=x_R.device)
     xx, yy = (weight_R * centred_x_R**2).sum(), (weight_R * centred_y_R**2).sum()
     one = torch.ones_like(xx)
     scale = torch.where(degenerate, one, xx) * torch.where(degenerate, one, yy)
@@ -181,7 +169,7 @@ def intraclass(x_R: Tensor, group_R: Tensor, weight_R: Tensor | None = None) -> 
     check_vector("x_R", x_R)
     weight_R = torch.ones_like(x_R) if weight_R is None else weight_R
     check_vector("weight_R", weight_R, len(x_R))
-    groups = int(group_R.max()) + 1 if len(group_R) else 1
+    groups = _groups(group_R)
     check_index("group_R", group_R, groups)
     centred_R, constant = _centre(x_R, weight_R)
     zeros_P = torch.zeros(groups, dtype=x_R.dtype, device=x_R.device)
@@ -196,13 +184,30 @@ def intraclass(x_R: Tensor, group_R: Tensor, weight_R: Tensor | None = None) -> 
     return Association(torch.where(degenerate, torch.zeros_like(pairs), value), degenerate)
 
 
+def _groups(group_R: Tensor) -> int:
+    return int(group_R.max()) + 1 if len(group_R) else 1
+
+
+def _centred_within(
+    x_R: Tensor, y_R: Tensor, group_R: Tensor, weight_R: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Checked arguments as weights, both columns less their group's mean, and whether one of them is constant."""
+    check_vector("x_R", x_R)
+    check_vector("y_R", y_R, len(x_R))
+    weight_R = torch.ones_like(x_R) if weight_R is None else weight_R
+    check_vector("weight_R", weight_R, len(x_R))
+    check_index("group_R", group_R, _groups(group_R))
+    centred_x_R, constant_x = _centre(x_R, weight_R, group_R)
+    centred_y_R, constant_y = _centre(y_R, weight_R, group_R)
+    return weight_R, centred_x_R, centred_y_R, constant_x | constant_y
+
+
 def _centre(x_R: Tensor, weight_R: Tensor, group_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``x`` less its (group's) weighted mean, and whether what is left is only rounding."""
     if group_R is None:
         mean_R = (weight_R * x_R).sum() / weight_R.sum().clamp_min(torch.finfo(x_R.dtype).tiny)
     else:
-        groups = int(group_R.max()) + 1 if len(group_R) else 1
-        zeros_P = torch.zeros(groups, dtype=x_R.dtype, device=x_R.device)
+        zeros_P = torch.zeros(_groups(group_R), dtype=x_R.dtype, device=x_R.device)
         weight_P = zeros_P.index_add(0, group_R, weight_R).clamp_min(torch.finfo(x_R.dtype).tiny)
         mean_R = (zeros_P.index_add(0, group_R, weight_R * x_R) / weight_P)[group_R]
     centred_R = x_R - mean_R

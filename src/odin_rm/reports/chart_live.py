@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,11 +102,6 @@ def _trace(chart: Chart, one: Series, meta: dict[str, Any], symbol: str) -> dict
     return trace
 
 
-def _lines(label: str) -> str:
-    """A label of the vertical axis in lines that are no longer than the axis is high."""
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(label, LONGEST_Y_LABEL))
-
-
 def _band(one: Series, meta: dict[str, Any]) -> dict[str, Any]:
     """The interval as one closed shape: along the lower side, and back along the upper one."""
     x, low, high = _clean(one.x), _clean(one.low), _clean(one.high)
@@ -138,7 +132,7 @@ def _stepped(y: list[Any]) -> list[Any]:
 
 def _layout(chart: Chart) -> dict[str, Any]:
     x_axis: dict[str, Any] = {"title": {"text": html.escape(chart.x_label)}, "automargin": True}
-    y_axis: dict[str, Any] = {"title": {"text": _lines(chart.y_label)}, "automargin": True}
+    y_axis: dict[str, Any] = {"title": {"text": _folded(chart.y_label, LONGEST_Y_LABEL)}, "automargin": True}
     layout: dict[str, Any] = {"margin": {"l": 10, "r": 14, "t": 12, "b": 10}, "hovermode": "closest"}
     layout |= {"showlegend": False, "barmode": "group", "uirevision": "kept", "dragmode": "zoom"}
     if chart.categories:

@@ -124,7 +124,7 @@ def render_report(report: Report) -> tuple[str, dict[str, bytes]]:
         live[chart.file] = describe_live(chart, colours, markers)
     for block in blocks:
         if isinstance(block, Table) and block.file:
-            files[f"{block.file}.tex"] = without_controls(latex_table(block)).encode("utf-8")
+            files[f"{block.file}.tex"] = latex_table(block).encode("utf-8")
     return _html(report, sections, stills, live), files
 
 

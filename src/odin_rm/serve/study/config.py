@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, SEEDS, check_options, option
+from odin_rm.core.options import SEEDS, check_options, option, resamples_option
 from odin_rm.core.settings import non_default_fields
 
 # What decides which pairs are rated, in which order; it stays as it is for the life of a study.
@@ -41,7 +41,7 @@ class StudyConfig:
     host: str = option("127.0.0.1", "Address to listen at. Any that is not this machine's own loopback needs --token.")
     port: int = option(8421, "Port to listen at; 0 takes a free one.", at_least=0, at_most=65535)
     token: str | None = option(None, "What raters' addresses must carry (after '#token='); no file holds it.")
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""

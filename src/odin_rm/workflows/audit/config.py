@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, SEEDS, check_options, option
+from odin_rm.core.options import SEEDS, check_options, option, resamples_option
 from odin_rm.core.shared_options import RowOptions, ScorerOptions
 
 
@@ -34,7 +34,7 @@ class AuditConfig(RowOptions, ScorerOptions):
         "tokens", "What length is measured in; tokens are the model's own."
     )
     on_bad_row: Literal["error", "skip"] = option("error", "Stop at an unusable row, or leave it out and count it.")
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
     seed: int = option(0, "Of the resamples and of the cross-validation folds.", at_least=0, below=SEEDS)
     overwrite_output_dir: bool = option(False, "Replace an earlier audit in the folder.", flag="overwrite")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, check_options, option
+from odin_rm.core.options import check_options, option, resamples_option
 from odin_rm.core.shared_options import ScorerOptions
 
 NAMES = ("judgebench", "rm-bench", "evalbiasbench", "llmbar", "rewardbench", "rewardbench2", "ppe", "rmb")
@@ -26,7 +26,7 @@ class BenchmarkConfig(ScorerOptions):
     )
     columns: list[str] = option([], "With --scores: names of fields, each new=theirs.")
     attributes: list[str] = option([], "What to hold the reward against; default 20 (docs/audit.md).")
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
     seed: int = option(0, "Of the resamples.", at_least=0)
     overwrite_output: bool = option(False, "Replace an existing output file.", flag="overwrite")
 

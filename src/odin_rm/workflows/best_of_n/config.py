@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, check_options, option
+from odin_rm.core.options import check_options, option, resamples_option
 from odin_rm.core.shared_options import ScorerOptions
 
 
@@ -22,7 +22,7 @@ class BestOfNConfig(ScorerOptions):
     columns: list[str] = option([], "Names of fields, each new=theirs, as in score=rating.")
     attributes: list[str] = option([], "Whose means are followed: names, column:NAME, module:function; default all.")
     on_bad_row: Literal["error", "skip"] = option("error", "Stop at an unusable row, or leave it out and count it.")
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
     seed: int = option(0, "Of the resamples.", at_least=0)
     overwrite_output: bool = option(False, "Replace an earlier output folder.", flag="overwrite")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, check_options, option, options_of
+from odin_rm.core.options import check_options, option, options_of, resamples_option
 from odin_rm.core.shared_options import EndpointOptions
 
 _of_responses = options_of("responses")
@@ -40,9 +40,7 @@ class EvaluateConfig(EndpointOptions):
     max_tokens: int | None = _of_judge(512, "Endpoint: most tokens of a reply.", above=0)
 
     tokenizer: str | None = _of_win_rate(None, "Tokenizer that counts tokens; default words are counted.")
-    bootstrap_samples: int = _of_win_rate(
-        1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES
-    )
+    bootstrap_samples: int = resamples_option(of=_of_win_rate)
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Precision of policies and reward model.")
     device: str | None = option(None, "cpu, cuda, ...; default CUDA if there is one.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, SEEDS, check_options, option
+from odin_rm.core.options import SEEDS, check_options, option, resamples_option
 
 HEADS, MAIN = "heads", "main"
 RECIPE_NAMES = (MAIN, "kl", "epsilon", "experience_size", "clip", "length_penalty", HEADS)
@@ -53,7 +53,7 @@ class ParetoConfig:
     )
     tokenizer: str | None = option(None, "Tokenizer (path or hub id) for texts; default words are counted.")
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
-    bootstrap_samples: int = option(2000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option(2000)
     seed: int = option(0, "Of the resamples.", at_least=0, below=SEEDS)
     overwrite_output_dir: bool = option(False, "Replace earlier fronts in the folder.", flag="overwrite")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from odin_rm.core.options import RESAMPLES, check_options, option
+from odin_rm.core.options import check_options, option, resamples_option
 from odin_rm.core.shared_options import ScorerOptions
 
 
@@ -28,7 +28,7 @@ class ProbeConfig(ScorerOptions):
         400, "Most responses to edit; whole rows drawn by --seed. Each costs one score per edit.", at_least=2
     )
     on_bad_row: Literal["error", "skip"] = option("error", "Stop at an unusable row, or leave it out and count it.")
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
     seed: int = option(0, "Of the rows drawn and of the resamples.", at_least=0)
     overwrite_output: bool = option(False, "Replace an earlier output folder.", flag="overwrite")
 

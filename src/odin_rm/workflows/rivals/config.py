@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, SEEDS, check_options, option
+from odin_rm.core.options import SEEDS, check_options, option, resamples_option
 
 POOLINGS = ("backbone", "mean")
 
@@ -49,7 +49,7 @@ class RivalsConfig:
     device: str | None = option(None, "cpu, cuda, ...; default CUDA if there is one.")
     cache_dir: str | None = option(None, "Where texts and features are kept; default as for odin-rm reward.")
     on_bad_row: Literal["error", "skip"] = option("error", "Stop at an unusable row, or leave it out and count it.")
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
     seed: int = option(0, "Of folds, of drawn responses and of resamples.", at_least=0, below=SEEDS)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from odin_rm.core.errors import ConfigError
-from odin_rm.core.options import RESAMPLES, SEEDS, check_options, option
+from odin_rm.core.options import SEEDS, check_options, option, resamples_option
 from odin_rm.results.preference_codes import preference_codes
 
 CONTROLS = ("length", "headers", "lists", "bold", "markdown")
@@ -50,7 +50,7 @@ class WinRateConfig:
     per_prompt: bool = option(
         False, "Also write each prompt's preference and lengths, from which odin-rm pareto resamples."
     )
-    bootstrap_samples: int = option(1000, "Resamples of the intervals, at least 2.", at_least=2, at_most=RESAMPLES)
+    bootstrap_samples: int = resamples_option()
     seed: int = option(0, "Of the resamples and of the permutation tests.", at_least=0, below=SEEDS)
     trust_remote_code: bool = option(False, "Run code that comes with a tokenizer.")
     overwrite_output: bool = option(False, "Replace an existing output file.", flag="overwrite")
