@@ -143,6 +143,35 @@ def test_too_many_texts_are_counted_before_anything_is_made_of_them(scorer, monk
         assert client.post(path, json=body).status_code == 413
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/get_reward", {"query": "rice " * 250_000}),
+        ("/get_reward", {"prompt": "rice " * 120_000, "response": "rice " * 120_000}),
+        ("/classify", {"input": [TEXT, "rice " * 250_000], "truncate_prompt_tokens": -1}),
+        ("/rerank", {"query": "a", "documents": [{"content": [{"type": "text", "text": "rice " * 250_000}]}]}),
+        (
+            "/classify",
+            {
+                "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}],
+                "tools": [{"a": {"b": ["rice " * 250_000]}}],
+            },
+        ),
+    ],
+)
+def test_a_text_that_can_not_fit_is_refused_before_it_is_tokenised(scorer, monkeypatch, path, body):
+    """Tokenising takes 200 times a text's size."""
+
+    def tokenised(*arguments, **options):
+        raise AssertionError("was tokenised")
+
+    with serving(Service({"rm": make_model(scorer)})) as client, monkeypatch.context() as patched:
+        patched.setattr(type(scorer.tokenizer), "__call__", tokenised)
+        reply = client.post(path, json=body)
+        assert reply.status_code == 400
+        assert "at most 1,048,576 are read" in reply.text
+
+
 def test_ids_of_one_text_are_not_texts(scorer):
     with serving(Service({"rm": make_model(scorer)}, most_texts=4)) as client:
         assert client.post("/classify", json={"input": [5, 6, 7, 8, 9, 10]}).status_code == 200
