@@ -269,7 +269,7 @@ def test_a_miniature_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         torch.set_num_threads(threads)
     assert {name: stamp(folder, name) for name in stamps} == stamps
-    assert f"Training {RUNS - 2} of {RUNS} policies, 2 at a time." in said
+    assert any(line.startswith(f"Training {RUNS - 2} of {RUNS} policies, 2 at a time, from: ") for line in said)
     assert any(line.startswith(f"    {RUNS}/{RUNS}, about 0 min left. ") for line in said)
     check_study(folder)
     # A study that is complete is drawn again and trains nothing.

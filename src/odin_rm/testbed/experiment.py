@@ -98,17 +98,15 @@ def _run_quickstart(config: QuickstartConfig, folder: Path, say: Say) -> Story:
     last = 5 if runs else 4
     say(f"1/{last} Writing {config.pairs} training pairs and {config.held_out_pairs} held-out pairs of a world whose")
     say("    truth is known, judged by an annotator who likes length.")
-    facts = write_data(config, folder / "data")
-    save_tiny_model(folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True)
+    facts = write_inputs(config, folder)
 
     arms, policies = {}, None
     with _starts_anew():
         for number, (name, objective) in enumerate(ARMS.items(), start=2):
             say(f"{number}/{last} Training and auditing the {name} reward model (--objective {objective}).")
-            run = train_reward_model(reward_config(config, folder, name))
-            arms[name] = audit_arm(config, folder, run, name)
+            arms[name] = train_arm(config, folder, name)
         if runs:
-            say(f"4/{last} Training {len(runs)} policies on these rewards, {config.workers} at a time.")
+            say(f"4/{last} What policies make of these rewards.")
             forget_results(folder)
             policies = train_policies(folder, runs, config.policies, config.world, config.seed, say)
     figures = arm_figures(policies, samples=config.bootstrap_samples, seed=config.seed) if policies else {}
@@ -137,6 +135,21 @@ def _starts_anew() -> Iterator[None]:
     except RunInterrupted as error:
         fix = "Run it again with --overwrite; it starts anew."
         raise RunInterrupted(error.what, where=error.where, fix=fix) from error
+
+
+def write_inputs(config: QuickstartConfig, folder: Path) -> dict[str, dict[str, float]]:
+    """What every part of an experiment needs: ``initial_model/`` and ``data/``, whose facts come last and are returned.
+
+    The quickstart and ``odin-rm reproduce`` are made of the same parts: this one, :func:`train_arm` for each reward
+    model and ``rl_experiment.train_policies``. They differ in which policies, in the page, and in going on.
+    """
+    save_tiny_model(folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True)
+    return write_data(config, folder / "data")
+
+
+def train_arm(config: QuickstartConfig, folder: Path, name: str) -> Arm:
+    """A reward model of the experiment, trained and audited."""
+    return audit_arm(config, folder, train_reward_model(reward_config(config, folder, name)), name)
 
 
 def write_data(config: QuickstartConfig, folder: Path) -> dict[str, dict[str, float]]:
@@ -224,6 +237,7 @@ def summary(
         "reward_models": {name: arm.audit.to_json() for name, arm in story.arms.items()},
         "runs": [result.to_json() for result in policies.results] if policies else [],
         "policies": story.figures,
+        "left_out": policies.left_out if policies else {},
         "start": policies.start if policies else None,
         "seed": config.seed,
         "seconds": round(seconds, 2),
