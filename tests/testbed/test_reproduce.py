@@ -40,6 +40,7 @@ from odin_rm.testbed.reproduce_conclusions import (
 from odin_rm.testbed.reproduce_plan import ARMS, FULL, KNOBS, MINIATURE, Plan
 from odin_rm.testbed.reproduce_points import Answers, Point, judge_by_truth, make_point
 from odin_rm.testbed.sweep import PolicyRun
+from odin_rm.testbed.worlds import WORLDS
 from odin_rm.testbed.world import World, count_tokens
 from tests.waiting import wait_until
 
@@ -313,6 +314,8 @@ def check_study(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert len(summary["runs"]) == RUNS
     assert summary["left_out"] == {}
+    assert set(summary["worlds"]) == set(WORLDS)
+    assert summary["worlds"] == {path.stem: json.loads(path.read_text()) for path in (folder / "worlds").iterdir()}
     assert {run["algorithm"] for run in summary["runs"]} == {"ppo", "remax", "dpo"}
     assert {front["arm"] for front in summary["fronts"]} == set(ARMS)
     assert set(summary["effects"]) == {"beta", "epsilon", "N", "c", "alpha"}

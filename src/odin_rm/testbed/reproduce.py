@@ -26,7 +26,7 @@ from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.settings import at_least
 from odin_rm.runs.output_folder import OutputFolder
 from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
-from odin_rm.testbed.experiment import QuickstartConfig, train_arm, write_inputs
+from odin_rm.testbed.experiment import QuickstartConfig, audit_linear, train_arm, write_inputs
 from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
 from odin_rm.testbed.reproduce_points import Point, make_point, read_answers
 from odin_rm.testbed.reproduce_story import Study, write_study
@@ -41,9 +41,12 @@ from odin_rm.testbed.rl_experiment import (
     worker_pool,
 )
 from odin_rm.testbed.sweep import PolicyRun
+from odin_rm.testbed.world_story import as_json, from_json
+from odin_rm.testbed.worlds import WORLDS
 
 DATA_READY, MODEL_READY, SCORED = "data/facts.json", "audit.json", "scored.jsonl"
 LOCK = ".reproduce.lock"
+OTHER_WORLDS = "worlds"
 
 Say = Callable[[str], None]
 
@@ -132,6 +135,7 @@ def run_reproduce(
             started = time.perf_counter()
             with worker_pool(workers) as pool:
                 prepare(config, pool, say)
+                audit_worlds(config, pool, say)
                 left_out = train_policies(folder, runs, config.policies, config.world, config.seed, say, pool).left_out
             say("Judging the responses and drawing the figures.")
             study = gather(config, size, runs, left_out)
@@ -157,7 +161,8 @@ def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[Po
         output.claim()
         output.complete()
     forget_results(folder)
-    for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS)]:
+    worlds = (folder / OTHER_WORLDS).glob("*.json")
+    for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS), *worlds]:
         stale.unlink(missing_ok=True)
     atomic_write_json(folder / "environment.json", environment_record())
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
@@ -223,6 +228,34 @@ def make_model(task: ModelTask) -> str:
     return f"Reward model {task.name}: Pearson with length {arm.audit['pearson'].value:.3f}"
 
 
+@dataclass(frozen=True)
+class WorldTask:
+    """What a process needs to know to train linear reward models in a named world."""
+
+    config: QuickstartConfig
+    world: str
+
+    @property
+    def result(self) -> Path:
+        """Their figures, once they are there."""
+        return Path(self.config.output) / OTHER_WORLDS / f"{self.world}.json"
+
+
+def audit_worlds(config: QuickstartConfig, pool: Executor, say: Say) -> None:
+    """Linear reward models in every named world; what is there is not made again."""
+    tasks = [task for world in WORLDS if not (task := WorldTask(config, world)).result.is_file()]
+    if tasks:
+        say(f"Training linear reward models in {len(tasks)} worlds.")
+    for _, future in as_done(pool, make_world, tasks):
+        future.result()
+
+
+def make_world(task: WorldTask) -> None:
+    """Trains and audits in one world; leaves the figures."""
+    task.result.parent.mkdir(exist_ok=True)
+    atomic_write_json(task.result, as_json(audit_linear(task.config, task.world)))
+
+
 def gather(config: QuickstartConfig, size: Size, runs: Sequence[PolicyRun], left_out: dict[str, str]) -> Study:
     """All that the page tells, read from the folder."""
     folder = Path(config.output)
@@ -245,4 +278,5 @@ def gather(config: QuickstartConfig, size: Size, runs: Sequence[PolicyRun], left
         optimum_tokens=config.world.optimum_tokens(),
         samples=size.samples,
         settings=json_safe(asdict(config)),
+        worlds={world: from_json(read_json(WorldTask(config, world).result)) for world in WORLDS},
     )
