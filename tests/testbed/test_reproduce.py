@@ -40,8 +40,8 @@ from odin_rm.testbed.reproduce_conclusions import (
 from odin_rm.testbed.reproduce_plan import ARMS, FULL, KNOBS, MINIATURE, Plan
 from odin_rm.testbed.reproduce_points import Answers, Point, judge_by_truth, make_point
 from odin_rm.testbed.sweep import PolicyRun
-from odin_rm.testbed.worlds import WORLDS
 from odin_rm.testbed.world import World, count_tokens
+from odin_rm.testbed.worlds import WORLDS
 from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "odin_rm.cli.main", "reproduce", "--preset", "miniature"]
@@ -261,7 +261,7 @@ def test_a_miniature_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
     torch.set_num_threads(1)
     try:
         with pytest.raises(RunInterrupted, match=f"2 of {RUNS} policies are done"):
-            study(3 + 2)
+            study(3 + len(WORLDS) + 2)
         stamps = {
             name: (folder / "policies" / name / "result.json").stat().st_mtime_ns for name in finished_runs(folder)
         }
