@@ -29,7 +29,7 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.reward.config import RewardConfig
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.annotator import make_preferences
-from odin_rm.testbed.linear_worlds import HELD_OUT, PAIRS, Score, as_data, dial, linear_scores
+from odin_rm.testbed.linear_worlds import HELD_OUT, PAIRS, Bag, Score, as_data, dial, linear_scores
 from odin_rm.testbed.tiny import build_tokenizer, save_tiny_model
 from odin_rm.testbed.worlds import WORLDS, NamedWorld
 from odin_rm.workflows.reward.run import build_model
@@ -58,11 +58,12 @@ def agreement(quality_R: np.ndarray, truth_R: np.ndarray) -> float:
 
 def bag_scores(arm: str, data: TokenisedPreferences, texts: list[str], seed: int) -> Score:
     """A function of texts: the reward of heads on bags of words."""
-    options = ARMS[arm]
+    options, bag = ARMS[arm], Bag(texts)
     return linear_scores(
         options["objective"],
         data,
-        texts,
+        bag,
+        bag(texts),
         seed,
         settings=options.get("settings"),
         head_scale=options.get("scale", 1.0),

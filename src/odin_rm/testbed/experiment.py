@@ -33,7 +33,7 @@ from odin_rm.testbed.annotator import (
     make_ranked_lists,
     make_sft,
 )
-from odin_rm.testbed.linear_worlds import audit_world
+from odin_rm.testbed.linear_worlds import RESAMPLES, audit_world
 from odin_rm.testbed.quickstart_config import QuickstartConfig
 from odin_rm.testbed.rl_experiment import Say, forget_results, train_policies
 from odin_rm.testbed.rl_figures import ArmFigures, Policies, arm_figures
@@ -152,7 +152,7 @@ def audit_linear(config: QuickstartConfig, world: str) -> WorldFigures:
         config.seed,
         pairs=config.pairs,
         held_out=config.held_out_pairs,
-        bootstrap_samples=config.bootstrap_samples,
+        bootstrap_samples=min(config.bootstrap_samples, RESAMPLES),
     )
     return figures_of(audits)
 

@@ -30,6 +30,8 @@ from odin_rm.testbed.world import TOKEN, count_tokens, is_flattering, is_list, s
 from odin_rm.testbed.worlds import NamedWorld
 
 PAIRS, HELD_OUT = 4000, 2000
+RESAMPLES = 200
+"""Behind each interval; four models are audited for a table of two columns."""
 DIALLED = "vanilla + dial"
 OBJECTIVE_OF = {"vanilla": "bradley_terry", "odin": "odin", "matched": "matched"}
 ARMS = ("vanilla", DIALLED, "odin", "matched")
@@ -132,7 +134,8 @@ def dial(score: Score, texts: list[str], seed: int) -> np.ndarray:
 def linear_scores(
     objective: str,
     data: TokenisedPreferences,
-    texts: list[str],
+    bag: Bag,
+    features_RD: np.ndarray,
     seed: int,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -143,14 +146,14 @@ def linear_scores(
     Args:
         objective: a name of the registry.
         data: the training pairs.
-        texts: of their responses.
+        bag: makes features of texts.
+        features_RD: ``(R, D)`` of the responses.
         seed: of the order.
         settings: of the objective, where they differ from its defaults.
         head_scale: of the paper's heads.
     """
-    bag = Bag(texts)
     found = train_heads(
-        bag(texts),
+        features_RD,
         data,
         objective,
         settings=OBJECTIVES[objective].settings(**(settings or {})),
@@ -164,7 +167,7 @@ def linear_scores(
 
 
 def audit_world(
-    named: NamedWorld, seed: int, *, pairs: int = PAIRS, held_out: int = HELD_OUT, bootstrap_samples: int = 200
+    named: NamedWorld, seed: int, *, pairs: int = PAIRS, held_out: int = HELD_OUT, bootstrap_samples: int = RESAMPLES
 ) -> dict[str, AuditResult]:
     """The audit of each of :data:`ARMS`, and of the truth itself, on held-out pairs of other prompts of a world.
 
@@ -194,8 +197,10 @@ def audit_world(
         return audit_preferences(scored, bootstrap_samples=bootstrap_samples, seed=seed)
 
     found = {"the truth": audit("the truth", truth_R)}
+    bag = Bag(texts)
+    features_RD = bag(texts)
     for arm, objective in OBJECTIVE_OF.items():
-        score = linear_scores(objective, data, texts, seed)
+        score = linear_scores(objective, data, bag, features_RD, seed)
         found[arm] = audit(arm, score(held_texts))
         if arm == "vanilla":
             found[DIALLED] = audit(DIALLED, dial(score, held_texts, seed))
