@@ -95,7 +95,7 @@ def compare(name: str, engine: Any, model: Any, tokenizer: Any, asked: list[list
 
 
 def frequencies(engine: Any, model: Any, prompt: list[int]) -> dict[str, Any]:
-    """How often the first token is each one, beside its probability (temperature 0.7); and whether a seed repeats it."""
+    """How often the first token is each one, beside its probability at temperature 0.7; and whether a seed repeats."""
     sampling = SamplingSettings(max_new_tokens=1, temperature=0.7)
     runs = []
     for seed in (1, 1, 2):
@@ -207,9 +207,7 @@ def server_of(folder: Path, environments: str) -> Any:
     os.environ.pop("VLLM_API_KEY", None)
     log = folder.parent / "vllm.log"
     generate = ("--runner", "generate")
-    return serve(
-        python.parent, version, str(folder), log, patience=PATIENCE, runner=generate, VLLM_SERVER_DEV_MODE="1"
-    )
+    return serve(python.parent, version, str(folder), log, patience=PATIENCE, runner=generate, VLLM_SERVER_DEV_MODE="1")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ runs in its own environment: OpenRLHF's ``SingleTurnAgentExecutor`` (over HTTP, 
 verl's ``RewardLoopWorker`` (as it asks vLLM and SGLang, with a custom function that asks the server, and with our
 function), the openai and cohere packages, and what LLaMA-Factory, slime, TEI's and SGLang's clients send.
 
-``--replay`` sends vLLM's own example requests, good ones and bad, to a vLLM server and to ours instead, and the pairs by
-``/classify``. ``--vllm HOST:PORT`` takes a vLLM server of ``--folder`` that stands already. ``--deviation`` scales the
+``--replay`` sends vLLM's own example requests, good ones and bad, to a vLLM server and to ours instead, and the pairs
+by ``/classify``. ``--vllm HOST:PORT`` takes a vLLM server of ``--folder`` that stands already. ``--deviation`` scales the
 model's head, so that rewards have that deviation.
 """
 

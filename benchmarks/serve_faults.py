@@ -319,9 +319,7 @@ def crowd_of_bodies(port: int, count: int = 6, mebibytes: int = 30) -> dict[str,
 
     def send() -> None:
         try:
-            reply = httpx2.post(
-                f"http://127.0.0.1:{port}/get_reward", content=content, headers=AUTHORISED, timeout=600
-            )
+            reply = httpx2.post(f"http://127.0.0.1:{port}/get_reward", content=content, headers=AUTHORISED, timeout=600)
             statuses[str(reply.status_code)] += 1
         except httpx2.HTTPError as error:
             statuses[type(error).__name__] += 1

@@ -300,7 +300,9 @@ def test_the_key_opens_by_header_and_by_address(guarded, scorer):
     assert guarded.post("/get_reward", json=GOOD["/get_reward"], params={"key": "wrong"}).status_code == 401
 
 
-@pytest.mark.parametrize("query", ["?key=a+b/c==", "?x=1&key=a+b/c==&y=", "?key=a%2Bb%2Fc%3D%3D", "?key=no&key=a+b/c=="])
+@pytest.mark.parametrize(
+    "query", ["?key=a+b/c==", "?x=1&key=a+b/c==&y=", "?key=a%2Bb%2Fc%3D%3D", "?key=no&key=a+b/c=="]
+)
 def test_a_key_of_base64_opens_as_it_is_written(scorer, query):
     with serving(Service({"rm": make_model(scorer)}, key="a+b/c==")) as client:
         assert client.post(f"/get_reward{query}", json=GOOD["/get_reward"]).status_code == 200
@@ -358,7 +360,9 @@ def test_a_text_that_does_not_fit_into_memory_spoils_no_other(scorer):
         )
 
 
-@pytest.mark.parametrize("said", [MemoryError(), RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc")])
+@pytest.mark.parametrize(
+    "said", [MemoryError(), RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc")]
+)
 def test_no_memory_is_503_wherever_it_shows(scorer, monkeypatch, said):
     """While a body is read as JSON, while texts are tokenised, and while a batch begins; the server goes on."""
     model = make_model(scorer)
@@ -413,7 +417,9 @@ def test_a_body_that_memory_does_not_hold_is_503_and_counts_no_more():
     async def send(message):
         sent.append(message)
 
-    asyncio.run(guard({"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}, receive, send))
+    asyncio.run(
+        guard({"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}, receive, send)
+    )
     assert (refused, guard.pending) == ([503], 0)
     assert (b"retry-after", b"10") in sent[0]["headers"]
 

@@ -123,7 +123,7 @@ class Guard:
             if problem is not None:
                 await self._refuse(scope, receive, send, *problem)
             elif body is not None:
-                await self.app(scope, _replay(bytes(body), receive), send)
+                await self.app(scope, _replay(body, receive), send)
         finally:
             self.pending -= len(body) if body is not None else 0
 
@@ -169,7 +169,7 @@ class Guard:
     def _too_large(self) -> tuple[int, str]:
         return 413, f"the body is larger than {self.limits.body_bytes:,} bytes"
 
-    async def _read(self, receive: Receive) -> tuple[bytearray | None, tuple[int, str] | None]:
+    async def _read(self, receive: Receive) -> tuple[bytes | bytearray | None, tuple[int, str] | None]:
         """The body, ``None`` where the client has gone, and what is wrong with it; it counts as pending."""
         body = bytearray()
         try:
@@ -187,12 +187,12 @@ class Guard:
                     if self.pending > self.limits.pending_bytes:
                         return body, (429, "too many bodies are being read; try again")
                     if not message.get("more_body", False):
-                        return body, None
+                        return bytes(body), None
         except TimeoutError:
             return body, (408, f"the body did not arrive within {self.limits.body_seconds:g} s")
         except MemoryError:
             self.pending -= len(body)
-            return bytearray(), (503, "this machine's memory does not hold this body now")
+            return b"", (503, "this machine's memory does not hold this body now")
         except asyncio.CancelledError:
             self.pending -= len(body)
             raise
@@ -224,7 +224,7 @@ def _with_headers(send: Send) -> Send:
     return wrapped
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes | bytearray, receive: Receive) -> Receive:
     """Gives the whole body once; after it, what the connection says."""
     told = False
 

@@ -251,7 +251,9 @@ class _Desk:
         assert isinstance(error, HTTPException)
         path = request.url.path
         self.note(path, error.status_code, 0.0)
-        what = f"there is no {path[:200]}" if error.status_code == 404 else f"{request.method} is not answered at {path}"
+        what = (
+            f"there is no {path[:200]}" if error.status_code == 404 else f"{request.method} is not answered at {path}"
+        )
         body = error_at(path, error.status_code, what)
         return _json(body, error.status_code, dict(error.headers or {}))
 

@@ -147,7 +147,9 @@ class ServedModel:
         count = _characters([item.text, item.prompt, item.response, item.variables])
         if count > most:
             what = f"the text has {count:,} characters; at most {most:,} are read"
-            raise Problem(400, f"{what}, this model's maximum context length is {self.window:,} tokens", param=item.param)
+            raise Problem(
+                400, f"{what}, this model's maximum context length is {self.window:,} tokens", param=item.param
+            )
 
     def _from_ids(self, item: Item) -> Encoded:
         assert item.ids is not None
