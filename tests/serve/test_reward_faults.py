@@ -148,7 +148,7 @@ def test_too_many_texts_are_counted_before_anything_is_made_of_them(scorer, monk
     [
         ("/get_reward", {"query": "rice " * 250_000}),
         ("/get_reward", {"prompt": "rice " * 120_000, "response": "rice " * 120_000}),
-        ("/classify", {"input": [TEXT, "rice " * 250_000], "truncate_prompt_tokens": -1}),
+        ("/classify", {"input": ["rice " * 250_000, TEXT], "truncate_prompt_tokens": -1}),
         ("/rerank", {"query": "a", "documents": [{"content": [{"type": "text", "text": "rice " * 250_000}]}]}),
         (
             "/classify",
