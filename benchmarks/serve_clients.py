@@ -8,8 +8,8 @@ verl's ``RewardLoopWorker`` (as it asks vLLM and SGLang, with a custom function 
 function), the openai and cohere packages, and what LLaMA-Factory, slime, TEI's and SGLang's clients send.
 
 ``--replay`` sends vLLM's own example requests, good ones and bad, to a vLLM server and to ours instead, and the pairs
-by ``/classify``. ``--vllm HOST:PORT`` takes a vLLM server of ``--folder`` that stands already. ``--deviation`` scales the
-model's head, so that rewards have that deviation.
+by ``/classify``. ``--vllm HOST:PORT`` takes a vLLM server of ``--folder`` that stands already. ``--deviation`` scales
+the model's head, so that rewards have that deviation.
 """
 
 from __future__ import annotations
