@@ -113,17 +113,26 @@ class Bench:
     Args:
         data: folder of the files.
         output: where features and results go.
+        caps: by set, how many of its prompts are taken; a larger number takes the same ones and more.
     """
 
-    def __init__(self, data: Path, output: Path) -> None:
-        self.folder, self.output = data, output
+    def __init__(self, data: Path, output: Path, caps: Mapping[str, int] | None = None) -> None:
+        self.folder, self.output, self.caps = data, output, dict(caps or {})
         self.features = SequenceFeatures(output / "features.npz")
         self._read: dict[tuple[str, int], tuple[list[dict[str, Any]], TokenisedPreferences]] = {}
+
+    def rows(self, name: str, most: int | None = None) -> list[dict[str, Any]]:
+        """The pairs of a set's first prompts in a random order that does not depend on their number."""
+        rows = rows_of_set(self.folder, name)
+        prompts = sorted({str(row["prompt"]) for row in rows})
+        order = np.random.default_rng(0).permutation(len(prompts))
+        kept = {prompts[number] for number in order[: most or self.caps.get(name)]}
+        return [row for row in rows if str(row["prompt"]) in kept]
 
     def pairs(self, name: str, window: int = 256) -> tuple[list[dict[str, Any]], TokenisedPreferences]:
         """Rows and pairs; sets with a plus between their names are joined."""
         if (name, window) not in self._read:
-            rows = [row for one in name.split("+") for row in rows_of_set(self.folder, one)]
+            rows = [row for one in name.split("+") for row in self.rows(one)]
             found = load_preferences(rows, self.features.tokenizer, encoding(window), on_bad_row="skip")
             self._read[name, window] = rows, found
         return self._read[name, window]
@@ -135,9 +144,7 @@ class Bench:
 
     def part(self, name: str, windows: Sequence[int], prompts: int | None = None) -> dict[int, Set]:
         """The same pairs at several windows: of the first prompts, and those that no window makes alike."""
-        rows = rows_of_set(self.folder, name)
-        kept = set(sorted({str(row["prompt"]) for row in rows})[:prompts])
-        rows = [row for row in rows if str(row["prompt"]) in kept]
+        rows = self.rows(name, prompts)
 
         def load(wanted: list[dict[str, Any]], window: int) -> TokenisedPreferences:
             return load_preferences(wanted, self.features.tokenizer, encoding(window), on_bad_row="skip")
@@ -321,20 +328,23 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--prompts", type=int, default=400, help="of RMB that are read with 512 tokens")
+    parser.add_argument("--sets", nargs="+", choices=list(ORDER), default=list(ORDER), help="whose features to compute")
+    parser.add_argument("--cap", nargs="+", default=[], help="SET=PROMPTS: only so many prompts of a set")
     parser.add_argument("--without", nargs="+", default=[], help="sets that are not audited")
     parser.add_argument("--resamples", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(options.data, options.output)
+    caps = {name: int(count) for name, _, count in (text.partition("=") for text in options.cap)}
+    bench = Bench(options.data, options.output, caps)
     parts: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
         "arms": all_arms, "sets": two_sets, "window": windows,
     }  # fmt: skip
     for part in options.parts:
         if part == "features":
-            for name in ORDER:
+            for name in options.sets:
                 bench.read(name)
             for name, prompts in (("rmb_val", None), ("counterfactual", None), ("rmb_train", options.prompts)):
-                bench.part(name, (256, 512), prompts)
+                bench.part(name, (256, 512), prompts) if "window" in options.parts else None
         else:
             atomic_write_json(options.output / f"{part}.json", parts[part](bench, options))
 

@@ -28,14 +28,17 @@ def _better_first(prompt: Any, first: str, second: str, first_wins: bool) -> dic
     return pair(prompt, first, second) if first_wins else pair(prompt, second, first)
 
 
+def _writers(row: Row) -> dict[str, Any]:
+    return {side: row[side] for side in ("chosen_model", "rejected_model")}
+
+
 def _rmb(row: Row) -> Pairs:
-    names = {side: row[side] for side in ("chosen_model", "rejected_model")}
-    yield pair(row["messages"], row["chosen"], row["rejected"], **names)
+    yield pair(row["messages"], row["chosen"], row["rejected"], **_writers(row))
 
 
 def _alpaca_eval(row: Row) -> Pairs:
     if row["chosen"] != row["rejected"]:
-        yield pair(row["prompt"], row["chosen"], row["rejected"])
+        yield pair(row["prompt"], row["chosen"], row["rejected"], **_writers(row))
 
 
 def _qa_feedback(row: Row) -> Pairs:
