@@ -1,6 +1,6 @@
 """Objectives on RMB's helpfulness pairs and frozen features, audited on ten other sets (docs/evidence.md, item 45).
 
-    python -m benchmarks.rmb_frozen --data DIR --output DIR [--parts features arms sets window]   # make bench-rmb
+    python -m benchmarks.rmb_frozen --data DIR --output DIR [--parts features arms folds sets window]   # make bench-rmb
 
 ``features`` computes MiniLM's features of all sets (an hour on one core; it goes on where it ended), the others need
 seconds an arm:
@@ -9,6 +9,7 @@ seconds an arm:
   accuracy, information beyond a curve of length and correlations on its validation pairs, accuracy and correlation on
   the other sets, and for rewrites of the same content (longer, more structured, with more jargon) how often the side
   with more of it wins.
+* ``folds``: the same arms on the training pairs, five parts by prompt: fewer pairs for training, more for intervals.
 * ``sets``: some arms trained on RMB, on AlpacaEval's pairs, and on both.
 * ``window``: some arms with 256 and with 512 tokens a text.
 
@@ -39,7 +40,7 @@ from odin_rm.evaluation.dial_fit import DialPairs, DialRows, fit_dial
 from odin_rm.evaluation.information import heldout_gain, length_curve
 from odin_rm.evaluation.pairs import PairView, accuracy_figures, half_ties
 from odin_rm.evaluation.records import Figure
-from odin_rm.evaluation.rivals import Parts, compare_arms, mean_part
+from odin_rm.evaluation.rivals import Parts, compare_arms, mean_part, standardised
 from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.head_training import train_heads
 from odin_rm.reward.scoring import as_scored
@@ -69,6 +70,7 @@ ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """By name, an objective, its options, and what of the training is otherwise than :data:`STEPWISE`."""
 ANCHORS = ("twins", "writers", "zero")
 BAG = "bag of words"
+FOLDS = 5
 FEW = ("vanilla", "odin, squared, memory 8, scale 1", "matched", "inverse propensity")
 BITS = "bits"
 
@@ -162,10 +164,11 @@ Scorer = Callable[[Set], np.ndarray]
 
 
 def scorer(train: Set, arm: str, seed: int, **changes: Any) -> Scorer:
-    """The trained reward of an arm, as a function of a set."""
+    """The trained reward of an arm, as a function of a set; ``pairs`` are those to train on, by default all."""
     if arm == BAG:
         rows = bag_of(sequences_of(train.data))
-        difference = rows[np.asarray(train.data.pair_chosen)] - rows[np.asarray(train.data.pair_rejected)]
+        pairs = changes.get("pairs", slice(None))
+        difference = rows[np.asarray(train.data.pair_chosen)[pairs]] - rows[np.asarray(train.data.pair_rejected)[pairs]]
         weights = fit_bag(difference)
         return lambda one: np.asarray(bag_of(sequences_of(one.data)) @ weights)
     name, options, training = ARMS[arm]
@@ -287,6 +290,24 @@ def all_arms(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return {"sets": found, "kappa": shares, "deviation": deviation}
 
 
+def cross_fitted(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Every arm on RMB's training pairs, five parts by prompt, each scored by heads trained on the others."""
+    train = bench.read("rmb_train")
+    fold_P = np.random.default_rng(0).permutation(train.data.num_prompts) % FOLDS
+    fold_R = fold_P[np.asarray(train.data.response_prompt)]
+    fold_B = fold_R[np.asarray(train.data.pair_chosen)]
+    rewards: dict[str, list[Scorer]] = {}
+    for arm in [*options.arms, BAG]:
+        quality_R = np.empty(train.data.num_responses)
+        for fold in range(FOLDS):
+            reward = scorer(train, arm, fold, pairs=np.flatnonzero(fold_B != fold))
+            quality_R[fold_R == fold] = reward(train)[fold_R == fold]
+        held = standardised(quality_R, fold_R)[0]
+        rewards[arm] = [lambda one, held=held: held]  # type: ignore[misc]
+        print(f"cross-fitted {arm}", flush=True)
+    return {"sets": compared(rewards, [train], ("rmb_train",), options.resamples)}
+
+
 def two_sets(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """The same arms trained on RMB, on AlpacaEval and on both."""
     sets = [bench.read(name) for name in ("rmb_val", "alpaca_val", "counterfactual", "twins")]
@@ -320,11 +341,16 @@ def at_width(reward: Scorer, audited: Mapping[str, Mapping[int, Set]], width: in
     return lambda one: reward(audited[one.name][width])
 
 
+def caps_of(texts: Sequence[str]) -> dict[str, int]:
+    """How many prompts of a set are taken, from ``SET=PROMPTS``."""
+    return {name: int(count) for name, _, count in (text.partition("=") for text in texts)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/rmb"))
-    parser.add_argument("--parts", nargs="+", default=["features", "arms", "sets", "window"])
+    parser.add_argument("--parts", nargs="+", default=["features", "arms", "folds", "sets", "window"])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--prompts", type=int, default=400, help="of RMB that are read with 512 tokens")
@@ -334,17 +360,14 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    caps = {name: int(count) for name, _, count in (text.partition("=") for text in options.cap)}
-    bench = Bench(options.data, options.output, caps)
+    bench = Bench(options.data, options.output, caps_of(options.cap))
     parts: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
-        "arms": all_arms, "sets": two_sets, "window": windows,
+        "arms": all_arms, "folds": cross_fitted, "sets": two_sets, "window": windows,
     }  # fmt: skip
     for part in options.parts:
         if part == "features":
             for name in options.sets:
                 bench.read(name)
-            for name, prompts in (("rmb_val", None), ("counterfactual", None), ("rmb_train", options.prompts)):
-                bench.part(name, (256, 512), prompts) if "window" in options.parts else None
         else:
             atomic_write_json(options.output / f"{part}.json", parts[part](bench, options))
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rmb_frozen import STEPWISE, Bench, Scorer, Set, compared, scorer
+from benchmarks.rmb_frozen import STEPWISE, Bench, Scorer, Set, caps_of, compared, scorer
 from benchmarks.shared.sequence_features import encoding, sequences_of
 from odin_rm.core.files import atomic_write_json
 from odin_rm.data.length_instructions import length_instruction_pairs
@@ -237,10 +237,11 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=400, help="training responses with edited copies")
     parser.add_argument("--held_copies", type=int, default=100, help="validation responses with edited copies")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--cap", nargs="+", default=[], help="SET=PROMPTS: only so many prompts of a set")
     parser.add_argument("--resamples", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(options.data, options.output)
+    bench = Bench(options.data, options.output, caps_of(options.cap))
     parts: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {"rows": further_rows, "edits": edited}
     for part in options.parts:
         atomic_write_json(options.output / f"{part}.json", parts[part](bench, options))
