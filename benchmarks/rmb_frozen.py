@@ -191,8 +191,8 @@ def dialled(plain: Scorer, train: Set, twins: Set, anchor: str) -> tuple[Scorer,
         quality, tokens = plain(twins), np.asarray(twins.data.response_tokens, np.float64)
         longer, shorter = np.asarray(twins.data.pair_chosen), np.asarray(twins.data.pair_rejected)
         number = prompt.max() + 1 + np.asarray(twins.data.response_prompt, np.int64)[longer]
-        sides = ({RESPONSE_TOKENS: tokens[side]} for side in (shorter, longer))
-        pairs = DialPairs(quality[shorter], quality[longer], *sides, number, np.full(len(longer), "twins"))
+        few, many = ({RESPONSE_TOKENS: tokens[side]} for side in (shorter, longer))
+        pairs = DialPairs(quality[shorter], quality[longer], few, many, number, np.full(len(longer), "twins"))
     dial = fit_dial(rows, [RESPONSE_TOKENS], anchor, pairs, bootstrap_samples=2).dial
     return (
         lambda one: plain(one) - dial.taken_off({RESPONSE_TOKENS: np.asarray(one.data.response_tokens, np.float64)}),

@@ -203,7 +203,7 @@ def edited(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             kwargs: dict[str, Any] = {**STEPWISE, "epochs": options.epochs, "seed": seed}
             trained = train_heads(train.feature_RD / deviation, train.data, "matched", settings=settings, **kwargs)
             weight_D = trained.heads.effective("quality").detach().double().numpy()
-            rewards[arm].append(lambda one, w=weight_D: (one.feature_RD / deviation).astype(np.float64) @ w)
+            rewards[arm].append(linear(weight_D, deviation))
             effects.append(effects_of(rewards[arm][-1](held), places))
             met.append(trained.metrics.get("tolerance_met"))
         found[arm] = {
@@ -213,6 +213,11 @@ def edited(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         print(arm, shown, "met", met, flush=True)
     found["sets"] = compared(rewards, sets, ("rmb_val",), options.resamples)
     return found
+
+
+def linear(weight_D: np.ndarray, deviation: np.ndarray) -> Scorer:
+    """The reward of a head on features divided by their deviations."""
+    return lambda one: (one.feature_RD / deviation).astype(np.float64) @ weight_D
 
 
 def effects_of(quality_R: np.ndarray, places: Mapping[str, np.ndarray]) -> dict[str, float]:
