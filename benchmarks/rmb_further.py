@@ -136,7 +136,7 @@ def further_rows(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     data = load_preferences(swapped, bench.features.tokenizer, encoding(256), on_bad_row="skip")
     swaps = Set("swaps", swapped, data, bench.features.of(sequences_of(data), "swapped prompts"))
     chosen, rejected = (
-        np.stack([np.asarray(bench.features.of([np.asarray(one.input_ids, np.int32)]))[0] for one in side])
+        bench.features.of([np.asarray(one.input_ids, np.int32) for one in side], "length instructions")
         for side in instruction_sides(bench, held)
     )
     for name, own in rewards.items():
