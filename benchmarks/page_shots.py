@@ -3,10 +3,12 @@
     make bench-pages ARGS="--quickstart quickstart --output shots"
 
 From the folder of a quickstart it makes the pages of ``audit``, ``probe``, ``certify``, ``best-of-n``, ``rivals``,
-``pareto``, ``report`` and ``reproduce``, builds the docs site, and starts ``serve`` and ``study``. Each page is opened
-at 390, 1,280 and 1,920 px, light and dark. Counted are: faults that axe-core finds (``AXE_CORE`` names its
-``axe.min.js``), console messages, requests to other places, what is cut off at the right, text in figures that is cut
-off. Without Chromium it says so and ends.
+``pareto``, ``report`` and ``reproduce``, builds the docs site, and starts ``serve`` and ``study``. Each page, and every
+page of the site, is opened at 390, 1,280 and 1,920 px, light and dark. Counted are: faults that axe-core finds
+(``AXE_CORE`` names its ``axe.min.js``), console messages, requests to other places, what is cut off at the right, text
+in figures that is cut off. The exit code is 1 where anything is found. Without Chromium it says so and ends.
+
+``--only`` takes names of pages, or ``site`` for all of the site.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ SCHEMES = ("light", "dark")
 TALLEST = 6000
 """Pixels of one picture; a longer page makes several."""
 ROWS = 240
+FAULTS = ("axe", "console", "asked_elsewhere", "cut", "scrolls_sideways")
 CUT = """
 const held = (e) => { for (let q = e.parentElement; q; q = q.parentElement)
   { const o = getComputedStyle(q).overflowX; if (o != 'visible') return true; } return false; };
@@ -47,6 +50,29 @@ const labels = [...document.querySelectorAll('svg.main-svg')].flatMap((s) => { c
     .map((t) => 'label: ' + t.textContent); });
 return [...cut.slice(0, 6).map((e) => e.tagName + '.' + e.className), ...labels.slice(0, 6)];
 """
+
+
+START = """
+const start = document.querySelector('#start'); if (start.offsetParent && !window.named) { window.named = true;
+  const name = document.querySelector('#name'); name.value = 'Ann';
+  name.dispatchEvent(new Event('input', { bubbles: true })); start.click(); }
+"""
+ACTS = {
+    "playground_scored": (
+        """if (!window.filled) { window.filled = true;
+          const fill = (name, text) => { document.querySelector(name).value = text; };
+          fill('#prompt', 'How do I tune a guitar?'); fill('#answer-B', 'Great question! '.repeat(40));
+          fill('#answer-A', 'Tighten all bolts evenly.\\n\\n- one\\n- two');
+          document.querySelector('#score').click(); }""",
+        "return document.querySelector('#verdict').textContent != '' && !document.querySelector('#more').hidden",
+    ),
+    "study_pair": (START, "return document.querySelector('#pair').offsetParent != null"),
+    "study_finished": (
+        START + "const left = document.querySelector('[data-side=left]'); if (left.offsetParent) left.click();",
+        "return document.querySelector('#finished').offsetParent != null",
+    ),
+}
+"""Pages after something was done on them: what is done again and again until the second script says yes."""
 
 
 def run(*arguments: str | Path) -> None:
@@ -102,12 +128,12 @@ def write(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def make_site(folder: Path) -> dict[str, str]:
-    """Addresses of the start page, the settings and the evidence of the docs site."""
+    """Addresses of all pages of the docs site."""
     if not folder.exists():
         environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
         command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder.resolve())]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    return {f"site_{name}": (folder / f"{name}.html").resolve().as_uri() for name in ("index", "settings", "evidence")}
+    return {f"site_{page.stem}": page.resolve().as_uri() for page in sorted(folder.glob("*.html"))}
 
 
 @contextmanager
@@ -142,7 +168,9 @@ def served(quickstart: Path, folder: Path) -> Iterator[dict[str, str]]:
             programs.append(subprocess.Popen([sys.executable, "-m", "odin_rm", *command], stdout=log, stderr=log))
         for port, program in zip(ports, programs, strict=True):
             wait_for(port, program)
-        yield {"playground": f"http://127.0.0.1:{ports[0]}/", "study": f"http://127.0.0.1:{ports[1]}/"}
+        playground, study = (f"http://127.0.0.1:{port}/" for port in ports)
+        yield {"playground": playground, "playground_scored": playground, "study": study, "study_pair": study,
+               "study_finished": study}  # fmt: skip
     finally:
         for program in programs:
             program.terminate()
@@ -168,6 +196,17 @@ def wait_for(port: int, program: subprocess.Popen[bytes]) -> None:
     sys.exit("a server did not start in five minutes")
 
 
+def act(browser: Any, name: str) -> None:
+    """Do what brings a page into the state of a name in :data:`ACTS`."""
+    does, done = ACTS[name]
+    for _ in range(200):
+        if browser.execute_script(done):
+            return
+        browser.execute_script(does)
+        time.sleep(0.3)
+    sys.exit(f"{name} was not reached in a minute")
+
+
 def look_at(browser: Any, name: str, address: str, folder: Path) -> list[dict[str, Any]]:
     """Pictures of a page at every width, light and dark, and what is wrong with it."""
     rows = []
@@ -177,7 +216,10 @@ def look_at(browser: Any, name: str, address: str, folder: Path) -> list[dict[st
         for scheme in SCHEMES:
             colour_scheme(browser, scheme)
             browser.get(address)
-            time.sleep(2.5)
+            settle(browser)
+            if name in ACTS:
+                act(browser, name)
+                settle(browser)
             row = {"page": name, "width": width, "scheme": scheme, "cut": browser.execute_script(CUT)}
             row["scrolls_sideways"] = browser.execute_script("return document.documentElement.scrollWidth > innerWidth")
             row["console"] = [entry["message"] for entry in browser.get_log("browser")]
@@ -188,6 +230,20 @@ def look_at(browser: Any, name: str, address: str, folder: Path) -> list[dict[st
             shoot(browser, folder / f"{name}_{width}_{scheme}", width)
             rows.append(row)
     return rows
+
+
+def settle(browser: Any) -> None:
+    """Wait until a page is loaded and its height stays for half a second; charts are drawn late."""
+    height, same = -1, 0
+    for _ in range(50):
+        time.sleep(0.1)
+        now = browser.execute_script(
+            "return document.readyState == 'complete' ? document.documentElement.scrollHeight : -1"
+        )
+        height, same = now, same + 1 if now == height and now >= 0 else 0
+        if same >= 5:
+            break
+    browser.execute_script("document.getAnimations().forEach((one) => one.finish())")
 
 
 def axe_faults(browser: Any) -> list[str]:
@@ -213,29 +269,38 @@ def shoot(browser: Any, stem: Path, width: int) -> None:
 def main() -> None:
     """Make the pages, look at each, write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quickstart", required=True, help="folder of odin-rm quickstart")
+    parser.add_argument("--quickstart", help="folder of odin-rm quickstart; not needed for --only site")
     parser.add_argument("--output", required=True, help="folder for pages and pictures; pages there are kept")
-    parser.add_argument("--only", nargs="*", help="names of pages")
+    parser.add_argument("--only", nargs="*", default=[], help="names of pages; site for all of the docs site")
     options = parser.parse_args()
     if not (shutil.which("chromium") or shutil.which("chromium-browser")) or not shutil.which("chromedriver"):
         sys.exit("chromium or chromedriver is not installed")
+    if not AXE.is_file():
+        print("axe-core is not looked at: set AXE_CORE to axe.min.js of the npm package axe-core")
     folder = Path(options.output)
-    pages = make_pages(Path(options.quickstart), folder) | make_site(folder / "site")
+    folder.mkdir(parents=True, exist_ok=True)
+    of_the_site = bool(options.only) and all(name.startswith("site") for name in options.only)
+    if not of_the_site and options.quickstart is None:
+        parser.error("--quickstart is missing")
     rows: list[dict[str, Any]] = []
-    with (
-        served(Path(options.quickstart), folder) as addresses,
-        tempfile.TemporaryDirectory() as profile,
-        chromium(Path(profile)) as browser,
-    ):
-        for name, address in (pages | addresses).items():
-            if options.only and name not in options.only:
+    with ExitStack() as stack:
+        pages = make_site(folder / "site")
+        if not of_the_site:
+            quickstart = Path(options.quickstart)
+            pages = make_pages(quickstart, folder) | pages | stack.enter_context(served(quickstart, folder))
+        browser = stack.enter_context(chromium(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+        for name, address in pages.items():
+            if options.only and name not in options.only and not (name.startswith("site_") and "site" in options.only):
                 continue
             found = look_at(browser, name, address, folder)
             rows += found
-            count = {key: sum(bool(row[key]) for row in found) for key in ("axe", "console", "asked_elsewhere", "cut",
-                     "scrolls_sideways")}  # fmt: skip
-            print(f"{name:12} {len(found)} views; views with " + ", ".join(f"{k}: {v}" for k, v in count.items()))
+            count = {key: sum(bool(row[key]) for row in found) for key in FAULTS}
+            said = ", ".join(f"{key}: {number}" for key, number in count.items())
+            print(f"{name:12} {len(found)} views; views with {said}", flush=True)
     atomic_write_json(folder / "pages.json", rows)
+    total = {key: sum(bool(row[key]) for row in rows) for key in FAULTS}
+    print(f"{len(rows)} views of {len(rows) // len(WIDTHS) // len(SCHEMES)} pages: {total}")
+    sys.exit(any(total.values()))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return inside(markdown, "../")
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """The corner of a table whose rows have headings is an empty cell: a heading without a word says nothing."""
+    return re.sub(r"<th([^>]*)>\s*</th>", r"<td\1></td>", html)
+
+
 def inside(markdown: str, up: str) -> str:
     """Turn links as they work in the repository into links as they work on the site.
 
