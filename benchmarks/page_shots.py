@@ -3,10 +3,10 @@
     make bench-pages ARGS="--quickstart quickstart --output shots"
 
 From the folder of a quickstart it makes the pages of ``audit``, ``probe``, ``certify``, ``best-of-n``, ``rivals``,
-``pareto``, ``report`` and ``reproduce``, builds the docs site, and starts ``serve`` and ``study``. Each page, and every
-page of the site, is opened at 390, 1,280 and 1,920 px, light and dark. Counted are: faults that axe-core finds
-(``AXE_CORE`` names its ``axe.min.js``), console messages, requests to other places, what is cut off at the right, text
-in figures that is cut off. The exit code is 1 where anything is found. Without Chromium it says so and ends.
+``pareto``, ``report`` and ``reproduce``, builds the docs site, and starts ``serve`` and ``study``. Each page is opened
+at 390, 1,280 and 1,920 px, most pages of the site at the first two, light and dark. Counted are: faults that axe-core
+finds (``AXE_CORE`` names its ``axe.min.js``), console messages, requests to other places, what is cut off at the right,
+text in figures that is cut off. The exit code is 1 where anything is found. Without Chromium it says so and ends.
 
 ``--only`` takes names of pages, or ``site`` for all of the site.
 """
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,12 @@ from odin_rm.core.files import atomic_write_json
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (390, 1280, 1920)
 SCHEMES = ("light", "dark")
-TALLEST = 6000
+TALLEST = 4000
 """Pixels of one picture; a longer page makes several."""
+SHOWN_WHOLE = ("site_index", "site_settings", "site_evidence")
+"""Pages of the docs site that are opened at all widths; the others are text alike, and are opened at two."""
+COLOUR_RULES = ("color-contrast", "link-in-text-block")
+"""What axe-core looks at in the dark: there only colours differ."""
 ROWS = 240
 FAULTS = ("axe", "console", "asked_elsewhere", "cut", "scrolls_sideways")
 CUT = """
@@ -128,12 +132,14 @@ def write(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def make_site(folder: Path) -> dict[str, str]:
-    """Addresses of all pages of the docs site."""
+    """Addresses of all pages of the docs site, but for the one that a server shows in place of a missing one."""
     if not folder.exists():
         environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
         command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder.resolve())]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    return {f"site_{page.stem}": page.resolve().as_uri() for page in sorted(folder.glob("*.html"))}
+    return {
+        f"site_{page.stem}": page.resolve().as_uri() for page in sorted(folder.glob("*.html")) if page.stem != "404"
+    }
 
 
 @contextmanager
@@ -210,7 +216,8 @@ def act(browser: Any, name: str) -> None:
 def look_at(browser: Any, name: str, address: str, folder: Path) -> list[dict[str, Any]]:
     """Pictures of a page at every width, light and dark, and what is wrong with it."""
     rows = []
-    for width in WIDTHS:
+    brief = name.startswith("site_") and name not in SHOWN_WHOLE
+    for width in WIDTHS[:2] if brief else WIDTHS:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         for scheme in SCHEMES:
@@ -226,8 +233,9 @@ def look_at(browser: Any, name: str, address: str, folder: Path) -> list[dict[st
             asked = browser.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
             start = "file:" if address.startswith("file:") else address
             row["asked_elsewhere"] = [one for one in asked if not one.startswith(("data:", start, "blob:"))]
-            row["axe"] = axe_faults(browser)
-            shoot(browser, folder / f"{name}_{width}_{scheme}", width)
+            row["axe"] = axe_faults(browser, COLOUR_RULES if scheme == "dark" else [])
+            browser.get_log("browser")  # axe-core reads the style sheets once more, which a page of a file may not
+            shoot(browser, folder / f"{name}_{width}_{scheme}", width, 1 if brief else 3)
             rows.append(row)
     return rows
 
@@ -246,21 +254,23 @@ def settle(browser: Any) -> None:
     browser.execute_script("document.getAnimations().forEach((one) => one.finish())")
 
 
-def axe_faults(browser: Any) -> list[str]:
-    """What axe-core finds in the page as it stands."""
+def axe_faults(browser: Any, rules: Sequence[str]) -> list[str]:
+    """What axe-core finds in the page as it stands, by some of its rules or by all."""
     if not AXE.is_file():
         return []
     browser.execute_script(AXE.read_text(encoding="utf-8"))
     violations = browser.execute_async_script(
-        "const done = arguments[0]; axe.run({ resultTypes: ['violations'] }).then((r) => done(r.violations))"
+        "const done = arguments[1], only = arguments[0].length ? { runOnly: arguments[0] } : {};"
+        "axe.run({ resultTypes: ['violations'], ...only }).then((r) => done(r.violations))",
+        list(rules),
     )
     return [f"{one['id']}: {one['nodes'][0]['html'][:160]} ({len(one['nodes'])})" for one in violations]
 
 
-def shoot(browser: Any, stem: Path, width: int) -> None:
-    """The whole page as PNG, in pieces where it is long; of a very long one the first three."""
+def shoot(browser: Any, stem: Path, width: int, pieces: int) -> None:
+    """The page as PNG, in pieces where it is long; of a very long one the first ones."""
     height = int(browser.execute_script("return document.documentElement.scrollHeight"))
-    for number, top in enumerate(range(0, min(height, 3 * TALLEST), TALLEST)):
+    for number, top in enumerate(range(0, min(height, pieces * TALLEST), TALLEST)):
         clip = {"x": 0, "y": top, "width": width, "height": min(TALLEST, height - top), "scale": 1}
         shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
         Path(f"{stem}_{number}.png").write_bytes(base64.b64decode(shot["data"]))
@@ -297,9 +307,11 @@ def main() -> None:
             count = {key: sum(bool(row[key]) for row in found) for key in FAULTS}
             said = ", ".join(f"{key}: {number}" for key, number in count.items())
             print(f"{name:12} {len(found)} views; views with {said}", flush=True)
+            for fault in sorted({f"{key}: {one}" for row in found for key in FAULTS[:-1] for one in row[key]}):
+                print(f"    {fault}", flush=True)
     atomic_write_json(folder / "pages.json", rows)
     total = {key: sum(bool(row[key]) for row in rows) for key in FAULTS}
-    print(f"{len(rows)} views of {len(rows) // len(WIDTHS) // len(SCHEMES)} pages: {total}")
+    print(f"{len(rows)} views of {len({row['page'] for row in rows})} pages: {total}")
     sys.exit(any(total.values()))
 
 
