@@ -1,7 +1,7 @@
 "use strict";
 // Code and tables that scroll sideways can be reached and scrolled with the keyboard. The theme does so for code where
 // a mouse hovers, and takes the stop away again on phones.
-const boxes = "pre > code, .md-typeset__scrollwrap";
+const boxes = "pre > code, .md-typeset__scrollwrap, .md-typeset p:has(> img)";
 const reach = (box) => {
   if (box.scrollWidth > box.clientWidth && box.tabIndex !== 0) box.tabIndex = 0;
 };

@@ -42,7 +42,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """The corner of a table whose rows have headings is an empty cell: a heading without a word says nothing."""
+    """Empty headings become cells, for they say nothing, and Sphinx's roles in docstrings go."""
+    html = re.sub(r":(?:mod|class|func|meth|data|attr):(?=<code)", "", html)
     return re.sub(r"<th([^>]*)>\s*</th>", r"<td\1></td>", html)
 
 

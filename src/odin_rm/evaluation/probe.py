@@ -13,7 +13,6 @@ from odin_rm.evaluation.bootstrap import PromptBootstrap, bootstrap_mean, ratio_
 from odin_rm.evaluation.pairs import half_ties
 from odin_rm.evaluation.records import Figure
 
-
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Share of a reward up to which two readings of it differ by rounding: what 32 bits resolve, four times over."""
 SMALLEST_SHOWN = 1e-6
