@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.chromium import AXE, WITHOUT_AXE, chromium, colour_scheme, faults
-from tests.waiting import wait_until
 
 from odin_rm.cli.commands import COMMANDS
+from tests.chromium import AXE, WITHOUT_AXE, chromium, colour_scheme, faults
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PHONE = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
