@@ -137,9 +137,9 @@ def make_site(folder: Path) -> dict[str, str]:
         environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
         command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder.resolve())]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    return {
-        f"site_{page.stem}": page.resolve().as_uri() for page in sorted(folder.glob("*.html")) if page.stem != "404"
-    }
+    pages = {f"site_{page.stem}": page for page in sorted(folder.glob("*.html")) if page.stem != "404"}
+    order = [*SHOWN_WHOLE, *(name for name in pages if name not in SHOWN_WHOLE)]
+    return {name: pages[name].resolve().as_uri() for name in order}
 
 
 @contextmanager
@@ -297,7 +297,7 @@ def main() -> None:
         pages = make_site(folder / "site")
         if not of_the_site:
             quickstart = Path(options.quickstart)
-            pages = make_pages(quickstart, folder) | pages | stack.enter_context(served(quickstart, folder))
+            pages = make_pages(quickstart, folder) | stack.enter_context(served(quickstart, folder)) | pages
         browser = stack.enter_context(chromium(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         for name, address in pages.items():
             if options.only and name not in options.only and not (name.startswith("site_") and "site" in options.only):
