@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.worlds import Bag, agreement, as_data
+from benchmarks.worlds import agreement
 from odin_rm.core.files import atomic_write_json
 from odin_rm.data.attributes import MEASURED
 from odin_rm.data.schema import TokenisedPreferences
@@ -25,6 +25,7 @@ from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.head_training import train_heads
 from odin_rm.testbed.annotator import make_preferences
 from odin_rm.testbed.interventions import add_filler, toggle_list, toggle_opener
+from odin_rm.testbed.linear_worlds import Bag, as_data
 from odin_rm.testbed.world import count_tokens, is_flattering, is_list, stream
 from odin_rm.testbed.worlds import WORLDS
 

@@ -17,7 +17,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +171,9 @@ def measure_objective(name: str, folder: Path, output: str, steps: int = 20) -> 
         weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
         reference = reference or weights
         results[variant] = {"gradient": difference, "weights": worst(weights, reference)}
-    for layout in ("padded", "tree"):
-        two = run_two_processes(folder, output, budget_for(lengths, 4), steps, layout, objective=name)
+    layouts = ("padded", "tree")
+    jobs = [TwoProcesses(layout, objective=name, steps=steps) for layout in layouts]
+    for layout, two in zip(layouts, run_two_processes(folder, output, budget_for(lengths, 4), jobs), strict=True):
         far = {"gradient": worst(two["gradients"], expected), "weights": worst(two["weights"], reference)}
         results[f"two processes, {layout}"] = far
     return results
@@ -289,8 +291,9 @@ def measure(folder: Path, output: str, steps: int = 20) -> dict[str, dict[str, f
         trainer.train()
         weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
         results[name] = {"micro_batches": count, "gradient": difference, "weights": worst(weights, reference)}
-    for layout in ("padded", "tree"):
-        two = run_two_processes(folder, output, budget_for(lengths, 4), steps, layout)
+    layouts = ("padded", "tree")
+    jobs = [TwoProcesses(layout, steps=steps) for layout in layouts]
+    for layout, two in zip(layouts, run_two_processes(folder, output, budget_for(lengths, 4), jobs), strict=True):
         results[f"two processes, {layout}"] = {
             "micro_batches": two["micro_batches"],
             "gradient": worst(two["gradients"], expected),
@@ -312,44 +315,60 @@ def naive_weights(folder: Path, data: TokenisedPreferences, probe: RewardTrainer
     return {n: p.detach() for n, p in model.named_parameters()}
 
 
+@dataclass(frozen=True)
+class TwoProcesses:
+    """What two processes are to train: an objective in a layout, for some steps.
+
+    Attributes:
+        layout, kept: ``batch_layout`` and ``single_pass_tokens``.
+        objective: a name of the registry or of :data:`OPTIONS`.
+        steps: of the optimiser.
+    """
+
+    layout: str = "padded"
+    kept: int = 0
+    objective: str = "odin"
+    steps: int = 20
+
+
 def run_two_processes(
-    folder: Path,
-    output: str,
-    microbatch_tokens: int,
-    steps: int,
-    layout: str = "padded",
-    kept: int = 0,
-    objective: str = "odin",
-) -> dict[str, Any]:
-    """Start this script under torchrun with two processes and read what rank 0 saved."""
+    folder: Path, output: str, microbatch_tokens: int, jobs: Sequence[TwoProcesses]
+) -> list[dict[str, Any]]:
+    """Start this script under torchrun with two processes, once for all jobs, and read what rank 0 saved of each."""
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "rank0.pt"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
         command += ["--worker", str(target), "--model", str(folder), "--microbatch_tokens", str(microbatch_tokens)]
+        command += ["--scratch", output, "--jobs", json.dumps([asdict(job) for job in jobs])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command += ["--steps", str(steps), "--scratch", output, "--batch_layout", layout]
-        command += ["--single_pass_tokens", str(kept), "--objective", objective]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300 * len(jobs))
         if done.returncode:
             raise RuntimeError(f"torchrun failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return torch.load(target, weights_only=True)
 
 
 def worker(arguments: argparse.Namespace) -> None:
-    """One of two processes: a gradient of the first batch, then some steps; rank 0 saves both."""
+    """One of two processes: for each job a gradient of the first batch, then some steps; rank 0 saves both."""
     data = make_data()
-    names = ("microbatch_tokens", "batch_layout", "single_pass_tokens")
-    options: dict[str, Any] = {"ddp_backend": "gloo", **{name: getattr(arguments, name) for name in names}}
-    options |= objective_options(arguments.objective)
-    trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
-    trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
-    count = len(trainer.batches[0].micro_batches)
-    found = step_gradients(trainer)
-    trainer = make_trainer(Path(arguments.model), data, arguments.scratch, max_steps=arguments.steps, **options)
-    trainer.train()
-    weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
+    found: list[dict[str, Any]] = []
+    for job in (TwoProcesses(**values) for values in json.loads(arguments.jobs)):
+        options: dict[str, Any] = {
+            "ddp_backend": "gloo",
+            "microbatch_tokens": arguments.microbatch_tokens,
+            "batch_layout": job.layout,
+            "single_pass_tokens": job.kept,
+            **objective_options(job.objective),
+        }
+        trainer = make_trainer(Path(arguments.model), data, arguments.scratch, **options)
+        trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
+        count = len(trainer.batches[0].micro_batches)
+        gradient = step_gradients(trainer)
+        trainer = make_trainer(Path(arguments.model), data, arguments.scratch, max_steps=job.steps, **options)
+        trainer.train()
+        weights = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
+        found.append({"gradients": gradient, "weights": weights, "micro_batches": count})
     if trainer.is_world_process_zero():
-        torch.save({"gradients": found, "weights": weights, "micro_batches": count}, arguments.worker)
+        torch.save(found, arguments.worker)
     torch.distributed.destroy_process_group()
     sys.stdout.flush()
     os._exit(0)  # a wrapper still holds the group, and torch may abort when both go as the program ends
@@ -362,10 +381,9 @@ def main() -> None:
     every = [*OBJECTIVES, *OPTIONS]
     parser.add_argument("--objectives", nargs="*", choices=every, default=every)
     parser.add_argument("--objectives_only", action="store_true", help="leave the first table out")
-    for name in ("--worker", "--model", "--scratch", "--batch_layout", "--objective"):
+    for name in ("--worker", "--model", "--scratch", "--jobs"):
         parser.add_argument(name, help=argparse.SUPPRESS)
-    for name in ("--microbatch_tokens", "--single_pass_tokens"):
-        parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--microbatch_tokens", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     if arguments.worker:

@@ -21,7 +21,6 @@ import transformers
 
 from benchmarks.frozen_features import ENCODING
 from benchmarks.real_preferences import VAL, encoder_folder
-from benchmarks.worlds import as_data
 from odin_rm.data.load import load_preferences
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.objectives.registry import OBJECTIVES
@@ -30,6 +29,7 @@ from odin_rm.reward.frozen import FrozenRewardModel, as_rows
 from odin_rm.reward.head_training import HeadTrainer
 from odin_rm.reward.trainer import RewardTrainer
 from odin_rm.testbed.annotator import make_preferences
+from odin_rm.testbed.linear_worlds import as_data
 from odin_rm.testbed.tiny import build_tokenizer, save_tiny_model
 from odin_rm.testbed.worlds import WORLDS
 from odin_rm.workflows.reward.run import build_model

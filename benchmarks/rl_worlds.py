@@ -24,16 +24,17 @@ import torch
 
 from benchmarks.rl_testbed import table
 from benchmarks.worlds import ARMS as OBJECTIVE_ARMS
-from benchmarks.worlds import Bag, agreement, as_data, words_of
+from benchmarks.worlds import agreement
 from odin_rm.core.errors import NumericalError
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.reading import read_json
 from odin_rm.data.render import Reply, response_texts
 from odin_rm.objectives.registry import OBJECTIVES
-from odin_rm.reports.blocks import png_bytes
+from odin_rm.reports.chart_still import draw_panels, still_files
 from odin_rm.reward.head_training import train_heads
 from odin_rm.testbed.annotator import make_preferences
 from odin_rm.testbed.experiment import write_data
+from odin_rm.testbed.linear_worlds import Bag, as_data, words_of
 from odin_rm.testbed.quickstart_config import QuickstartConfig
 from odin_rm.testbed.rl_experiment import (
     FOLDER,
@@ -45,7 +46,7 @@ from odin_rm.testbed.rl_experiment import (
     train_start,
 )
 from odin_rm.testbed.rl_figures import Measured, Policies, PolicyResult, compare_policies
-from odin_rm.testbed.rl_story import front_canvas
+from odin_rm.testbed.rl_story import policy_front
 from odin_rm.testbed.sweep import PolicyRun, SweepSettings, grid
 from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World, count_tokens
@@ -211,7 +212,7 @@ def main() -> None:
             "seconds": time.perf_counter() - started,
         }
         atomic_write_json(options.output / f"{world}.json", content)
-        (options.output / f"{world}.png").write_bytes(png_bytes(front_canvas(policies)))
+        (options.output / f"{world}.png").write_bytes(still_files(draw_panels([policy_front(policies)]))[0])
         shown = table(comparison, first="matched")
         print(f"\n{world}, optimum {policies.optimum_tokens:.1f} tokens\n\n{shown}\n", flush=True)
 

@@ -36,6 +36,7 @@ from benchmarks.shared.reward_setup import quiet
 from benchmarks.shared.serve_rivals import CLASSIFY, OPENRLHF, RIVALS, Pair, Running, started
 from odin_rm.core.files import atomic_write_json, environment_record
 from odin_rm.model.scoring import Scorer, load_scorer, score_texts
+from odin_rm.model.stock_config import complete_tokenizer
 
 SERVE = "import sys; from odin_rm.cli.main import main; sys.exit(main(sys.argv[1:]))"
 # vLLM calls the two texts of /score and /rerank query and document.
@@ -85,6 +86,7 @@ def make_model(folder: Path, hidden: int, layers: int, words: int) -> None:
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    complete_tokenizer(folder, model)  # Infinity has transformers 4
 
 
 def make_texts(prompts: int, responses: int, lengths: tuple[int, int], words: int, seed: int = 0) -> list[Pair]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,12 @@ import torch
 from transformers import set_seed
 
 from odin_rm.core.files import atomic_write_json
-from odin_rm.data.attributes import MEASURED
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.objectives.attribute_curve import length_powers
-from odin_rm.objectives.registry import OBJECTIVES
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.head_training import train_heads
 from odin_rm.reward.trainer import RewardTrainer
-from odin_rm.testbed import phrases
-from odin_rm.testbed.annotator import Row, make_preferences
+from odin_rm.testbed.annotator import make_preferences
+from odin_rm.testbed.linear_worlds import HELD_OUT, PAIRS, Bag, Score, as_data, dial, linear_scores
 from odin_rm.testbed.tiny import build_tokenizer, save_tiny_model
-from odin_rm.testbed.world import TOKEN, count_tokens, is_flattering, is_list, stream
 from odin_rm.testbed.worlds import WORLDS, NamedWorld
 from odin_rm.workflows.reward.run import build_model
 
@@ -53,66 +47,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "joint expert": {"objective": "matched", "settings": {"match_tau": float("inf")}},
     "fixed expert": {"objective": "matched", "settings": {"match_tau": float("inf"), "match_curve": "fixed"}},
 }
-PAIRS, HELD_OUT = 4000, 2000
-
-
-def words_of(text: str) -> set[str]:
-    """Words and pairs of neighbouring words of a response."""
-    tokens = TOKEN.findall(text.lower())
-    return {*tokens, *(f"{a} {b}" for a, b in itertools.pairwise(tokens))}
-
-
-class Bag:
-    """Features of texts: which of the training texts' common words and pairs of words they have.
-
-    Args:
-        texts: of the training responses.
-        at_least: how many of them must have a word.
-    """
-
-    def __init__(self, texts: list[str], at_least: int = 20) -> None:
-        counts: dict[str, int] = {}
-        for text in texts:
-            for word in words_of(text):
-                counts[word] = counts.get(word, 0) + 1
-        self.column = {word: i for i, word in enumerate(sorted(w for w, n in counts.items() if n >= at_least))}
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        """``(R, D)`` float32, zeros and ones."""
-        out = np.zeros((len(texts), len(self.column)), dtype=np.float32)
-        for row, text in enumerate(texts):
-            out[row, [self.column[word] for word in words_of(text) if word in self.column]] = 1
-        return out
-
-
-def as_data(rows: list[Row], tokenizer: Any = None) -> tuple[TokenisedPreferences, list[str], np.ndarray]:
-    """A preference set of the rows with two responses each, their texts and true qualities."""
-    texts = [row[side] for row in rows for side in ("chosen", "rejected")]
-    truth = np.array([row[f"{side}_true_quality"] for row in rows for side in ("chosen", "rejected")])
-    numbers = np.arange(len(texts), dtype=np.int32)
-    ids = [numbers[r : r + 1] for r in range(len(texts))]
-    if tokenizer is not None:
-        prompts = [row["prompt"] for row in rows for _ in range(2)]
-        pairs = zip(prompts, texts, strict=True)
-        ids = [
-            np.array(tokenizer(f"human: {prompt} assistant: {text} <eos>")["input_ids"], dtype=np.int32)
-            for prompt, text in pairs
-        ]
-    data = TokenisedPreferences(
-        input_ids_flat=np.concatenate(ids),
-        offsets=np.concatenate([[0], np.cumsum([len(one) for one in ids])]).astype(np.int64),
-        response_tokens=np.array([count_tokens(text) for text in texts], dtype=np.int32),
-        response_prompt=(numbers // 2).astype(np.int32),
-        pair_chosen=numbers[::2],
-        pair_rejected=numbers[1::2],
-        pair_margin=np.zeros(len(rows), dtype=np.float32),
-        pair_row=np.arange(1, len(rows) + 1),
-        extra={
-            f"{MEASURED}list_items": np.array([text.count("\n- ") + is_list(text) for text in texts], dtype=np.float64),
-            f"{MEASURED}flattery": np.array([is_flattering(text) for text in texts], dtype=np.float64),
-        },
-    )
-    return data, texts, truth
 
 
 def agreement(quality_R: np.ndarray, truth_R: np.ndarray) -> float:
@@ -122,43 +56,18 @@ def agreement(quality_R: np.ndarray, truth_R: np.ndarray) -> float:
     return float((0.5 * (1 + np.sign(gap[differ] * true[differ]))).mean())
 
 
-def with_fillers(texts: list[str], seed: int) -> list[str]:
-    """The same answers with two fillers more, behind the first sentence's place or at the end."""
-    rng = stream(seed, "interventions")
-    joint = "\n- " if texts and is_list(texts[0]) else " "
-    return [
-        text + "".join(joint + phrases.FILLERS[int(rng.integers(len(phrases.FILLERS)))] for _ in range(2))
-        for text in texts
-    ]
-
-
-def dial(score: Any, texts: list[str], seed: int) -> np.ndarray:
-    """Rewards less ``kappa`` times their own curve of length; ``kappa`` makes fillers worth nothing on average."""
-    quality_R = score(texts)
-    changed = with_fillers(texts, seed)
-
-    def columns(some: list[str]) -> np.ndarray:
-        return length_powers(torch.tensor([count_tokens(text) for text in some], dtype=torch.float64)).numpy()
-
-    before, after = columns(texts), columns(changed)
-    centred = before - before.mean(0)
-    gamma = np.linalg.lstsq(centred, quality_R - quality_R.mean(), rcond=None)[0]
-    change = score(changed) - quality_R
-    effect = (after - before) @ gamma
-    kappa = float(change.mean() / effect.mean())
-    return quality_R - kappa * (before @ gamma)
-
-
-def bag_scores(arm: str, data: TokenisedPreferences, texts: list[str], seed: int) -> Any:
+def bag_scores(arm: str, data: TokenisedPreferences, texts: list[str], seed: int) -> Score:
     """A function of texts: the reward of heads on bags of words."""
-    bag = Bag(texts)
-    options = ARMS[arm]
-    settings = OBJECTIVES[options["objective"]].settings(**options.get("settings", {}))
-    kwargs: dict[str, Any] = {"batch_pairs": 64, "epochs": 5, "learning_rate": 0.005, "seed": seed}
-    found = train_heads(
-        bag(texts), data, options["objective"], settings=settings, head_scale=options.get("scale", 1.0), **kwargs
+    options, bag = ARMS[arm], Bag(texts)
+    return linear_scores(
+        options["objective"],
+        data,
+        bag,
+        bag(texts),
+        seed,
+        settings=options.get("settings"),
+        head_scale=options.get("scale", 1.0),
     )
-    return lambda some: found.scores(bag(some)).quality.double().numpy()
 
 
 def tuned_scores(

@@ -40,7 +40,8 @@ def health():
     return {}
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
-# serve_rm with its own settings but for the attention, which a CPU does not have, and for packing, which needs it.
+# serve_rm with its own settings but for the attention, which a CPU does not have, for packing, which needs it, and for
+# the dtype: it knows bfloat16 and float16 only, and a CPU without instructions for them would take minutes a text.
 # flash_attn is imported and not used. /health is ours, to see when it has started.
 SERVE_RM = """
 import runpy, sys
@@ -48,6 +49,9 @@ sys.path.insert(0, sys.argv[3])
 from openrlhf_peer import without_flash_attention
 without_flash_attention()
 import fastapi
+import openrlhf.utils.utils
+import torch
+openrlhf.utils.utils.convert_to_torch_dtype = lambda name: torch.float32
 from fastapi import FastAPI
 def with_health(*args, **options):
     app = FastAPI(*args, **options)
@@ -92,7 +96,6 @@ class Speech:
 OPENRLHF = Speech(
     "/get_reward", lambda pair, _: {"query": [rendered(pair)], "labels": [None]}, lambda reply: reply["rewards"][0]
 )
-SERVE_RM_SPEECH = Speech(OPENRLHF.path, OPENRLHF.body, OPENRLHF.read, exact=False)  # it knows bfloat16 only
 CLASSIFY = Speech(
     "/classify",
     lambda pair, model: {"model": model, "input": rendered(pair), "add_special_tokens": False, "use_activation": False},
@@ -174,7 +177,7 @@ def serve_rm(folder: Path, port: int, environments: Path) -> Iterator[Running]:
     python = python_of(environments, "openrlhf")
     arguments = [SERVE_RM, str(folder), str(port), str(peers)]
     with started(arguments, address, python=python, env=own_environment()) as server:
-        yield Running(address, SERVE_RM_SPEECH, "", server.pid)
+        yield Running(address, OPENRLHF, "", server.pid)
 
 
 @contextmanager

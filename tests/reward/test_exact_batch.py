@@ -80,27 +80,49 @@ def test_every_variant_is_listed(world: Any) -> None:
     assert set(exactness.variants(world[-1])) == set(VARIANTS)
 
 
-def test_twenty_steps_give_the_naive_weights(world: Any) -> None:
-    folder, data, probe, _, lengths = world
-    expected = exactness.naive_weights(folder / "model", data, probe, 20)
+@pytest.fixture(scope="module")
+def twenty_naive_steps(world: Any) -> Any:
+    folder, data, probe, _, _ = world
+    return exactness.naive_weights(folder / "model", data, probe, 20)
+
+
+def test_twenty_steps_give_the_naive_weights(world: Any, twenty_naive_steps: Any) -> None:
+    folder, data, _, _, lengths = world
     trainer = exactness.make_trainer(
         folder / "model", data, str(folder), max_steps=20, microbatch_tokens=exactness.budget_for(lengths, 4)
     )
     trainer.train()
     found = {n: p.detach() for n, p in trainer._reward_model().named_parameters()}
-    assert exactness.worst(found, expected) < WEIGHT_TOLERANCE
+    assert exactness.worst(found, twenty_naive_steps) < WEIGHT_TOLERANCE
+
+
+# Both remember earlier batches, the second moves a multiplier by what all ranks have.
+STATEFUL = ("odin, unbiased, both scopes, memory", "odin, tolerance, memory")
+# `matched` has a curve, whose gradient the ranks share too.
+JOBS = {
+    "padded": exactness.TwoProcesses("padded"),
+    "tree, graphs kept": exactness.TwoProcesses("tree", kept=10**9),
+    "matched": exactness.TwoProcesses("tree", objective="matched", steps=2),
+    **{name: exactness.TwoProcesses(objective=name, steps=3) for name in STATEFUL},
+}
+
+
+@pytest.fixture(scope="module")
+def two_processes(world: Any) -> Any:
+    """Every job in one start of two processes, which costs more than the jobs."""
+    folder, _, _, _, lengths = world
+    budget = exactness.budget_for(lengths, 4)
+    found = exactness.run_two_processes(folder / "model", str(folder), budget, list(JOBS.values()))
+    return dict(zip(JOBS, found, strict=True))
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("layout", "kept"), [("padded", 0), ("tree", 10**9)])
-def test_two_processes_give_the_same_gradient_and_weights(world: Any, layout: str, kept: int) -> None:
-    folder, data, probe, expected, lengths = world
-    budget = exactness.budget_for(lengths, 4)
-    two = exactness.run_two_processes(folder / "model", str(folder), budget, 20, layout, kept)
-    assert exactness.worst(two["gradients"], expected) < GRADIENT_TOLERANCE
-    assert (
-        exactness.worst(two["weights"], exactness.naive_weights(folder / "model", data, probe, 20)) < WEIGHT_TOLERANCE
-    )
+@pytest.mark.parametrize("job", ["padded", "tree, graphs kept"])
+def test_two_processes_give_the_same_gradient_and_weights(
+    world: Any, two_processes: Any, twenty_naive_steps: Any, job: str
+) -> None:
+    assert exactness.worst(two_processes[job]["gradients"], world[3]) < GRADIENT_TOLERANCE
+    assert exactness.worst(two_processes[job]["weights"], twenty_naive_steps) < WEIGHT_TOLERANCE
 
 
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "odin"])
@@ -132,13 +154,27 @@ def test_matched_ends_at_the_same_weights_and_curve_whatever_the_split(world: An
 
 
 @pytest.mark.distributed
-def test_matched_in_two_processes(world: Any) -> None:
-    folder, data, _, _, lengths = world
-    budget = exactness.budget_for(lengths, 4)
-    two = exactness.run_two_processes(folder / "model", str(folder), budget, 2, "tree", objective="matched")
+def test_matched_in_two_processes(world: Any, two_processes: Any) -> None:
+    folder, data, _, _, _ = world
     alone = exactness.make_trainer(folder / "model", data, str(folder), objective="matched")
     exactness.value_alone(alone).backward()
-    assert exactness.worst(two["gradients"], exactness.gradients(alone._reward_model())) < GRADIENT_TOLERANCE
+    expected = exactness.gradients(alone._reward_model())
+    assert exactness.worst(two_processes["matched"]["gradients"], expected) < GRADIENT_TOLERANCE
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("objective", STATEFUL)
+def test_memory_and_multipliers_in_two_processes(world: Any, two_processes: Any, objective: str) -> None:
+    folder, data, _, _, _ = world
+    options = exactness.objective_options(objective)
+    alone = exactness.make_trainer(folder / "model", data, str(folder), **options)
+    exactness.value_alone(alone).backward()
+    expected = exactness.gradients(alone._reward_model())
+    assert exactness.worst(two_processes[objective]["gradients"], expected) < GRADIENT_TOLERANCE
+    one = exactness.make_trainer(folder / "model", data, str(folder), max_steps=3, **options)
+    one.train()
+    weights = {name: parameter.detach() for name, parameter in one._reward_model().named_parameters()}
+    assert exactness.worst(two_processes[objective]["weights"], weights) < WEIGHT_TOLERANCE
 
 
 def test_the_comparison_can_fail(world: Any) -> None:

@@ -133,13 +133,16 @@ class NaiveRun:
     def _collect(self) -> tuple[list[Seen], list[list[int]], dict[str, float]]:
         config, remax = self.config, self.config.algorithm == "remax"
         n, b = config.responses_per_collection, config.minibatch_size
-        positions = prompt_positions(len(self.prompt_ids), config.seed, self.used, n)
-        written = self._write(positions * 2 if remax else positions)
+        group = config.responses_per_prompt
+        prompts = prompt_positions(len(self.prompt_ids), config.seed, self.used, n // group)
+        positions = [prompt for prompt in prompts for _ in range(group)] + (prompts if remax else [])
+        written = self._write(positions)
         judged = self.source.judge(RewardRequest([], [r.text for r in written], [], np.zeros(0))).quality
-        sequence = [self._shape(q, r) for q, r in zip(judged, written, strict=True)]
+        factors = self._length_factors(positions, written)
+        sequence = [self._shape(q, r, f) for q, r, f in zip(judged, written, factors, strict=True)]
         seen, kl_cost, sequences = [], 0.0, 0.0
         for k in range(n):
-            baseline = sequence[n + k] if remax else 0.0
+            baseline = sequence[n + k // group] if remax else 0.0
             usable = math.isfinite(sequence[k]) and math.isfinite(baseline)
             one, cost = self._look_back(written[k], sequence[k], baseline, usable)
             seen.append(one)
@@ -149,17 +152,27 @@ class NaiveRun:
         if not remax and config.whiten_advantages:
             _whiten(seen)
         plan = minibatch_plan(n, b, config.ppo_epochs, [config.seed, self.used, 0])
-        self.used += n
+        self.used += n // group
         if config.kl_target is not None:
             kl = sum(sum(one.old) - sum(one.reference) for one in seen if one.usable) / usable_count
             error = min(max(kl / config.kl_target - 1, -0.2), 0.2)
             self.beta *= 1 + error * n / config.kl_horizon
         return seen, plan, {"kl_cost": kl_cost / usable_count, "sequence_reward": sequences / usable_count}
 
-    def _shape(self, quality: float, rollout: Rollout) -> float:
+    def _length_factors(self, positions: list[int], written: list[Rollout]) -> list[float]:
+        """What GR3 multiplies a positive reward by: the mean length is of all responses to the prompt."""
+        gamma, tokens = self.config.group_length_rescaling, [len(r.text.split()) for r in written]
+        factors = []
+        for position, length in zip(positions, tokens, strict=True):
+            group = [other for p, other in zip(positions, tokens, strict=True) if p == position]
+            factors.append((1 + gamma) / (1 + gamma * length * len(group) / sum(group)))
+        return factors
+
+    def _shape(self, quality: float, rollout: Rollout, factor: float) -> float:
         standardised = (quality - self.mean) / self.std
         if math.isfinite(standardised):
             standardised = max(-self.config.reward_clip, min(self.config.reward_clip, standardised))
+            standardised *= factor if standardised > 0 else 1 / factor
         tokens = len(rollout.text.split())
         return (
             standardised - self.config.length_penalty * tokens - self.config.missing_end_penalty * (not rollout.ended)

@@ -20,6 +20,11 @@ def test_steps_per_collection_count_epochs() -> None:
     assert RLConfig(minibatch_size=8, experience_size=32, ppo_epochs=3).optimiser_steps_per_collection == 12
 
 
+def test_ppo_and_remax_write_one_response_to_a_prompt_and_group_algorithms_four() -> None:
+    defaults = {name: RLConfig(algorithm=name).responses_per_prompt for name in ("ppo", "remax", "rloo", "grpo")}
+    assert defaults == {"ppo": 1, "remax": 1, "rloo": 4, "grpo": 4}
+
+
 def test_critic_learns_at_the_policys_rate_by_default() -> None:
     assert RLConfig(learning_rate=3e-4).critic_learning_rate == 3e-4
     assert RLConfig(learning_rate=3e-4, critic_learning_rate=1e-3).critic_learning_rate == 1e-3
@@ -36,7 +41,11 @@ def test_critic_learns_at_the_policys_rate_by_default() -> None:
         ({"kl_target": 6.0, "kl_coef": 0.0}, "--kl_target"),
         ({"algorithm": "remax", "clip_epsilon": 0.1}, "--clip_epsilon"),
         ({"algorithm": "remax", "gae_lambda": 0.9}, "--gae_lambda"),
-        ({"algorithm": "ppo", "num_generations": 8}, "--num_generations"),
+        ({"algorithm": "ppo", "num_generations": 7}, "--num_generations"),
+        ({"algorithm": "ppo", "num_generations": 0}, "--num_generations"),
+        ({"algorithm": "grpo", "num_generations": 1}, "--num_generations"),
+        ({"algorithm": "ppo", "group_length_rescaling": 0.5}, "--group_length_rescaling"),
+        ({"algorithm": "remax", "num_generations": 1, "group_length_rescaling": 0.5}, "--group_length_rescaling"),
         ({"reward": "length_only", "length_penalty": 0.01}, "--length_penalty"),
         ({"vllm_server": "http://vllm.example"}, "--vllm_server"),
         ({"lora_alpha": 32}, "--lora_*"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from odin_rm.core.errors import NumericalError
 from odin_rm.model.reward_model import RewardModel
+from odin_rm.rl.experience import CollectedRewards, Minibatch
 from odin_rm.rl.records import SamplingSettings
-from odin_rm.rl.trainer import RLTrainer
+from odin_rm.rl.trainer import RLTrainer, prompt_positions
 from odin_rm.workflows.rl import own as rl
 from odin_rm.workflows.rl import parts as rl_parts
 from tests.rl.conftest import MakeConfig
@@ -85,6 +88,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ReMax": {"algorithm": "remax", "gamma": 0.5},
     "ReMax, shaped": {"algorithm": "remax", "length_penalty": 0.3, "missing_end_penalty": 2.0, "reward_clip": 1.0},
     "ReMax, KL in the loss": {"algorithm": "remax", "kl_place": "loss", "kl_estimator": "k3"},
+    "several responses to a prompt": {"num_generations": 4, "group_length_rescaling": 0.5},
+    "ReMax, several responses to a prompt": {
+        "algorithm": "remax", "num_generations": 2, "group_length_rescaling": 0.5,
+    },
 }  # fmt: skip
 EACH = [(name, setting) for name, changes in SETTINGS.items() for setting in changes if setting != "algorithm"]
 
@@ -129,6 +136,8 @@ def test_each_setting_moves_the_weights_beyond_the_tolerance(prepare: Any, name:
         less["kl_estimator"] = "k3" if changes[setting] == "k2" else "k2"
     if setting == "kl_place":
         less["kl_place"] = "reward"
+    if setting == "num_generations":
+        less.pop("group_length_rescaling")  # which compares the responses to a prompt
     ends = []
     for kind, settings in (("all", changes), ("less", less)):
         _, naive = prepare(kind, **settings)
@@ -195,3 +204,56 @@ def test_a_critic_begins_as_the_standardised_reward_that_is_asked_for(
     quality = RewardModel.from_pretrained(bench / "odin").heads.effective("quality").detach()
     torch.testing.assert_close(critic.head.weight.detach()[0], quality / std)
     assert critic.head.bias.item() == pytest.approx(-mean / std)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """A group algorithm of one's own: each response against the mean of the others to its prompt."""
+
+    whiten_advantages = False
+    needs_critic = False
+    needs_greedy = False
+
+    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
+        total_B = (rewards.token_rewards_BT * rewards.mask_BT).sum(1)
+        same_BB = (rewards.prompt_B[:, None] == rewards.prompt_B).float().fill_diagonal_(0)
+        advantage_B = total_B - same_BB @ total_B / same_BB.sum(1)
+        advantages_BT = advantage_B[:, None] * rewards.mask_BT
+        return advantages_BT, advantages_BT
+
+    def loss(self, policy_log_probs_BT: Tensor, values_BT: Tensor | None, rows: Minibatch) -> tuple[Tensor, Any]:
+        return -(policy_log_probs_BT * rows.advantages_BT * rows.weights_BT).sum(), {}
+
+
+def test_an_algorithm_of_ones_own_compares_the_responses_to_a_prompt(prepare: Any) -> None:
+    """Eight responses, four to each of two prompts: every advantage by hand, from the text and the KL of its tokens."""
+    trainer, naive = prepare(num_generations=4, minibatch_size=8, experience_size=8, max_steps=1, standardise="none")
+    trainer.collector.algorithm = trainer.learner.algorithm = LeaveOneOut()
+    trainer.train()
+    buffer = trainer.buffer
+    first, second = prompt_positions(len(naive.prompt_ids), 0, 0, 2)
+    assert [experience.prompt for experience in buffer] == [first] * 4 + [second] * 4
+    assert trainer.state.prompts_used == 2
+    paid = [
+        naive.source.quality(e.rollout.text) - 0.1 * float((e.old_log_probs - e.reference_log_probs).sum())
+        for e in buffer
+    ]
+    for place, experience in enumerate(buffer):
+        others = [paid[k] for k in range(8) if k // 4 == place // 4 and k != place]
+        expected = [paid[place] - sum(others) / 3] * len(experience.rollout.response_ids)
+        assert experience.advantages.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_remax_writes_one_greedy_response_for_all_sampled_ones_to_a_prompt(prepare: Any) -> None:
+    trainer, naive = prepare(algorithm="remax", num_generations=2, max_steps=1)
+    written: list[tuple[list[int], list[bool]]] = []
+    generate = trainer.collector.engine.generate
+
+    def note(prompt_ids: Any, sampling: Any, *, greedy: Any = None) -> Any:
+        written.append((prompt_ids, greedy))
+        return generate(prompt_ids, sampling, greedy=greedy)
+
+    trainer.collector.engine.generate = note
+    trainer.train()
+    first, second = (naive.prompt_ids[p] for p in prompt_positions(len(naive.prompt_ids), 0, 0, 2))
+    assert written == [([first, first, second, second, first, second], [False] * 4 + [True] * 2)]

@@ -35,6 +35,11 @@ def test_summary_has_the_promised_shape(finished: Path) -> None:
     assert summary["seed"] == 5
     assert summary["runs"] == []  # with --sweep none; tests/testbed/test_rl_experiment.py has some
     assert summary["seconds"] > 0
+    assert summary["left_out"] == {}
+    assert list(summary["worlds"]) == ["good_writers_write_more"]
+    truth = summary["worlds"]["good_writers_write_more"]["the truth"]
+    assert truth["true_quality_agreement"]["value"] == 1
+    assert truth["pearson"]["value"] > 0.2  # there, good answers are longer
     assert set(summary["reward_models"]) == {"vanilla", "odin"}
     for audit in summary["reward_models"].values():
         assert audit["pairs"] == 100
@@ -51,6 +56,7 @@ def test_report_is_one_self_contained_page(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "vanilla" in page
     assert "odin" in page.lower()
+    assert "Where good answers are longer" in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']+""", page)
     assert list(finished.rglob("*.png"))
 

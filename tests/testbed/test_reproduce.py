@@ -41,6 +41,7 @@ from odin_rm.testbed.reproduce_plan import ARMS, FULL, KNOBS, MINIATURE, Plan
 from odin_rm.testbed.reproduce_points import Answers, Point, judge_by_truth, make_point
 from odin_rm.testbed.sweep import PolicyRun
 from odin_rm.testbed.world import World, count_tokens
+from odin_rm.testbed.worlds import WORLDS
 from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "odin_rm.cli.main", "reproduce", "--preset", "miniature"]
@@ -260,7 +261,7 @@ def test_a_miniature_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
     torch.set_num_threads(1)
     try:
         with pytest.raises(RunInterrupted, match=f"2 of {RUNS} policies are done"):
-            study(3 + 2)
+            study(3 + len(WORLDS) + 2)
         stamps = {
             name: (folder / "policies" / name / "result.json").stat().st_mtime_ns for name in finished_runs(folder)
         }
@@ -269,7 +270,7 @@ def test_a_miniature_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         torch.set_num_threads(threads)
     assert {name: stamp(folder, name) for name in stamps} == stamps
-    assert f"Training {RUNS - 2} of {RUNS} policies, 2 at a time." in said
+    assert any(line.startswith(f"Training {RUNS - 2} of {RUNS} policies, 2 at a time, from: ") for line in said)
     assert any(line.startswith(f"    {RUNS}/{RUNS}, about 0 min left. ") for line in said)
     check_study(folder)
     # A study that is complete is drawn again and trains nothing.
@@ -313,6 +314,8 @@ def check_study(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert len(summary["runs"]) == RUNS
     assert summary["left_out"] == {}
+    assert set(summary["worlds"]) == set(WORLDS)
+    assert summary["worlds"] == {path.stem: json.loads(path.read_text()) for path in (folder / "worlds").iterdir()}
     assert {run["algorithm"] for run in summary["runs"]} == {"ppo", "remax", "dpo"}
     assert {front["arm"] for front in summary["fronts"]} == set(ARMS)
     assert set(summary["effects"]) == {"beta", "epsilon", "N", "c", "alpha"}

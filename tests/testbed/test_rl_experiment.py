@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from odin_rm.core.errors import NumericalError, OdinError
+from odin_rm.reports import Text
 from odin_rm.rl.records import Rollout
 from odin_rm.testbed import experiment, rl_experiment
 from odin_rm.testbed.experiment import QuickstartConfig, run_quickstart
@@ -30,6 +31,7 @@ from odin_rm.testbed.rl_experiment import (
     train_policies,
 )
 from odin_rm.testbed.rl_figures import Measured, PolicyResult
+from odin_rm.testbed.rl_story import policy_section
 from odin_rm.testbed.sweep import PolicyRun, SweepSettings
 from odin_rm.testbed.world import World, WorldSettings
 from tests.waiting import wait_until
@@ -77,7 +79,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are(finished: Path, m
     asked: list[str] = []
     said: list[str] = []
 
-    def pretend(work: object, tasks: list[PolicyTask], workers: int):
+    def pretend(pool: object, work: object, tasks: list[PolicyTask]):
         for task in tasks:
             asked.append(task.run.name)
             future: Future[PolicyResult] = Future()
@@ -87,7 +89,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are(finished: Path, m
                 future.set_result(PolicyResult(task.run, Measured(9.0, 0.5, 50.0, 1.0, [])))
             yield task, future
 
-    monkeypatch.setattr(rl_experiment, "in_processes", pretend)
+    monkeypatch.setattr(rl_experiment, "as_done", pretend)
     monkeypatch.setattr(rl_experiment, "train_sft", lambda config: pytest.fail("the start was trained again"))
     again = train_policies(finished, RUNS, SMALL, World(), 0, said.append)
     assert asked == []
@@ -99,10 +101,13 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are(finished: Path, m
     assert asked == [RUNS[0].name, other.name]
     # A run that failed on its numbers is told of and left out.
     assert [result.run for result in policies.results] == [RUNS[0]]
+    assert policies.left_out == {other.name: "the loss is not finite"}
     assert said[-2:] == [
-        "    1/2 odin, ppo, beta 0.05: 9.0 tokens, true quality 0.50",
-        "    2/2 odin, ppo, beta 0.05: left out. the loss is not finite",
+        f"    1/2, about 0 min left. {RUNS[0].name}: 9.0 tokens, true quality 0.50",
+        f"    2/2, about 0 min left. {other.name}: left out. the loss is not finite",
     ]
+    (told,) = [b.text for b in policy_section(policies, {}, []).blocks if isinstance(b, Text) and "Left out" in b.text]
+    assert told == f"Left out: {other.name}. the loss is not finite"
 
 
 def test_a_new_start_forgets_results(tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ def run(config: QuickstartConfig) -> None:
     """Run, print the tables."""
     quiet_transformers()
     from odin_rm.testbed.experiment import run_quickstart
+    from odin_rm.testbed.world_story import longer_is_better_words
 
     story = run_quickstart(config, say=remark)
     print_audits(story.arms)
+    say(longer_is_better_words(story.longer_is_better))
     if story.figures:
         print_policies(story.figures)
     folder = Path(config.output)

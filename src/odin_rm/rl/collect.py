@@ -16,7 +16,7 @@ from odin_rm.data.prompts import PromptSet
 from odin_rm.model.policy import ResponseBatch, collate_responses
 from odin_rm.objectives.kl import kl_estimate
 from odin_rm.objectives.returns import masked_moments, mean_and_std, token_rewards, whiten
-from odin_rm.rl.experience import Experience, Minibatch, pad_stack, unpad
+from odin_rm.rl.experience import CollectedRewards, Experience, Minibatch, pad_stack, unpad
 from odin_rm.rl.ranks import Ranks
 from odin_rm.rl.records import RewardSource, Rollout, RolloutEngine, SamplingSettings
 from odin_rm.rl.request import reward_request, shape_responses, source_figures
@@ -27,7 +27,12 @@ ReferencePass = Callable[[ResponseBatch], Tensor]
 
 
 class Algorithm(Protocol):
-    """What PPO and ReMax have in common."""
+    """What PPO and ReMax have in common, and an algorithm of one's own must have.
+
+    Attributes:
+        needs_critic: it learns from values.
+        needs_greedy: each prompt gets a greedy response too, whose reward is in ``CollectedRewards``.
+    """
 
     needs_critic: bool
     needs_greedy: bool
@@ -37,10 +42,8 @@ class Algorithm(Protocol):
         """Whether advantages are whitened over the collection."""
         ...
 
-    def advantages(
-        self, token_rewards_BT: Tensor, values_BT: Tensor, greedy_B: Tensor | None, mask_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """``(B, T)`` advantages and returns."""
+    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
+        """``(B, T)`` advantages and returns of all responses of this rank's prompts; they may be compared."""
         ...
 
     def loss(
@@ -85,11 +88,12 @@ class Collector:
     kl_in_reward: bool
     skip_bad_rewards: bool
     device: torch.device
+    responses_per_prompt: int = 1
     source_log: dict[str, float] = field(default_factory=dict)
     """What the source itself wanted logged with its last answer, on this rank."""
 
     def collect(self, positions: Sequence[int], kl_coef: float, step: int) -> Collection:
-        """One response (and for ReMax a greedy one) to each prompt of this rank, ready to be learnt from.
+        """``responses_per_prompt`` responses (and for ReMax a greedy one) to each prompt of this rank.
 
         Args:
             positions: this rank's prompts.
@@ -101,10 +105,11 @@ class Collector:
             NumericalError: a reward is not finite and may not be skipped.
         """
         seconds: dict[str, float] = {}
+        prompt_B = np.repeat(np.asarray(positions, dtype=np.int64), self.responses_per_prompt)
         with _clock(seconds, "generate"):
-            sampled, greedy = self._write(positions)
+            sampled, greedy = self._write(prompt_B, positions)
         with _clock(seconds, "score"):
-            shaped, length_for_log_B, greedy_B = self._judge(positions, sampled, greedy, step)
+            shaped, length_for_log_B, greedy_B = self._judge(prompt_B, positions, sampled, greedy, step)
         usable_B = np.isfinite(shaped.sequence_R)
         if greedy_B is not None:
             usable_B &= np.isfinite(greedy_B)
@@ -125,7 +130,7 @@ class Collector:
                 advantages=np.zeros(0, np.float32),
                 returns=np.zeros(0, np.float32),
             )
-            for i, (position, rollout) in enumerate(zip(positions, sampled, strict=True))
+            for i, (position, rollout) in enumerate(zip(prompt_B, sampled, strict=True))
         ]
         sums = self._work_out_advantages(experiences, greedy_B, kl_coef)
         sums["cut_responses"] = float(sum(not rollout.ended for rollout in sampled))
@@ -141,23 +146,32 @@ class Collector:
 
     # ---- the parts, in their order -----------------------------------------------------------------------------------
 
-    def _write(self, positions: Sequence[int]) -> tuple[list[Rollout], list[Rollout]]:
-        ids = [self.prompt_ids[p] for p in positions]
+    def _write(self, prompt_B: np.ndarray, positions: Sequence[int]) -> tuple[list[Rollout], list[Rollout]]:
+        """A sampled response for each entry of ``prompt_B``, and a greedy one for each position if it is asked for."""
+        ids, count = [self.prompt_ids[p] for p in prompt_B], len(prompt_B)
         if not self.algorithm.needs_greedy:
             return self.engine.generate(ids, self.sampling), []
         # The greedy responses ride along in the same batches.
-        both = self.engine.generate(ids + ids, self.sampling, greedy=[False] * len(ids) + [True] * len(ids))
-        return both[: len(ids)], both[len(ids) :]
+        ids += [self.prompt_ids[p] for p in positions]
+        both = self.engine.generate(ids, self.sampling, greedy=[place >= count for place in range(len(ids))])
+        return both[:count], both[count:]
 
     def _judge(
-        self, positions: Sequence[int], sampled: list[Rollout], greedy: list[Rollout], step: int
+        self,
+        prompt_B: np.ndarray,
+        positions: Sequence[int],
+        sampled: list[Rollout],
+        greedy: list[Rollout],
+        step: int,
     ) -> tuple[ShapedRewards, np.ndarray, np.ndarray | None]:
-        rollouts = sampled + greedy
-        quality, length_for_log = self.judge([*positions, *positions][: len(rollouts)], rollouts, step)
-        count = len(sampled)
-        shaped = shape_responses(quality[:count], sampled, self.shaping)
-        greedy_B = shape_responses(quality[count:], greedy, self.shaping).sequence_R if greedy else None
-        return shaped, length_for_log[:count], greedy_B
+        """Shaped and length rewards of the sampled responses; the greedy one's, once for each response it is beside."""
+        rollouts, count = sampled + greedy, len(sampled)
+        prompts = [*prompt_B, *positions][: len(rollouts)]
+        quality, length_for_log = self.judge(prompts, rollouts, step)
+        # All at once: rescaling by length measures a prompt's sampled and greedy responses by one mean.
+        shaped = shape_responses(quality, rollouts, self.shaping, prompts)
+        greedy_B = np.repeat(shaped.sequence_R[count:], self.responses_per_prompt) if greedy else None
+        return shaped.select(slice(count)), length_for_log[:count], greedy_B
 
     def _check(self, usable_B: np.ndarray) -> None:
         bad = self.ranks.sums({"bad": float((~usable_B).sum()), "all": float(len(usable_B))})
@@ -199,7 +213,9 @@ class Collector:
         kl_BT = kl_estimate(old_BT, reference_BT, self.kl_estimator) * mask_BT
         rewards_BT = token_rewards(sequence_B, kl_BT, mask_BT, kl_coef if self.kl_in_reward else 0.0)
         baseline_B = None if greedy_B is None else torch.from_numpy(np.nan_to_num(greedy_B)).float()
-        advantages_BT, returns_BT = self.algorithm.advantages(rewards_BT, values_BT, baseline_B, mask_BT)
+        prompt_B = torch.tensor([e.prompt for e in experiences])
+        collected = CollectedRewards(rewards_BT, values_BT, mask_BT, prompt_B, baseline_B)
+        advantages_BT, returns_BT = self.algorithm.advantages(collected)
         if self.algorithm.whiten_advantages:
             moments = masked_moments(advantages_BT, mask_BT)
             if self.ranks.size > 1:

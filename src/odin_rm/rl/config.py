@@ -29,7 +29,7 @@ _of_optimiser = options_of("optimiser")
 _of_reward = options_of("sequence reward, in the order of its steps")
 _of_kl = options_of("KL to the reference policy")
 _of_ppo = options_of("PPO")
-_of_groups = options_of("RLOO and GRPO")
+_of_groups = options_of("responses to one prompt")
 _of_text = options_of("text and sampling")
 _of_model = options_of("policy, device and precision")
 _of_watch = options_of("hacking watch")
@@ -100,7 +100,7 @@ class RLConfig(RowOptions, LoraOptions):
     group_length_rescaling: float = _of_reward(
         0.0,
         "gamma: a reward is scaled by (1 + gamma) / (1 + gamma L / mean L of the responses to the same prompt). "
-        "(rloo, grpo)",
+        "Needs --num_generations 2 or more.",
         at_least=0,
     )
     length_penalty: float = _of_reward(
@@ -144,7 +144,11 @@ class RLConfig(RowOptions, LoraOptions):
     )
     critic_warmup_steps: int = _of_ppo(0, "First steps in which only the critic learns. (ppo)", at_least=0)
 
-    num_generations: int = _of_groups(4, "Responses per prompt. (rloo, grpo)", at_least=2)
+    num_generations: int | None = _of_groups(
+        None,
+        "Responses per prompt; must divide N. Default: 4 for rloo and grpo, which compare them, 1 for ppo and remax.",
+        at_least=1,
+    )
 
     max_prompt_tokens: int | None = _of_text(
         None, "Longest prompt. Default: 512, or what the policy's window leaves beside --max_new_tokens.", at_least=1
@@ -210,6 +214,12 @@ class RLConfig(RowOptions, LoraOptions):
         return self.experience_size
 
     @property
+    def responses_per_prompt(self) -> int:
+        """``--num_generations`` with its default filled in."""
+        assert self.num_generations is not None
+        return self.num_generations
+
+    @property
     def overlong_tokens(self) -> int:
         """Tokens over which the overlong penalty rises, with its default filled in."""
         return self.overlong_buffer or max(1, self.max_new_tokens // 5)
@@ -261,6 +271,8 @@ def check_rl_config(config: RLConfig) -> None:
         config.experience_size = config.minibatch_size * (2 if config.algorithm == "ppo" else 1)
     if config.critic_learning_rate is None:
         config.critic_learning_rate = config.learning_rate
+    if config.num_generations is None:
+        config.num_generations = 1 if config.algorithm in OWN_ALGORITHMS else 4
     _check_combinations(config)
 
 
@@ -307,30 +319,39 @@ def _check_combinations(config: RLConfig) -> None:
         raise ConfigError(
             "has no effect under LoRA, where the reference is the adapter switched off", where="--offload_reference"
         )
+    _check_groups(config)
     _refuse_foreign(config)
 
 
-_OWN_BY = {
-    "ppo": [
-        "clip_epsilon",
-        "value_clip",
-        "value_coef",
-        "gae_lambda",
-        "ppo_epochs",
-        "whiten_advantages",
-        "critic_init",
-        "critic_warmup_steps",
-    ],
-    "rloo": ["num_generations", "group_length_rescaling"],
-}
+def _check_groups(config: RLConfig) -> None:
+    n, group = config.responses_per_collection, config.responses_per_prompt
+    if group < 2 and config.algorithm not in OWN_ALGORITHMS:
+        what = f"must be at least 2 with --algorithm {config.algorithm}, it is {group}"
+        raise ConfigError(what, where="--num_generations", fix="It compares the responses to a prompt.")
+    if n % group:
+        what = f"must divide --experience_size ({n}), it is {group}"
+        raise ConfigError(what, where="--num_generations", fix="Change one of them.")
+    if config.group_length_rescaling and group < 2:
+        what = "compares the responses to one prompt, and there is one to each"
+        raise ConfigError(what, where="--group_length_rescaling", fix="Give --num_generations 2 or more.")
+
+
+_OF_PPO = (
+    "clip_epsilon",
+    "value_clip",
+    "value_coef",
+    "gae_lambda",
+    "ppo_epochs",
+    "whiten_advantages",
+    "critic_init",
+    "critic_warmup_steps",
+)
 
 
 def _refuse_foreign(config: RLConfig) -> None:
     """An option of another algorithm would do nothing, so setting it is an error."""
     defaults = {f.name: f.default for f in fields(config)}
-    foreign = [n for n in _OWN_BY["ppo"] if config.algorithm == "remax"]
-    foreign += [n for n in _OWN_BY["rloo"] if config.algorithm in OWN_ALGORITHMS]
-    for name in foreign:
+    for name in _OF_PPO if config.algorithm == "remax" else ():
         if getattr(config, name) != defaults[name]:
             raise ConfigError(
                 f"has no effect with --algorithm {config.algorithm}", where=f"--{name}", fix="Leave it out."

@@ -55,6 +55,25 @@ class Experience:
 
 
 @dataclass(frozen=True)
+class CollectedRewards:
+    """What an algorithm works advantages out from: the responses of one rank's prompts, padded on the right.
+
+    Attributes:
+        token_rewards_BT: shaped reward at the last token, less ``beta`` times each token's KL where that is a cost.
+        values_BT: the critic's values before each token; zeros without a critic.
+        mask_BT: the tokens that are learnt from; none of a response whose reward is not usable.
+        prompt_B: position of each response's prompt. Responses to one prompt have it in common and are all here.
+        greedy_B: shaped reward of the greedy response to the prompt; ``None`` unless the algorithm asks for it.
+    """
+
+    token_rewards_BT: Tensor
+    values_BT: Tensor
+    mask_BT: Tensor
+    prompt_B: Tensor
+    greedy_B: Tensor | None
+
+
+@dataclass(frozen=True)
 class Minibatch:
     """Tensors of some experiences, ``(B, T)`` each; ``weights_BT`` is mask and normaliser in one."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from odin_rm.objectives.policy import ppo_policy_loss, value_loss
 from odin_rm.objectives.returns import gae
-from odin_rm.rl.experience import Minibatch
+from odin_rm.rl.experience import CollectedRewards, Minibatch
 
 Parts = dict[str, Tensor]
 
@@ -35,11 +35,9 @@ class PPO:
     needs_critic = True
     needs_greedy = False
 
-    def advantages(
-        self, token_rewards_BT: Tensor, values_BT: Tensor, greedy_B: Tensor | None, mask_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
         """``(B, T)`` advantages by GAE and the returns that the critic learns."""
-        return gae(token_rewards_BT, values_BT, mask_BT, self.gamma, self.gae_lambda)
+        return gae(rewards.token_rewards_BT, rewards.values_BT, rewards.mask_BT, self.gamma, self.gae_lambda)
 
     def loss(self, policy_log_probs_BT: Tensor, values_BT: Tensor | None, rows: Minibatch) -> tuple[Tensor, Parts]:
         """The clipped policy loss plus ``value_coef`` times the clipped value loss."""

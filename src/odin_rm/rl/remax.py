@@ -1,7 +1,8 @@
 """ReMax on the quality reward (Li et al. 2023): REINFORCE with the reward of the greedy response as the baseline.
 
 No critic and no ratio: each response is used once, by the policy that wrote it. Two responses per prompt, a sampled one
-that is learnt from and a greedy one that only says what the policy earns there without luck.
+that is learnt from and a greedy one that only says what the policy earns there without luck. Of several sampled
+responses to a prompt, the greedy one is the baseline of each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from odin_rm.objectives.policy import reinforce_loss
 from odin_rm.objectives.returns import greedy_baseline_advantages
-from odin_rm.rl.experience import Minibatch
+from odin_rm.rl.experience import CollectedRewards, Minibatch
 
 Parts = dict[str, Tensor]
 
@@ -27,12 +28,12 @@ class ReMax:
     needs_critic = False
     needs_greedy = True
 
-    def advantages(
-        self, token_rewards_BT: Tensor, values_BT: Tensor, greedy_B: Tensor | None, mask_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
         """``(B, T)`` return to go minus the greedy response's shaped reward, twice (there is no critic to teach)."""
-        assert greedy_B is not None
-        advantages_BT = greedy_baseline_advantages(token_rewards_BT, greedy_B, mask_BT, self.gamma)
+        assert rewards.greedy_B is not None
+        advantages_BT = greedy_baseline_advantages(
+            rewards.token_rewards_BT, rewards.greedy_B, rewards.mask_BT, self.gamma
+        )
         return advantages_BT, advantages_BT
 
     def loss(self, policy_log_probs_BT: Tensor, values_BT: Tensor | None, rows: Minibatch) -> tuple[Tensor, Parts]:

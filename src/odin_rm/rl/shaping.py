@@ -17,7 +17,7 @@ divided by the factor, so that a longer response never gains by it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -91,6 +91,10 @@ class ShapedRewards:
     overlong_cost_R: np.ndarray
     missing_end_cost_R: np.ndarray
     sequence_R: np.ndarray
+
+    def select(self, rows: slice) -> ShapedRewards:
+        """The same steps of some of the responses."""
+        return ShapedRewards(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
 
     def steps(self) -> dict[str, np.ndarray]:
         """``(R,)`` values of each step after the quality, by the names that logs use."""

@@ -141,7 +141,8 @@ class RLTrainer:
         """Fill the buffer with ``N`` responses of the current policy, and plan the minibatches."""
         config, state = self.config, self.state
         n = config.responses_per_collection
-        positions = prompt_positions(len(self.collector.prompt_ids), config.seed, state.prompts_used, n)
+        prompts = n // config.responses_per_prompt
+        positions = prompt_positions(len(self.collector.prompt_ids), config.seed, state.prompts_used, prompts)
         self.collector.engine.update_weights(self.learner.plain_model.policy)
         collected = self.collector.collect(list(self.ranks.share(positions)), state.kl_coef, state.step)
         # Nothing of the state changes before this line, so a collection that fails can be tried again.
@@ -153,7 +154,7 @@ class RLTrainer:
             config.optimiser_steps_per_collection // (n // config.minibatch_size),
             [config.seed, state.prompts_used, self.ranks.rank],
         )
-        state.prompts_used += n
+        state.prompts_used += prompts
         if config.kl_target is not None:
             state.kl_coef = adapt_kl_coef(
                 state.kl_coef, self._mean_kl(), target=config.kl_target, horizon=config.kl_horizon, responses=n

@@ -33,12 +33,15 @@ from odin_rm.testbed.annotator import (
     make_ranked_lists,
     make_sft,
 )
+from odin_rm.testbed.linear_worlds import RESAMPLES, audit_world
 from odin_rm.testbed.quickstart_config import QuickstartConfig
 from odin_rm.testbed.rl_experiment import Say, forget_results, train_policies
 from odin_rm.testbed.rl_figures import ArmFigures, Policies, arm_figures
 from odin_rm.testbed.story import write_story
 from odin_rm.testbed.sweep import sweep_runs
 from odin_rm.testbed.tiny import save_tiny_model
+from odin_rm.testbed.world_story import LONGER_IS_BETTER, WorldFigures, as_json, figures_of
+from odin_rm.testbed.worlds import WORLDS
 from odin_rm.workflows.reward.run import train_reward_model
 
 ARMS = {"vanilla": "bradley_terry", "odin": "odin"}
@@ -62,11 +65,13 @@ class Story:
         arms: the reward models by name, ``vanilla`` and ``odin``.
         policies: the sweep of policies, ``None`` where none were asked for.
         figures: of each arm of policies.
+        longer_is_better: linear reward models in the world where good answers are longer.
     """
 
     arms: dict[str, Arm]
     policies: Policies | None
     figures: dict[str, ArmFigures]
+    longer_is_better: WorldFigures
 
 
 def run_quickstart(config: QuickstartConfig, say: Say = print) -> Story:
@@ -95,20 +100,20 @@ def _run_quickstart(config: QuickstartConfig, folder: Path, say: Say) -> Story:
     runs = sweep_runs(config.sweep, config.seed)
     if not config.world.truth_is_default:
         runs = [run for run in runs if run.reward_model != "gold"]  # whose truth is the default world's
-    last = 5 if runs else 4
+    last = 6 if runs else 5
     say(f"1/{last} Writing {config.pairs} training pairs and {config.held_out_pairs} held-out pairs of a world whose")
     say("    truth is known, judged by an annotator who likes length.")
-    facts = write_data(config, folder / "data")
-    save_tiny_model(folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True)
+    facts = write_inputs(config, folder)
 
     arms, policies = {}, None
     with _starts_anew():
         for number, (name, objective) in enumerate(ARMS.items(), start=2):
             say(f"{number}/{last} Training and auditing the {name} reward model (--objective {objective}).")
-            run = train_reward_model(reward_config(config, folder, name))
-            arms[name] = audit_arm(config, folder, run, name)
+            arms[name] = train_arm(config, folder, name)
+        say(f"4/{last} Training four linear reward models where good answers are longer, for another section.")
+        other = audit_linear(config, LONGER_IS_BETTER)
         if runs:
-            say(f"4/{last} Training {len(runs)} policies on these rewards, {config.workers} at a time.")
+            say(f"5/{last} What policies make of these rewards.")
             forget_results(folder)
             policies = train_policies(folder, runs, config.policies, config.world, config.seed, say)
     figures = arm_figures(policies, samples=config.bootstrap_samples, seed=config.seed) if policies else {}
@@ -123,8 +128,9 @@ def _run_quickstart(config: QuickstartConfig, folder: Path, say: Say) -> Story:
         folder,
         policies,
         figures,
+        other,
     )
-    story = Story(arms, policies, figures)
+    story = Story(arms, policies, figures, other)
     atomic_write_json(folder / "summary.json", summary(config, story, facts, time.perf_counter() - started))
     return story
 
@@ -137,6 +143,33 @@ def _starts_anew() -> Iterator[None]:
     except RunInterrupted as error:
         fix = "Run it again with --overwrite; it starts anew."
         raise RunInterrupted(error.what, where=error.where, fix=fix) from error
+
+
+def audit_linear(config: QuickstartConfig, world: str) -> WorldFigures:
+    """The figures of linear reward models in a named world, of as many pairs as the experiment has."""
+    audits = audit_world(
+        WORLDS[world],
+        config.seed,
+        pairs=config.pairs,
+        held_out=config.held_out_pairs,
+        bootstrap_samples=min(config.bootstrap_samples, RESAMPLES),
+    )
+    return figures_of(audits)
+
+
+def write_inputs(config: QuickstartConfig, folder: Path) -> dict[str, dict[str, float]]:
+    """What every part of an experiment needs: ``initial_model/`` and ``data/``, whose facts come last and are returned.
+
+    The quickstart and ``odin-rm reproduce`` are made of the same parts: this one, :func:`train_arm` for each reward
+    model and ``rl_experiment.train_policies``. They differ in which policies, in the page, and in going on.
+    """
+    save_tiny_model(folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True)
+    return write_data(config, folder / "data")
+
+
+def train_arm(config: QuickstartConfig, folder: Path, name: str) -> Arm:
+    """A reward model of the experiment, trained and audited."""
+    return audit_arm(config, folder, train_reward_model(reward_config(config, folder, name)), name)
 
 
 def write_data(config: QuickstartConfig, folder: Path) -> dict[str, dict[str, float]]:
@@ -224,6 +257,8 @@ def summary(
         "reward_models": {name: arm.audit.to_json() for name, arm in story.arms.items()},
         "runs": [result.to_json() for result in policies.results] if policies else [],
         "policies": story.figures,
+        "worlds": {LONGER_IS_BETTER: as_json(story.longer_is_better)},
+        "left_out": policies.left_out if policies else {},
         "start": policies.start if policies else None,
         "seed": config.seed,
         "seconds": round(seconds, 2),

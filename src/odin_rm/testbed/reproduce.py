@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import DataError, NumericalError, OutputError, RunInterrupted
+from odin_rm.core.errors import DataError, OutputError, RunInterrupted
 from odin_rm.core.files import RowWriter, atomic_write_json, atomic_write_text, environment_record, json_safe
 from odin_rm.core.lock import file_lock
 from odin_rm.core.reading import read_json, read_yaml
 from odin_rm.core.settings import at_least
 from odin_rm.runs.output_folder import OutputFolder
 from odin_rm.testbed.experiment import ARMS as REWARD_ARMS
-from odin_rm.testbed.experiment import QuickstartConfig, audit_arm, reward_config, write_data
+from odin_rm.testbed.experiment import QuickstartConfig, audit_linear, train_arm, write_inputs
 from odin_rm.testbed.reproduce_plan import FULL, MINIATURE, Plan
 from odin_rm.testbed.reproduce_points import Point, make_point, read_answers
 from odin_rm.testbed.reproduce_story import Study, write_study
@@ -34,20 +34,19 @@ from odin_rm.testbed.rl_experiment import (
     FOLDER,
     RESULT,
     START,
-    PolicyTask,
     as_done,
     forget_results,
-    run_task,
+    train_policies,
     train_start,
     worker_pool,
 )
 from odin_rm.testbed.sweep import PolicyRun
-from odin_rm.testbed.tiny import save_tiny_model
-from odin_rm.workflows.reward.run import train_reward_model
+from odin_rm.testbed.world_story import as_json, from_json
+from odin_rm.testbed.worlds import WORLDS
 
 DATA_READY, MODEL_READY, SCORED = "data/facts.json", "audit.json", "scored.jsonl"
 LOCK = ".reproduce.lock"
-MINUTE = 60.0
+OTHER_WORLDS = "worlds"
 
 Say = Callable[[str], None]
 
@@ -136,7 +135,8 @@ def run_reproduce(
             started = time.perf_counter()
             with worker_pool(workers) as pool:
                 prepare(config, pool, say)
-                left_out = train_all(config, runs, pool, say)
+                audit_worlds(config, pool, say)
+                left_out = train_policies(folder, runs, config.policies, config.world, config.seed, say, pool).left_out
             say("Judging the responses and drawing the figures.")
             study = gather(config, size, runs, left_out)
             seconds = worked_before(folder) + time.perf_counter() - started
@@ -161,7 +161,8 @@ def claim(folder: Path, preset: str, config: QuickstartConfig, runs: Sequence[Po
         output.claim()
         output.complete()
     forget_results(folder)
-    for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS)]:
+    worlds = (folder / OTHER_WORLDS).glob("*.json")
+    for stale in [folder / DATA_READY, *(folder / name / SCORED for name in REWARD_ARMS), *worlds]:
         stale.unlink(missing_ok=True)
     atomic_write_json(folder / "environment.json", environment_record())
     atomic_write_text(folder / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
@@ -204,10 +205,7 @@ def prepare(config: QuickstartConfig, pool: Executor, say: Say) -> None:
     folder = Path(config.output)
     if not (folder / DATA_READY).is_file():
         say(f"Writing {config.pairs:,} training pairs and {config.held_out_pairs:,} held-out pairs.")
-        save_tiny_model(
-            folder / "initial_model", config.seed, hidden=config.hidden, layers=config.layers, overwrite=True
-        )
-        write_data(config, folder / "data")  # its facts come last, and say that all is there
+        write_inputs(config, folder)  # the facts come last, and say that all is there
     tasks = [task for name in (*REWARD_ARMS, START) if not (task := ModelTask(config, name)).done]
     for _, future in as_done(pool, make_model, tasks):
         say(future.result())
@@ -221,38 +219,41 @@ def make_model(task: ModelTask) -> str:
         return f"SFT policy: {measured.words()}"
     # metrics.jsonl has what the trainer prints; two processes at a time would print it in a jumble.
     with contextlib.redirect_stdout(io.StringIO()):
-        run = train_reward_model(reward_config(config, folder, task.name))
-    arm = audit_arm(config, folder, run, task.name)
+        arm = train_arm(config, folder, task.name)
     names = ("prompt", "quality", "length_reward", "response_tokens")
     columns = {name: getattr(arm.scored, name) for name in names}
-    with RowWriter(run / SCORED) as writer:
+    with RowWriter(arm.run / SCORED) as writer:
         for place in range(len(arm.scored.quality)):
             writer.write({name: None if values is None else values[place].item() for name, values in columns.items()})
     return f"Reward model {task.name}: Pearson with length {arm.audit['pearson'].value:.3f}"
 
 
-def train_all(config: QuickstartConfig, runs: Sequence[PolicyRun], pool: Executor, say: Say) -> dict[str, str]:
-    """Every policy that is not there yet, with a line of progress for each.
+@dataclass(frozen=True)
+class WorldTask:
+    """What a process needs to know to train linear reward models in a named world."""
 
-    Returns:
-        What went wrong, by the name of the run, for those that failed on their numbers.
-    """
-    folder = Path(config.output)
-    tasks = [PolicyTask(folder, run, config.policies, config.world.settings) for run in runs]
-    missing = [task for task in tasks if task.finished() is None]
-    failed: dict[str, str] = {}
-    say(f"Training {len(missing)} of {len(tasks)} policies, {config.workers} at a time.")
-    started = time.perf_counter()
-    for number, (task, future) in enumerate(as_done(pool, run_task, missing), start=1):
-        try:
-            words = future.result().measured.words()
-        except NumericalError as error:  # of one run: a start too poor for its reward, a loss that blew up
-            failed[task.run.name] = str(error)
-            words = f"left out. {error}"
-        left = (time.perf_counter() - started) / number * (len(missing) - number) / MINUTE
-        place = len(tasks) - len(missing) + number
-        say(f"    {place}/{len(tasks)}, about {left:.0f} min left. {task.run.name}: {words}")
-    return failed
+    config: QuickstartConfig
+    world: str
+
+    @property
+    def result(self) -> Path:
+        """Their figures, once they are there."""
+        return Path(self.config.output) / OTHER_WORLDS / f"{self.world}.json"
+
+
+def audit_worlds(config: QuickstartConfig, pool: Executor, say: Say) -> None:
+    """Linear reward models in every named world; what is there is not made again."""
+    tasks = [task for world in WORLDS if not (task := WorldTask(config, world)).result.is_file()]
+    if tasks:
+        say(f"Training linear reward models in {len(tasks)} worlds.")
+    for _, future in as_done(pool, make_world, tasks):
+        future.result()
+
+
+def make_world(task: WorldTask) -> None:
+    """Trains and audits in one world; leaves the figures."""
+    task.result.parent.mkdir(exist_ok=True)
+    atomic_write_json(task.result, as_json(audit_linear(task.config, task.world)))
 
 
 def gather(config: QuickstartConfig, size: Size, runs: Sequence[PolicyRun], left_out: dict[str, str]) -> Study:
@@ -277,4 +278,5 @@ def gather(config: QuickstartConfig, size: Size, runs: Sequence[PolicyRun], left
         optimum_tokens=config.world.optimum_tokens(),
         samples=size.samples,
         settings=json_safe(asdict(config)),
+        worlds={world: from_json(read_json(WorldTask(config, world).result)) for world in WORLDS},
     )

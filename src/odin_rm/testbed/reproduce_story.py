@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from odin_rm.testbed.reproduce_conclusions import (
 )
 from odin_rm.testbed.reproduce_plan import ALGORITHMS, ARMS, KNOBS, Knob, Plan
 from odin_rm.testbed.reproduce_points import BIASED, SCORES, Point
+from odin_rm.testbed.world_story import WorldFigures, as_json, worlds_section
 
 LENGTH_LABEL = "mean response tokens"
 SCORE_LABELS = {
@@ -69,6 +70,7 @@ class Study:
         optimum_tokens: what a response of true quality 1 needs.
         samples: resamples behind each interval.
         settings: of the experiment.
+        worlds: figures of linear reward models by world.
     """
 
     start: Point
@@ -82,6 +84,7 @@ class Study:
     optimum_tokens: float
     samples: int
     settings: dict[str, Any]
+    worlds: dict[str, WorldFigures] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> dict[str, Point]:
@@ -163,6 +166,7 @@ def summary(study: Study, preset: str, seconds: float, figures: Sequence[str]) -
         "start": study.start.to_json(),
         "runs": [point.to_json() for point in study.points],
         "left_out": study.left_out,
+        "worlds": {world: as_json(found) for world, found in study.worlds.items()},
         "optimum_tokens": study.optimum_tokens,
         "area_bounds": study.fronts.bounds,
         "fronts": [{"arm": arm, "algorithm": name, "area": areas} for arm, name, areas in study.areas()],
@@ -303,6 +307,7 @@ def sections(study: Study, figures: Mapping[str, Panels]) -> list[Section]:
         Section("What a judge who likes length would see", [Text(_BIASED), *fronts(BIASED)]),
         Section("Reward against length", charts("reward_against_length")),
         Section("The effect of each setting", effects),
+        *([worlds_section(study.worlds)] if study.worlds else []),
         Section("Every run", [_runs_table(study), _samples_table(study)]),
     ]
 

@@ -12,10 +12,11 @@ import os
 import shutil
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ RESPONSES = "responses.jsonl"
 PROMPT_TOKENS = 64
 ROLLOUT_TOKENS = 65536
 SHOWN_SAMPLES = 3
+MINUTE = 60.0
 MINIBATCH = {"ppo": 32, "remax": 64}
 """b: PPO learns twice from an experience, the second time from samples that are stale."""
 CRITIC_LEARNING_RATE = 1e-3
@@ -166,9 +168,15 @@ def preference_config(task: PolicyTask) -> DPORunConfig:
 
 
 def train_policies(
-    folder: Path, runs: Sequence[PolicyRun], settings: SweepSettings, world: World, seed: int, say: Say = print
+    folder: Path,
+    runs: Sequence[PolicyRun],
+    settings: SweepSettings,
+    world: World,
+    seed: int,
+    say: Say = print,
+    pool: Executor | None = None,
 ) -> Policies:
-    """The starting policy and every run of a sweep, measured on held-out prompts.
+    """The starting policy and every run, measured on held-out prompts; what an earlier call has made is taken over.
 
     Args:
         folder: of the experiment, with its data and its reward models.
@@ -177,24 +185,29 @@ def train_policies(
         world: whose truth measures them.
         seed: of the starting policy.
         say: takes one line for each finished run.
+        pool: where runs are trained; by default ``settings.workers`` processes of one thread each.
     """
     start = train_start(folder, settings, world, seed)
-    say(f"    start: {start.words()}")
     tasks = [PolicyTask(folder, run, settings, world.settings) for run in runs]
     results = {task: result for task in tasks if (result := task.finished()) is not None}
-    open_tasks = [task for task in tasks if task not in results]
-    done = len(results)
-    with closing(in_processes(run_task, open_tasks, settings.workers)) as finished:
-        for task, future in finished:
-            done += 1
+    missing = [task for task in tasks if task not in results]
+    say(f"Training {len(missing)} of {len(tasks)} policies, {settings.workers} at a time, from: {start.words()}.")
+    left_out: dict[str, str] = {}
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        if missing and pool is None:
+            pool = stack.enter_context(worker_pool(min(settings.workers, len(missing))))
+        for number, (task, future) in enumerate(as_done(pool, run_task, missing), start=1):
             try:
                 results[task] = future.result()
-                said = results[task].measured.words()
+                words = results[task].measured.words()
             except NumericalError as error:  # of one run: a start too poor for its reward, a loss that blew up
-                said = f"left out. {error}"
-            run = task.run
-            say(f"    {done}/{len(tasks)} {run.arm}, {run.algorithm}, beta {run.kl_coef:g}: {said}")
-    return Policies(start, [results[task] for task in tasks if task in results], world.optimum_tokens())
+                left_out[task.run.name] = str(error)
+                words = f"left out. {error}"
+            left = (time.perf_counter() - started) / number * (len(missing) - number) / MINUTE
+            place = len(tasks) - len(missing) + number
+            say(f"    {place}/{len(tasks)}, about {left:.0f} min left. {task.run.name}: {words}")
+    return Policies(start, [results[task] for task in tasks if task in results], world.optimum_tokens(), left_out)
 
 
 def train_start(folder: Path, settings: SweepSettings, world: World, seed: int) -> Measured:
@@ -293,21 +306,6 @@ def _read_result(place: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return saved if saved["asked"] == asked else None
 
 
-def in_processes(
-    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int
-) -> Generator[tuple[Task, Future[Result]]]:
-    """Yields each task as it is done; where the caller stops early the other processes are ended.
-
-    Args:
-        work: a function of a module, of one task.
-        tasks: what can be pickled.
-        workers: processes of one thread each; they end with this process, however it ends.
-    """
-    if tasks:
-        with worker_pool(min(workers, len(tasks))) as pool:
-            yield from as_done(pool, work, tasks)
-
-
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each, which end with this one, however it ends; an error in the block ends them at once.
@@ -330,10 +328,10 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def as_done(
-    pool: ProcessPoolExecutor, work: Callable[[Task], Result], tasks: Sequence[Task]
+    pool: Executor | None, work: Callable[[Task], Result], tasks: Sequence[Task]
 ) -> Iterator[tuple[Task, Future[Result]]]:
-    """Hands all tasks to a pool and yields each one as it is done."""
-    futures: dict[Future[Result], Task] = {pool.submit(work, task): task for task in tasks}
+    """Hands all tasks to a pool and yields each one as it is done; without tasks no pool is needed."""
+    futures: dict[Future[Result], Task] = {pool.submit(work, task): task for task in tasks} if pool else {}
     for future in as_completed(futures):
         yield futures[future], future
 

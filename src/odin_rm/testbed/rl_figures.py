@@ -7,7 +7,7 @@ better than the starting policy's earns nothing. Intervals are 95 % and resample
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,13 @@ class Policies:
         start: the SFT policy, where every run starts.
         results: the trained policies.
         optimum_tokens: mean length of a response of true quality 1 with nothing superfluous.
+        left_out: what went wrong, by the name of the run.
     """
 
     start: Measured
     results: list[PolicyResult]
     optimum_tokens: float
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def bounds(self) -> Bounds:

@@ -41,6 +41,7 @@ def policy_section(policies: Policies, figures: Mapping[str, ArmFigures], prompt
             _arms_table(figures, explanation),
             *_samples(policies, prompts),
             _runs(policies),
+            *(Text(f"Left out: {name}. {reason}") for name, reason in policies.left_out.items()),
         ],
     )
 

@@ -13,6 +13,7 @@ from odin_rm.testbed.annotator import Annotator, Row
 from odin_rm.testbed.rl_figures import ArmFigures, Policies
 from odin_rm.testbed.rl_story import policy_headline, policy_section
 from odin_rm.testbed.world import count_tokens
+from odin_rm.testbed.world_story import WorldFigures, longer_is_better_section, longer_is_better_words
 
 SHOWN_PAIRS = 2
 
@@ -36,6 +37,7 @@ def write_story(
     folder: Path,
     policies: Policies | None = None,
     figures: Mapping[str, ArmFigures] | None = None,
+    longer_is_better: WorldFigures | None = None,
 ) -> Path:
     """Writes the figures and ``report.html``; returns the page.
 
@@ -48,9 +50,13 @@ def write_story(
         folder: where to write, and where the data are.
         policies: the sweep of policies, where there was one.
         figures: of each arm of policies.
+        longer_is_better: of linear reward models in the world where good answers are longer.
     """
     sections = [Section("The world", world_blocks(annotator, facts, examples)), *audit_sections(audits, scored)]
     words = headline(*audits)
+    if longer_is_better is not None:
+        sections.insert(-1, longer_is_better_section(longer_is_better))
+        words = f"{words}\n\n{longer_is_better_words(longer_is_better)}"
     if policies is not None and figures:
         prompts = [str(row["prompt"]) for _, row in read_rows(folder / "data" / "prompts.jsonl")]
         sections.insert(-1, policy_section(policies, figures, prompts))

@@ -156,6 +156,7 @@ def build_trainer(config: RLConfig, parts: Parts, accelerator: Any, run: Path) -
         kl_in_reward=config.kl_place == "reward",
         skip_bad_rewards=config.on_bad_reward == "skip",
         device=accelerator.device,
+        responses_per_prompt=config.responses_per_prompt,
     )
     learner = Learner(
         accelerator=accelerator,
@@ -237,6 +238,13 @@ def _check_ranks(config: RLConfig, ranks: Ranks) -> None:
                 where=f"--{name}",
                 fix=f"Use a multiple of {ranks.size}.",
             )
+    prompts = config.responses_per_collection // config.responses_per_prompt
+    if prompts % ranks.size:  # the responses to a prompt are compared on one rank
+        raise ConfigError(
+            f"leaves {prompts} prompts for a collection, which {ranks.size} processes cannot share evenly",
+            where="--num_generations",
+            fix="Change it, or --experience_size.",
+        )
     plugin = getattr(ranks.accelerator.state, "fsdp_plugin", None)
     if plugin is not None and (plugin.fsdp_version != 2 or plugin.cpu_ram_efficient_loading):
         raise ConfigError(

@@ -195,9 +195,6 @@ def check_trl_config(config: RLConfig) -> None:
     if config.watch_action == "rollback":
         what = f"rollback is not there with --algorithm {config.algorithm}"
         raise ConfigError(what, where="--watch_action", fix="Use warn or stop.")
-    if config.responses_per_collection % config.num_generations:
-        what = f"must divide --experience_size ({config.responses_per_collection}), it is {config.num_generations}"
-        raise ConfigError(what, where="--num_generations", fix="Change one of them.")
     config.kl_estimator, config.kl_place = KL[config.algorithm]
 
 
@@ -213,9 +210,9 @@ def trl_arguments(config: RLConfig, folder: str) -> Any:
     return kind(
         output_dir=folder,
         max_steps=config.max_steps,
-        per_device_train_batch_size=config.num_generations,
+        per_device_train_batch_size=config.responses_per_prompt,
         generation_batch_size=None,
-        num_generations=config.num_generations,
+        num_generations=config.responses_per_prompt,
         beta=config.kl_coef,
         epsilon=config.clip_epsilon,
         learning_rate=config.learning_rate,
@@ -261,7 +258,7 @@ def build_trl_trainer(config: RLConfig, args: Any, parts: Parts, run: Path) -> t
     args.generation_batch_size = n
     args.steps_per_generation = n // (size * args.per_device_train_batch_size)
     collections = math.ceil(config.max_steps / (n // b))
-    order = prompt_positions(len(parts.prompt_ids), config.seed, 0, collections * n // config.num_generations)
+    order = prompt_positions(len(parts.prompt_ids), config.seed, 0, collections * n // config.responses_per_prompt)
     ends = end_token_ids(parts.policy, parts.tokenizer)
     reward_function = ShapedReward(
         parts.source,
