@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -180,7 +181,7 @@ def served(quickstart: Path, folder: Path) -> Iterator[dict[str, str]]:
     finally:
         for program in programs:
             program.terminate()
-            program.wait(30)
+            program.wait(120)
 
 
 def free_port() -> int:
@@ -191,14 +192,16 @@ def free_port() -> int:
 
 
 def wait_for(port: int, program: subprocess.Popen[bytes]) -> None:
-    """Until somebody listens there."""
-    for _ in range(1200):
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
+    """Until its page answers; a port can take callers before there is anybody to answer."""
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60):
                 return
+        except OSError:
+            pass
         if program.poll() is not None:
             sys.exit(f"a server ended with code {program.returncode}; its log is beside the pages")
-        time.sleep(0.25)
+        time.sleep(0.5)
     sys.exit("a server did not start in five minutes")
 
 
