@@ -35,7 +35,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds bench-pages bench-rmb bench-rmb-further
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-rl-vllm bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds bench-pages bench-rmb bench-rmb-further
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -107,6 +107,9 @@ bench-serve-faults: $(INSTALLED_TEST)  ## Bad requests, huge bodies, slow sender
 
 bench-serve-grpo: $(INSTALLED_TEST)  ## A GRPO run of TRL with the reward in process and over HTTP
 	$(TEST_ENV) $(BIN)/python -m benchmarks.serve_grpo $(ARGS)
+
+bench-rl-vllm: $(INSTALLED_TEST)  ## Our vLLM engine beside the transformers engine, against the real package
+	$(TEST_ENV) $(BIN)/python -m benchmarks.rl_vllm $(ARGS)
 
 bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 	$(BIN)/python benchmarks/score_rows.py $(ARGS)

@@ -7,8 +7,9 @@ runs in its own environment: OpenRLHF's ``SingleTurnAgentExecutor`` (over HTTP, 
 verl's ``RewardLoopWorker`` (as it asks vLLM and SGLang, with a custom function that asks the server, and with our
 function), the openai and cohere packages, and what LLaMA-Factory, slime, TEI's and SGLang's clients send.
 
-``--folder FOLDER --vllm HOST:PORT`` replays vLLM's own example requests, good ones and bad, at a vLLM server of that
-folder and at ours instead.
+``--replay`` sends vLLM's own example requests, good ones and bad, to a vLLM server and to ours instead, and the pairs
+by ``/classify``. ``--vllm HOST:PORT`` takes a vLLM server of ``--folder`` that stands already. ``--deviation`` scales
+the model's head, so that rewards have that deviation.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from benchmarks.interop.serving import own_environment
 from benchmarks.interop.texts import as_rows, read_pairs
 from benchmarks.serve_load import SERVE, free_ports, say
 from benchmarks.shared.reward_setup import quiet
-from benchmarks.shared.serve_rivals import python_of, started
+from benchmarks.shared.serve_rivals import python_of, started, vllm
 from odin_rm.core.files import atomic_write_json, environment_record
 from odin_rm.model.scoring import load_scorer, score_texts
 
@@ -40,8 +42,8 @@ SCRIPTS = {"openrlhf_client": "openrlhf", "verl_client": "verl", "openai_and_coh
 Row = dict[str, str]
 
 
-def make_model(folder: Path, rows: list[Row]) -> None:
-    """A random classifier whose tokenizer knows the texts."""
+def make_model(folder: Path, rows: list[Row], deviation: float | None = None) -> None:
+    """A random classifier whose tokenizer knows the texts; the deviation of their rewards may be given."""
     import torch
     from transformers import Qwen3ForSequenceClassification
 
@@ -60,6 +62,16 @@ def make_model(folder: Path, rows: list[Row]) -> None:
         model.score.weight.normal_()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if deviation is not None:
+        values, _, _ = score_texts(load_scorer(folder), *columns(rows))
+        with torch.no_grad():
+            model.score.weight.mul_(deviation / float(np.std(values)))
+        model.save_pretrained(folder)
+
+
+def columns(rows: list[Row]) -> tuple[list[str], list[str]]:
+    """Prompts and responses."""
+    return [row["prompt"] for row in rows], [row["response"] for row in rows]
 
 
 # ---- clients that are a request --------------------------------------------------------------------------------------
@@ -164,23 +176,46 @@ def numbers(value: Any) -> list[float]:
     return [float(np.ravel(one.get("probs", one.get("score", one.get("data"))))[0]) for one in value["data"]]
 
 
-def replay(ours: str, theirs: str, folder: str) -> dict[str, Any]:
-    """vLLM's example requests at both servers."""
+def replay(ours: str, theirs: str, folder: str, rows: list[Row]) -> dict[str, Any]:
+    """vLLM's example requests at both servers, and rows of real texts."""
     apart, lacking, kinds = {}, {}, {}
+    scores: list[np.ndarray] = []
+    chats = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}] for row in rows
+    ]
+    examples = EXAMPLES | {f"row {i}": ("/classify", {"messages": chat}) for i, chat in enumerate(chats)}
     with httpx2.Client(base_url=ours, timeout=120, params={"key": KEY}) as own:
         other = httpx2.Client(base_url=f"http://{theirs}", timeout=120)
-        for name, (path, body) in EXAMPLES.items():
+        for name, (path, body) in examples.items():
             found = [one.post(path, json={"model": folder, **body}) for one in (own, other)]
             if [one.status_code for one in found] != [200, 200]:
                 apart[name] = [f"{one.status_code} {one.text[:200]}" for one in found]
                 continue
             values = [np.array(numbers(one.json())) for one in found]
             apart[name] = float(np.abs(values[0] - values[1]).max())
+            scores.append(np.stack([numbers_of_scores(one.json()) for one in found]))
             lacking[name] = missing(shape(found[1].json()), shape(found[0].json()))
         for name, (path, body) in WRONG.items():
             found = [one.post(path, json={"model": folder, **body}) for one in (own, other)]
             kinds[name] = [_kind(one) for one in found]
-    return {"largest difference": apart, "absent in ours": lacking, "errors (ours, vLLM)": kinds}
+    both = np.concatenate(scores, axis=1)
+    difference = np.abs(both[0] - both[1])
+    summary = {
+        "scores": both.shape[1],
+        "mean": float(both[1].mean()),
+        "deviation": float(both[1].std()),
+        "largest difference": float(difference.max()),
+        "median difference": float(np.median(difference)),
+        "largest difference over the score": float((difference / np.abs(both[1])).max()),
+        "largest difference over the largest score": float(difference.max() / np.abs(both[1]).max()),
+    }
+    return {"summary": summary, "largest difference": apart, "absent in ours": lacking, "errors (ours, vLLM)": kinds}
+
+
+def numbers_of_scores(value: Any) -> np.ndarray:
+    """The scores of a reply without its indices."""
+    found = numbers(value)
+    return np.array(found[: len(found) // 2] if "results" in value else found)
 
 
 def _kind(reply: Any) -> str:
@@ -215,7 +250,9 @@ def main() -> None:
     parser.add_argument("--environments", default=".", help="folder that holds .venv-interop-*")
     parser.add_argument("--clients_python", default=sys.executable, help="an interpreter with openai and cohere")
     parser.add_argument("--folder", help="of a model that is there already, or is written there")
-    parser.add_argument("--vllm", help="HOST:PORT of a vLLM server of --folder")
+    parser.add_argument("--deviation", type=float, help="of the rewards of a model that is written; else as it comes")
+    parser.add_argument("--replay", action="store_true", help="vLLM's example requests instead of clients")
+    parser.add_argument("--vllm", help="HOST:PORT of a vLLM server of --folder; without it --replay starts one")
     parser.add_argument("--output")
     options = parser.parse_args()
     quiet()
@@ -224,8 +261,9 @@ def main() -> None:
         scratch = Path(place)
         folder = Path(options.folder) if options.folder else scratch / "model"
         if not (folder / "config.json").exists():
-            make_model(folder, rows)
-        found = measure(options, folder, rows, scratch) if not options.vllm else beside_vllm(options, folder)
+            make_model(folder, rows, options.deviation)
+        replays = options.replay or options.vllm
+        found = beside_vllm(options, folder, rows) if replays else measure(options, folder, rows, scratch)
     for name, one in found["clients"].items():
         print(f"{name:60} {one}")
     print(json.dumps(found.get("vllm"), indent=1))
@@ -237,7 +275,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path, rows: list[Row], scratch: Path) -> dict[str, Any]:
     """Every client once."""
     scorer = load_scorer(folder)
-    wanted, _, _ = score_texts(scorer, [row["prompt"] for row in rows], [row["response"] for row in rows])
+    wanted, _, _ = score_texts(scorer, *columns(rows))
     chats = [
         [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}] for row in rows
     ]
@@ -276,13 +314,18 @@ def measure(options: argparse.Namespace, folder: Path, rows: list[Row], scratch:
     return {**found, "rows": len(rows), "deviation": float(np.std(wanted))}
 
 
-def beside_vllm(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def beside_vllm(options: argparse.Namespace, folder: Path, rows: list[Row]) -> dict[str, Any]:
     """vLLM's example requests at both servers."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     flags = ["serve", "--model", str(folder), "--port", str(port), "--no_log_requests"]
-    with started([SERVE, *flags], address, env=without_token()):
-        return {"clients": {}, "errors": {}, "vllm": replay(address, options.vllm, str(folder))}
+    with ExitStack() as stack:
+        theirs = options.vllm
+        if theirs is None:
+            environments = Path(options.environments).absolute()
+            theirs = stack.enter_context(vllm(folder, 0, environments)).address.removeprefix("http://")
+        stack.enter_context(started([SERVE, *flags], address, env=without_token()))
+        return {"clients": {}, "errors": {}, "vllm": replay(address, theirs, str(folder), rows)}
 
 
 def without_token() -> dict[str, str]:

@@ -10,6 +10,7 @@ again, with clients that try again as OpenRLHF's does.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import socket
@@ -65,7 +66,7 @@ def wait_for(port: int, server: Any = None) -> None:
         if server is not None and server.poll() is not None:
             raise SystemExit(f"the server ended with {server.returncode}")
         with suppress(httpx2.HTTPError):
-            if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200:
+            if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=30, verify=False).status_code == 200:
                 return
         time.sleep(0.2)
 
@@ -79,36 +80,75 @@ def quiet_port() -> int:
 
 
 class Honest(threading.Thread):
-    """A client that asks for one new text after the other, and a look at the server's memory between."""
+    """A client that asks for one new text after the other, and a look at the server's memory between.
 
-    def __init__(self, port: int, process: psutil.Process) -> None:
+    Every other request has a connection of its own, as OpenRLHF's; the others share one that is kept.
+    """
+
+    def __init__(self, port: int, process: psutil.Process, words: int = 1) -> None:
         super().__init__(daemon=True)
-        self.port, self.process, self.stopped = port, process, threading.Event()
-        self.served, self.failed, self.slowest, self.peak = 0, Counter[str](), 0.0, 0.0
+        self.port, self.process, self.words, self.stopped = port, process, words, threading.Event()
+        self.lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.served, self.failed, self.peak = 0, Counter[str](), 0.0
+        self.seconds: dict[str, list[float]] = {"kept": [], "new": []}
 
     def run(self) -> None:
         """Until told to stop."""
         rng = np.random.default_rng(5)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", headers=AUTHORISED, timeout=120) as client:
-            while not self.stopped.wait(0.02):
-                pair = (f"w{rng.integers(WORDS)} w{rng.integers(WORDS)} ?", f"w{rng.integers(WORDS)} .")
-                start = time.perf_counter()
-                try:
-                    reply = client.post("/get_reward", json={"query": [rendered(pair)]})
-                    self.served += reply.status_code == 200
-                    if reply.status_code != 200:
-                        self.failed[str(reply.status_code)] += 1
-                except httpx2.HTTPError as error:
-                    self.failed[type(error).__name__] += 1
-                self.slowest = max(self.slowest, time.perf_counter() - start)
+        with httpx2.Client(headers=AUTHORISED, timeout=120) as client:
+            for number in itertools.count():
+                if self.stopped.wait(0.02):
+                    return
+                asked = " ".join(f"w{i}" for i in rng.integers(0, WORDS, 2 * self.words))
+                self.ask((f"{asked} ?", f"w{rng.integers(WORDS)} ."), client if number % 2 else None)
+
+    def ask(self, pair: tuple[str, str], client: httpx2.Client | None) -> None:
+        """One request, over the connection that is kept or over a new one."""
+        body, address = {"query": [rendered(pair)]}, f"http://127.0.0.1:{self.port}/get_reward"
+        start, status = time.perf_counter(), "200"
+        try:
+            if client is not None:
+                status = str(client.post(address, json=body).status_code)
+            else:
+                status = str(httpx2.post(address, json=body, headers=AUTHORISED, timeout=120, verify=False).status_code)
+        except httpx2.HTTPError as error:
+            status = type(error).__name__
+        with self.lock:
+            self.seconds["new" if client is None else "kept"].append(time.perf_counter() - start)
+            self.served += status == "200"
+            self.failed.update([] if status == "200" else [status])
+            with suppress(psutil.Error):
                 self.peak = max(self.peak, self.process.memory_info().rss / 2**20)
 
-    def figures(self) -> dict[str, Any]:
+    def take(self) -> dict[str, Any]:
         """What it has seen since it was asked last."""
-        found = {"served": self.served, "failed": dict(self.failed), "slowest_seconds": round(self.slowest, 2)}
-        found["peak_mib"] = round(self.peak, 1)
-        self.served, self.failed, self.slowest, self.peak = 0, Counter(), 0.0, 0.0
+        with self.lock:
+            found: dict[str, Any] = {"served": self.served, "failed": dict(self.failed), "seconds": self.seconds}
+            found["peak_mib"] = round(self.peak, 1)
+            self._begin()
         return found
+
+    def figures(self) -> dict[str, Any]:
+        """:meth:`take` with quantiles of a request's seconds."""
+        return with_quantiles([self.take()])
+
+
+def with_quantiles(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What an honest client has seen in several turns."""
+    found = {
+        "served": sum(part["served"] for part in parts),
+        "failed": dict(sum((Counter(part["failed"]) for part in parts), Counter())),
+        "peak_mib": max(part["peak_mib"] for part in parts),
+    }
+    for kind in ("kept", "new"):
+        seconds = [one for part in parts for one in part["seconds"][kind]]
+        if seconds:
+            p50, p95 = np.quantile(seconds, [0.5, 0.95])
+            found[f"{kind} connection, p50 p95 max"] = [round(float(x), 3) for x in (p50, p95, max(seconds))]
+    return found
 
 
 def bad(port: int) -> dict[str, Any]:
@@ -171,40 +211,125 @@ def huge(port: int, mebibytes: int = 600) -> dict[str, Any]:
     return {"statuses": dict(statuses)}
 
 
-def slow(port: int, connections: int = 400) -> dict[str, Any]:
-    """More connections than descriptors, that send nothing, half a head, half a body, or a byte now and then."""
+def slow(port: int, honest: Honest, turns: int, seconds: float = 8.0, connections: int = 400) -> dict[str, Any]:
+    """More connections than descriptors, that send nothing, half a head, half a body, or a byte now and then.
+
+    In turns with the same time without them, so that their effect is not that of what else the machine does.
+    """
     body = b"POST /get_reward HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + KEY.encode()
     starts = [b"", b"POST /get", body + b"\r\nContent-Length: 99\r\n\r\n{", b"POST /get_reward HTTP/1.1\r\nX: "]
-    held = []
-    for i in range(connections):
-        with suppress(OSError):
-            one = socket.create_connection(("127.0.0.1", port), timeout=30)
-            held.append(one)
-            one.sendall(starts[i % 4])
-    for _ in range(20):
-        time.sleep(0.5)
-        for one in held[3::4]:
+    without, beside, opened = [], [], 0
+    for _ in range(turns):
+        honest.take()
+        time.sleep(seconds)
+        without.append(honest.take())
+        held = []
+        for i in range(connections):
             with suppress(OSError):
-                one.sendall(b"x")
-    for one in held:
-        one.close()
-    return {"connections": len(held)}
+                one = socket.create_connection(("127.0.0.1", port), timeout=30)
+                held.append(one)
+                one.sendall(starts[i % 4])
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.5)
+            for one in held[3::4]:
+                with suppress(OSError):
+                    one.sendall(b"x")
+        beside.append(honest.take())
+        opened += len(held)
+        for one in held:
+            one.close()
+    slowest = {"without": [part["seconds"] for part in without], "beside": [part["seconds"] for part in beside]}
+    by_turn = {
+        name: [round(max((x for kind in one.values() for x in kind), default=float("nan")), 3) for one in parts]
+        for name, parts in slowest.items()
+    }
+    found = {"turns": turns, "connections": opened, "slowest by turn": by_turn}
+    return {**found, "without them": with_quantiles(without), "beside them": with_quantiles(beside)}
 
 
-def no_memory(port: int, process: psutil.Process, room_mib: int = 64) -> dict[str, Any]:
-    """Texts that need more memory than the process may have; then a small one; then with the limit gone."""
-    texts = make_texts(8, 8, (600, 300), WORDS, 77)
-    body = {"query": [rendered(pair) for pair in texts]}
-    small = {"query": [rendered(("w1 w2", "w3"))]}
-    limit = process.memory_info().vms + room_mib * 2**20
-    found = {}
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=AUTHORISED, timeout=600) as client:
-        process.rlimit(psutil.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-        found["large, limited"] = client.post("/get_reward", json=body).status_code
-        found["small, limited"] = client.post("/get_reward", json=small).status_code
-        process.rlimit(psutil.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        found["large, limit gone"] = client.post("/get_reward", json=body).status_code
-    return {"room_mib": room_mib, "statuses": found}
+def make_wide_model(folder: Path) -> None:
+    """A model whose forward pass takes 0.5 MiB of each token for each of a few tensors, so that memory does run out."""
+    import torch
+    from transformers import AutoConfig, Qwen3ForSequenceClassification
+
+    make_model(folder, 64, 1, WORDS)
+    config = AutoConfig.from_pretrained(folder)
+    config.intermediate_size, config.num_labels = 2**17, 1
+    torch.manual_seed(0)
+    model = Qwen3ForSequenceClassification(config)
+    with torch.no_grad():
+        model.score.weight.normal_()
+    model.save_pretrained(folder)
+
+
+def no_memory(folder: Path, token: Path, port: int, rooms_mib: list[int]) -> dict[str, Any]:
+    """A process that may have little more memory than it has: what is too large, and what is not; then without limit.
+
+    The limit is one of addresses, so the system refuses memory as it does where there is none, and kills nobody.
+    """
+    one_large = [rendered(pair) for pair in make_texts(1, 1, (600, 300), WORDS, 77)]
+    together = [rendered(pair) for pair in make_texts(16, 1, (30, 20), WORDS, 78)]
+    small = [rendered(("w1 w2", "w3"))]
+    wanted = {}
+    found: dict[str, Any] = {"statuses by MiB of room": {}}
+    with (
+        command(folder, token, port, "--cache_size", "0") as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=AUTHORISED, timeout=600) as client,
+    ):
+
+        def ask(texts: list[str]) -> tuple[str, list[float]]:
+            reply = client.post("/get_reward", json={"query": texts})
+            after = reply.headers.get("retry-after")
+            said = f"{reply.status_code}" + ("" if after is None else f", Retry-After {after}")
+            return said, reply.json()["rewards"] if reply.status_code == 200 else []
+
+        kinds = {"one text of 900 words": one_large, "16 texts of 50 words": together, "one text of 3 words": small}
+        honest = Honest(port, process)
+        honest.start()
+        for name, texts in kinds.items():
+            wanted[name] = ask(texts)[1]
+        found["without limit"] = honest.figures()
+        apart = 0.0
+        for room in rooms_mib:
+            limit = process.memory_info().vms + room * 2**20
+            process.rlimit(psutil.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            row: dict[str, Any] = {}
+            for name, texts in kinds.items():
+                row[name], values = ask(texts)
+                apart = max([apart, *(abs(x - y) for x, y in zip(values, wanted[name], strict=False))])
+            row["bodies of 30 MiB, six at a time"] = crowd_of_bodies(port)
+            process.rlimit(psutil.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            found["statuses by MiB of room"][str(room)] = {**row, "honest client": honest.figures()}
+            say(f"room {room}: {json.dumps(found['statuses by MiB of room'][str(room)])}")
+        found["limit gone"] = {name: ask(texts)[0] for name, texts in kinds.items()}
+        values = {name: ask(texts)[1] for name, texts in kinds.items()}
+        apart = max([apart, *(abs(x - y) for name in kinds for x, y in zip(values[name], wanted[name], strict=True))])
+        honest.stopped.set()
+        honest.join()
+        found["largest difference of a reward"] = apart
+        found["still the same process"] = process.is_running()
+    return found
+
+
+def crowd_of_bodies(port: int, count: int = 6, mebibytes: int = 30) -> dict[str, int]:
+    """Bodies of one long text each, at a time; how they were answered."""
+    content = b'{"query": ["' + b"w1 " * (mebibytes * 2**20 // 3) + b'"]}'
+    statuses: Counter[str] = Counter()
+
+    def send() -> None:
+        try:
+            reply = httpx2.post(f"http://127.0.0.1:{port}/get_reward", content=content, headers=AUTHORISED, timeout=600)
+            statuses[str(reply.status_code)] += 1
+        except httpx2.HTTPError as error:
+            statuses[type(error).__name__] += 1
+
+    threads = [threading.Thread(target=send) for _ in range(count)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return dict(statuses)
 
 
 def killed(folder: Path, token: Path, port: int, kills: int, texts: int, clients: int = 16) -> dict[str, Any]:
@@ -223,7 +348,7 @@ def killed(folder: Path, token: Path, port: int, kills: int, texts: int, clients
                 return
             while True:  # as OpenRLHF: a session a request, any error tried again after a second
                 try:
-                    with httpx2.Client(headers=AUTHORISED, timeout=180) as client:
+                    with httpx2.Client(headers=AUTHORISED, timeout=180, verify=False) as client:
                         body = {"query": [rendered(pairs[number])], "labels": [None]}
                         reply = client.post(f"http://127.0.0.1:{port}/get_reward", json=body)
                         reply.raise_for_status()
@@ -262,7 +387,7 @@ def killed(folder: Path, token: Path, port: int, kills: int, texts: int, clients
     }
 
 
-def at_one_server(folder: Path, token: Path, port: int, phases: list[str]) -> dict[str, Any]:
+def at_one_server(folder: Path, token: Path, port: int, phases: list[str], turns: int) -> dict[str, Any]:
     """Everything that a server must survive, one after the other."""
     found: dict[str, Any] = {}
     with command(folder, token, port, "--header_seconds", "5", "--body_seconds", "10") as process:
@@ -275,9 +400,8 @@ def at_one_server(folder: Path, token: Path, port: int, phases: list[str]) -> di
         todo = {
             "bad": bad,
             "keys": keys,
-            "slow": slow,
+            "slow": lambda port: slow(port, honest, turns),
             "huge": huge,
-            "no memory": lambda port: no_memory(port, process),
         }
         for name, phase in todo.items():
             if name in phases:
@@ -295,6 +419,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--texts", type=int, default=1000, help="that are asked for while the server is killed")
+    parser.add_argument("--turns", type=int, default=5, help="without slow senders and beside them")
+    parser.add_argument("--rooms", type=int, nargs="+", default=[1024, 256, 64, 16], help="MiB, where memory is short")
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=list(PHASES))
     parser.add_argument("--output")
     options = parser.parse_args()
@@ -306,8 +432,12 @@ def main() -> None:
         token.write_text(KEY)
         token.chmod(0o600)
         port = quiet_port()
-        if set(options.phases) != {"killed"}:
-            found |= at_one_server(folder, token, port, options.phases)
+        if set(options.phases) - {"killed", "no memory"}:
+            found |= at_one_server(folder, token, port, options.phases, options.turns)
+        if "no memory" in options.phases:
+            make_wide_model(Path(place) / "wide")
+            found["no memory"] = no_memory(Path(place) / "wide", token, port, options.rooms)
+            say(f"no memory: {json.dumps(found['no memory'])}")
         if "killed" in options.phases:
             found["killed"] = killed(folder, token, port, options.kills, options.texts)
             say(f"killed: {json.dumps(found['killed'])}")

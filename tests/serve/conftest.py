@@ -60,17 +60,20 @@ def serving(store: StudyStore, **settings: Any) -> Iterator[str]:
     """The page of a study on a free port of this machine, in a thread; its address."""
     import uvicorn
 
+    from odin_rm.serve.http import listen
     from odin_rm.serve.study.app import make_app
     from odin_rm.serve.study.server import server_settings
 
     app = make_app(store, question="Which answer is better?", **settings)
-    server = uvicorn.Server(server_settings(app, port=0))
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(server_settings(app))
+    listener = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = listener.getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join()
+        listener.close()

@@ -16,7 +16,7 @@ import numpy as np
 import odin_rm
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.model.scoring import Scorer
-from odin_rm.serve.http import patient_protocol
+from odin_rm.serve.http import listen, server_settings
 from odin_rm.serve.reward.app import Service, make_app
 from odin_rm.serve.reward.models import ServedModel
 from tests.model.words import build_tokenizer, reward_model
@@ -68,26 +68,21 @@ def serving(service: Service) -> Iterator[httpx2.Client]:
     """The application on a free port of this machine, in a thread; a client of it."""
     import uvicorn
 
-    config = uvicorn.Config(
-        make_app(service),
-        port=0,
-        http=patient_protocol(service.limits.within_descriptors()),
-        ws="none",
-        log_level="error",
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
+    limits = service.limits.within_descriptors()
+    config = server_settings(make_app(service), limits, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    listener = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = listener.getsockname()[1]
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             yield client
     finally:
         server.should_exit = True
         thread.join()
+        listener.close()
 
 
 def with_queue(service: Service, **changes: Any) -> Service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,8 @@ import torch
 from benchmarks.shared.bad_requests import bad_requests, good_bodies, takes
 
 from odin_rm.model.scoring import Scorer
-from odin_rm.serve.http import Limits
+from odin_rm.serve.http import Guard, Limits
+from odin_rm.serve.reward import app, queue
 from odin_rm.serve.reward.app import Service
 from odin_rm.serve.reward.dialects.table import DIALECTS
 from odin_rm.serve.reward.queue import QueueSettings
@@ -79,6 +81,37 @@ def test_unknown_paths_and_methods(client):
     assert client.put("/get_reward", json={}).json()["detail"]
 
 
+@pytest.mark.parametrize("field", ["tools", "chat_template_kwargs"])
+def test_what_a_template_cannot_write_is_the_clients_fault(tmp_path, field):
+    """Nested so deeply that JSON can be read and the template's own JSON cannot be written."""
+    deep: object = "a"
+    for _ in range(900):
+        deep = {"a": deep}
+    body = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}]}
+    body |= {field: [deep] if field == "tools" else {"deep": deep}}
+    scorer = make_scorer(tmp_path)
+    scorer.tokenizer.chat_template += "{% if tools or deep %}{{ (tools or deep) | tojson }}{% endif %}"
+    with serving(Service({"rm": make_model(scorer)})) as client:
+        reply = client.post("/classify", json=body)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages"), reply.text
+        assert "nested too deeply" in reply.json()["error"]["message"]
+
+
+def test_odd_heads_of_requests(client, scorer):
+    """What curl, probes and proxies send: a slash too many, HEAD, compressed bodies, an Origin that is no address."""
+    good = GOOD["/get_reward"]
+    wanted = quality(scorer, ["Why?"], ["No."])
+    assert_close(client.post("/get_reward/", json=good).json()["rewards"], wanted)
+    assert client.post("/nothing/", json=good).status_code == 404
+    for path in ("/", "/health", "/health/", "/v1/models", "/info", "/metrics"):
+        reply = client.head(path)
+        assert (reply.status_code, reply.content) == (200, b""), path
+    reply = client.post("/get_reward", content=gzip.compress(dumps(good)), headers={"Content-Encoding": "gzip"})
+    assert (reply.status_code, list(reply.json())) == (415, ["detail"])
+    assert client.post("/get_reward", json=good, headers={"Content-Encoding": "identity"}).status_code == 200
+    assert len(client.post("/" + "a" * 50_000, json=good).content) < 1000
+
+
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
@@ -87,6 +120,69 @@ def test_too_many_texts(scorer):
         assert client.post("/get_reward", json={"query": [TEXT] * 3}).status_code == 200
         reply = client.post("/get_reward", json={"query": [TEXT] * 4})
         assert (reply.status_code, list(reply.json())) == (413, ["detail"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/get_reward", {"query": [""] * 5}),
+        ("/classify", {"input": [[5]] * 5}),
+        ("/score", {"text_1": "a", "text_2": {"content": [{"type": "text", "text": "a"}] * 5}}),
+        ("/predict", {"inputs": [["a", "b"]] * 5}),
+        ("/api/score", {"prompt": "a", "responses": ["a"] * 5}),
+    ],
+)
+def test_too_many_texts_are_counted_before_anything_is_made_of_them(scorer, monkeypatch, path, body):
+    from odin_rm.serve.reward.dialects import records
+
+    def made(*arguments, **options):
+        raise AssertionError("an entry was read")
+
+    with serving(Service({"rm": make_model(scorer)}, most_texts=4)) as client, monkeypatch.context() as patched:
+        patched.setattr(records.Item, "__init__", made)
+        assert client.post(path, json=body).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/get_reward", {"query": "rice " * 250_000}),
+        ("/get_reward", {"prompt": "rice " * 120_000, "response": "rice " * 120_000}),
+        ("/classify", {"input": ["rice " * 250_000, TEXT], "truncate_prompt_tokens": -1}),
+        ("/rerank", {"query": "a", "documents": [{"content": [{"type": "text", "text": "rice " * 250_000}]}]}),
+        (
+            "/classify",
+            {
+                "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}],
+                "tools": [{"a": {"b": ["rice " * 250_000]}}],
+            },
+        ),
+    ],
+)
+def test_a_text_that_can_not_fit_is_refused_before_it_is_tokenised(scorer, monkeypatch, path, body):
+    """Tokenising takes 200 times a text's size."""
+
+    def tokenised(*arguments, **options):
+        raise AssertionError("was tokenised")
+
+    with serving(Service({"rm": make_model(scorer)})) as client, monkeypatch.context() as patched:
+        patched.setattr(type(scorer.tokenizer), "__call__", tokenised)
+        reply = client.post(path, json=body)
+        assert reply.status_code == 400
+        assert "at most 1,048,576 are read" in reply.text
+
+
+def test_ids_of_one_text_are_not_texts(scorer):
+    with serving(Service({"rm": make_model(scorer)}, most_texts=4)) as client:
+        assert client.post("/classify", json={"input": [5, 6, 7, 8, 9, 10]}).status_code == 200
+
+
+def test_a_large_request_is_read_beside_the_others_and_answered_alike(scorer):
+    """Of more than a quarter of a megabyte, in white space that no tokenizer counts."""
+    body = {"query": [TEXT], "labels": [" " * 2**19]}
+    with serving(Service({"rm": make_model(scorer)})) as client:
+        assert_close(client.post("/get_reward", json=body).json()["rewards"], quality(scorer, ["Why?"], ["No."]))
+        assert client.post("/get_reward", content=b" " * 2**19).status_code == 400
 
 
 def test_a_body_of_600_mebibytes_is_refused_and_never_held(scorer):
@@ -204,6 +300,15 @@ def test_the_key_opens_by_header_and_by_address(guarded, scorer):
     assert guarded.post("/get_reward", json=GOOD["/get_reward"], params={"key": "wrong"}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "query", ["?key=a+b/c==", "?x=1&key=a+b/c==&y=", "?key=a%2Bb%2Fc%3D%3D", "?key=no&key=a+b/c=="]
+)
+def test_a_key_of_base64_opens_as_it_is_written(scorer, query):
+    with serving(Service({"rm": make_model(scorer)}, key="a+b/c==")) as client:
+        assert client.post(f"/get_reward{query}", json=GOOD["/get_reward"]).status_code == 200
+        assert client.post("/get_reward?key=a b/c==", json=GOOD["/get_reward"]).status_code == 401
+
+
 def test_the_key_is_asked_before_the_body_is_read(guarded):
     """The refusal comes while the body has not been sent."""
     held = open_socket(guarded, post_head("/get_reward", 10_000_000))
@@ -218,7 +323,8 @@ def test_without_a_key_other_names_and_other_sites_are_refused(scorer):
         assert client.post("/get_reward", json=body).status_code == 200
         assert client.post("/get_reward", json=body, headers={"Host": "evil.example"}).status_code == 403
         assert client.get("/health", headers={"Host": "evil.example"}).status_code == 403
-        assert client.post("/get_reward", json=body, headers={"Origin": "http://evil.example"}).status_code == 403
+        for origin in ("http://evil.example", "null", "http://["):
+            assert client.post("/get_reward", json=body, headers={"Origin": origin}).status_code == 403
         own = f"http://{client.base_url.host}:{client.base_url.port}"
         assert client.post("/get_reward", json=body, headers={"Origin": own}).status_code == 200
 
@@ -252,6 +358,70 @@ def test_a_text_that_does_not_fit_into_memory_spoils_no_other(scorer):
         assert_close(
             client.post("/get_reward", json={"query": [TEXT]}).json()["rewards"], quality(scorer, ["Why?"], ["No."])
         )
+
+
+@pytest.mark.parametrize(
+    "said", [MemoryError(), RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc")]
+)
+def test_no_memory_is_503_wherever_it_shows(scorer, monkeypatch, said):
+    """While a body is read as JSON, while texts are tokenised, and while a batch begins; the server goes on."""
+    model = make_model(scorer)
+    service = Service({"rm": model}, QueueSettings(cache_size=0))
+    with serving(service) as client:
+
+        def asked() -> httpx2.Response:
+            return client.post("/classify", json={"input": [TEXT]})
+
+        def no_room(*arguments, **options):
+            raise said
+
+        for owner, name in (
+            (app, "_understand"),
+            (app, "_encode_all"),
+            (queue, "score_batch"),
+            (queue.ScoreQueue, "_check_room"),
+        ):
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, name, no_room)
+                reply = asked()
+            assert (reply.status_code, reply.json()["error"]["type"]) == (503, "ServiceUnavailableError"), name
+            assert reply.headers["retry-after"] == "10"
+            assert asked().status_code == 200, name
+
+
+def test_a_body_that_memory_does_not_hold_is_503_and_counts_no_more():
+    import asyncio
+
+    async def fails(scope, receive, send):
+        raise AssertionError("is not asked")
+
+    refused: list[int] = []
+    guard = Guard(
+        fails,
+        key=None,
+        open_paths=(),
+        hosts=None,
+        limits=Limits(),
+        refuse=lambda path, status, message: message.encode(),
+        refused=lambda method, path, status: refused.append(status),
+    )
+    sent: list[dict] = []
+    parts = iter([{"body": b"x" * 100, "more_body": True}, MemoryError(), {"body": b"", "more_body": False}])
+
+    async def receive():
+        part = next(parts)
+        if isinstance(part, MemoryError):
+            raise part
+        return {"type": "http.request", **part}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(
+        guard({"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}, receive, send)
+    )
+    assert (refused, guard.pending) == ([503], 0)
+    assert (b"retry-after", b"10") in sent[0]["headers"]
 
 
 def test_a_score_that_is_not_finite_is_never_sent(scorer):

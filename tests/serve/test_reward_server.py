@@ -54,7 +54,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def command(*arguments: str, descriptors: int | None = None, **environment: str) -> Iterator[tuple[Any, str]]:
+def command(
+    *arguments: str, descriptors: int | None = None, stderr: Any = subprocess.DEVNULL, **environment: str
+) -> Iterator[tuple[Any, str]]:
     """The command in a process of its own, and its address."""
     limit = None if descriptors is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors,) * 2)
     process = subprocess.Popen(
@@ -62,7 +64,7 @@ def command(*arguments: str, descriptors: int | None = None, **environment: str)
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
         | environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
         preexec_fn=limit,
     )
@@ -183,8 +185,11 @@ def test_two_workers_give_the_same_scores_and_one_that_is_killed_comes_back(fold
 
 
 @pytest.mark.slow
-def test_slow_senders_at_256_descriptors_keep_nobody_out(folder):
-    with command("--model", str(folder), "--port", "0", descriptors=256) as (process, address):
+def test_slow_senders_at_256_descriptors_keep_nobody_out(folder, tmp_path):
+    """And never take the last descriptor, after which nobody would be accepted for a second."""
+    flags = ("--model", str(folder), "--port", "0", "--no_log_requests")
+    said = tmp_path / "said"
+    with said.open("w") as stderr, command(*flags, descriptors=256, stderr=stderr) as (process, address):
         port = int(address.rpartition(":")[2])
         starts = [b"", b"POST /get", b"POST /get_reward HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{"]
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
@@ -197,6 +202,7 @@ def test_slow_senders_at_256_descriptors_keep_nobody_out(folder):
         assert process.poll() is None
         for one in held:
             one.close()
+    assert said.read_text() == ""
 
 
 @pytest.mark.slow

@@ -66,6 +66,7 @@ def test_bodies_that_the_page_does_not_send_are_refused_and_leave_nothing(make_s
         ({"Origin": "http://127.0.0.1"}, None, 200),
         ({"Origin": "http://evil.example"}, None, 403),
         ({"Origin": "null"}, None, 403),
+        ({"Origin": "http://["}, None, 403),
         ({"Origin": "http://127.0.0.1:81"}, None, 403),
         ({"Sec-Fetch-Site": "cross-site"}, None, 403),
         ({"Sec-Fetch-Site": "same-site"}, None, 403),

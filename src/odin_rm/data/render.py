@@ -263,9 +263,10 @@ def render_messages(
         return tokenizer.apply_chat_template(
             messages, chat_template=chat_template, tokenize=False, add_generation_prompt=with_header, **given
         )
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
+    except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        reason = "something in it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(
-            f"the chat template refuses the conversation ({error})",
+            f"the chat template refuses the conversation ({reason})",
             fix="Change the messages, or give another chat_template ('plain' needs none).",
         ) from error
 

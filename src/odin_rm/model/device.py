@@ -30,7 +30,14 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-_PHRASES = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "failed to allocate")
+_PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+    "failed to allocate",
+    "bad_alloc",
+    "can't start new thread",  # which needs a stack
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -34,10 +34,13 @@ LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 SHORTEST_KEY = 8
 # Descriptors for what is no connection: files, pipes, the listener.
 _SPARE_DESCRIPTORS = 56
+# Connections that asyncio accepts in one turn of its loop, and those that may wait in the kernel for it.
+_ACCEPTED_AT_ONCE, _BACKLOG = 8, 2048
 # What is still read, and thrown away, behind a refusal, so that a client that is sending can read it.
 _READ_AWAY = {401: 2**20, 403: 2**20}
 _READ_AWAY_ELSE = 2**31
 _READ_AWAY_SECONDS = 10.0
+_RETRY_AFTER = {429: b"1", 503: b"10"}
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
@@ -108,8 +111,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         send = _with_headers(send)
+        if len(scope["path"]) > 1:  # clients join a base URL and a path in many ways
+            scope["path"] = scope["path"].rstrip("/") or "/"
         head = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        problem = self._check_caller(scope, head) or self._check_size(head)
+        problem = self._check_caller(scope, head) or self._check_body(head)
         if problem is not None:
             await self._refuse(scope, receive, send, *problem)
             return
@@ -118,7 +123,7 @@ class Guard:
             if problem is not None:
                 await self._refuse(scope, receive, send, *problem)
             elif body is not None:
-                await self.app(scope, _replay(bytes(body), receive), send)
+                await self.app(scope, _replay(body, receive), send)
         finally:
             self.pending -= len(body) if body is not None else 0
 
@@ -128,7 +133,7 @@ class Guard:
             if _name_of(host) not in self.hosts:
                 return 403, "this server is not called by that host name"
             origin = head.get(b"origin")
-            if origin and urlsplit(origin).netloc.lower() != host.lower():
+            if origin and netloc_of(origin) != host.lower():
                 return 403, "another site's page may not ask this server"
         if scope["path"] in self.open_paths and scope["method"] in ("GET", "HEAD"):
             return None
@@ -141,12 +146,17 @@ class Guard:
         scheme, _, value = head.get(b"authorization", "").partition(" ")
         shown = [value.strip()] if scheme.lower() == "bearer" else []
         query = scope["query_string"].decode("latin-1")
-        shown += parse_qs(query, max_num_fields=100).get("key", []) if query.count("&") < 100 else []
+        if query.count("&") < 100:
+            # A "+" may be written as it is: addresses are seldom encoded by hand.
+            for one in (query, query.replace("+", "%2B")):
+                shown += parse_qs(one, max_num_fields=100).get("key", [])
         # Of digests, so that neither content nor length of the key shows in the time it takes.
         matches = [hmac.compare_digest(_digest(one), _digest(self.key)) for one in shown]
         return any(matches)
 
-    def _check_size(self, head: dict[bytes, str]) -> tuple[int, str] | None:
+    def _check_body(self, head: dict[bytes, str]) -> tuple[int, str] | None:
+        if head.get(b"content-encoding", "").strip().lower() not in ("", "identity"):
+            return 415, "the body is compressed; send it as it is, without Content-Encoding"
         length = head.get(b"content-length", "0")
         if not length.isdecimal():
             return 400, "Content-Length is not a number"
@@ -159,7 +169,7 @@ class Guard:
     def _too_large(self) -> tuple[int, str]:
         return 413, f"the body is larger than {self.limits.body_bytes:,} bytes"
 
-    async def _read(self, receive: Receive) -> tuple[bytearray | None, tuple[int, str] | None]:
+    async def _read(self, receive: Receive) -> tuple[bytes | bytearray | None, tuple[int, str] | None]:
         """The body, ``None`` where the client has gone, and what is wrong with it; it counts as pending."""
         body = bytearray()
         try:
@@ -169,16 +179,20 @@ class Guard:
                     if message["type"] == "http.disconnect":
                         self.pending -= len(body)
                         return None, None
+                    before = len(body)
                     body += message.get("body", b"")
-                    self.pending += len(message.get("body", b""))
+                    self.pending += len(body) - before
                     if len(body) > self.limits.body_bytes:
                         return body, self._too_large()
                     if self.pending > self.limits.pending_bytes:
                         return body, (429, "too many bodies are being read; try again")
                     if not message.get("more_body", False):
-                        return body, None
+                        return bytes(body), None
         except TimeoutError:
             return body, (408, f"the body did not arrive within {self.limits.body_seconds:g} s")
+        except MemoryError:
+            self.pending -= len(body)
+            return b"", (503, "this machine's memory does not hold this body now")
         except asyncio.CancelledError:
             self.pending -= len(body)
             raise
@@ -190,8 +204,8 @@ class Guard:
         headers.append((b"connection", b"close"))
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        if status == 429:
-            headers.append((b"retry-after", b"1"))
+        if status in _RETRY_AFTER:
+            headers.append((b"retry-after", _RETRY_AFTER[status]))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content, "more_body": True})
         if status != 408:
@@ -210,7 +224,7 @@ def _with_headers(send: Send) -> Send:
     return wrapped
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes | bytearray, receive: Receive) -> Receive:
     """Gives the whole body once; after it, what the connection says."""
     told = False
 
@@ -239,6 +253,14 @@ async def _read_away(receive: Receive, most: int) -> None:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def netloc_of(address: str) -> str:
+    """Host and port of an address, in small letters; empty where it is none."""
+    try:
+        return urlsplit(address).netloc.lower()
+    except ValueError:  # half a bracket of IPv6
+        return ""
 
 
 def _name_of(host: str) -> str:
@@ -319,6 +341,40 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def server_settings(app: Any, limits: Limits, **changes: Any) -> Any:
+    """uvicorn's settings for a server of ours, which :func:`listen` listens for.
+
+    Half a request keeps nobody out, and neither does a crowd: asyncio accepts connections as fast as they come, before
+    a protocol hears of any. Without descriptors it then stops accepting for a second. So it accepts a few at a time.
+
+    Args:
+        app: the application.
+        limits: of its connections.
+        changes: further settings of uvicorn.
+
+    Raises:
+        ImportError: uvicorn is not installed.
+    """
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        http=patient_protocol(limits),
+        loop="asyncio",
+        ws="none",
+        access_log=False,
+        backlog=_ACCEPTED_AT_ONCE,
+        **changes,
+    )
+
+
+class _Listener(socket.socket):
+    """A listening socket that lets many wait in the kernel, however few asyncio accepts at a time."""
+
+    def listen(self, backlog: int = _BACKLOG, /) -> None:
+        super().listen(max(backlog, _BACKLOG))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
@@ -327,7 +383,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        made = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return _Listener(fileno=made.detach())
     except OSError as error:
         what = f"cannot listen at {host} port {port} ({error.strerror or error})"
         raise ConfigError(what, where="--port", fix="Pass another --port; 0 takes a free one.") from error

@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,19 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from odin_rm.model.device import is_out_of_memory
 from odin_rm.serve.http import Guard, Limits
-from odin_rm.serve.reward.dialects.records import NO_SCORE, Asked, Dialect, Item, Json, Problem, Scored
+from odin_rm.serve.reward.dialects.records import (
+    NO_SCORE,
+    Asked,
+    Dialect,
+    Item,
+    Json,
+    Problem,
+    Scored,
+    check_count,
+    check_lists,
+)
 from odin_rm.serve.reward.dialects.table import DIALECTS, error_at
 from odin_rm.serve.reward.metrics import CONTENT_TYPE, Metrics
 from odin_rm.serve.reward.models import Encoded, ServedModel, find_model
@@ -27,6 +39,8 @@ log = logging.getLogger("odin_rm.serve")
 
 OPEN_PATHS = ("/health", "/ping")
 _GONE = 499  # nobody reads this answer
+# Larger bodies are read and tokenised beside the loop, one at a time, since each may take many times its size.
+_LARGE_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -81,12 +95,9 @@ def make_app(service: Service, draining: Draining | None = None) -> Guard:
     app.add_api_route(
         PAGE_PATH, desk.answers(Dialect("page", read_page_request, DIALECTS["/classify"].error)), methods=["POST"]
     )
-    for path in OPEN_PATHS:
-        app.add_api_route(path, desk.health, methods=["GET", "HEAD"])
-    app.add_api_route("/v1/models", desk.list_models, methods=["GET"])
-    app.add_api_route("/info", desk.info, methods=["GET"])
-    app.add_api_route("/metrics", desk.show_metrics, methods=["GET"])
-    app.add_api_route("/", desk.page, methods=["GET"])
+    looks = {"/v1/models": desk.list_models, "/info": desk.info, "/metrics": desk.show_metrics, "/": desk.page}
+    for path, look in {**dict.fromkeys(OPEN_PATHS, desk.health), **looks}.items():
+        app.add_api_route(path, look, methods=["GET", "HEAD"])
     return Guard(
         app,
         key=service.key,
@@ -105,12 +116,14 @@ class _Desk:
         self.service, self.draining = service, draining
         self.queue = ScoreQueue(service.queue, [own_score, *(one.score for one in service.replicas)])
         self.metrics = Metrics(self.queue)
+        self.large = ThreadPoolExecutor(1, thread_name_prefix="large")
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self.queue.start()
         yield
         await self.queue.close()
+        self.large.shutdown(wait=False, cancel_futures=True)
 
     # ---- scores ------------------------------------------------------------------------------------------------------
 
@@ -123,7 +136,8 @@ class _Desk:
             try:
                 with self.metrics.in_progress.track_inprogress():
                     response = await self._score(dialect, request, facts)
-            except Problem as problem:
+            except Exception as error:
+                problem = _problem_of(error)
                 response = _refusal(dialect, problem)
                 facts["error"] = problem.message[:200] if problem.status >= 500 else None
             self.note(path, response.status_code, time.perf_counter() - start, **facts)
@@ -132,13 +146,13 @@ class _Desk:
         return answer
 
     async def _score(self, dialect: Dialect, request: Request, facts: dict[str, Any]) -> Response:
-        asked = _understand(dialect, await request.body())
-        count = len(asked.items)
-        if count > self.service.most_texts:
-            raise Problem(413, f"the request has {count:,} texts; at most {self.service.most_texts:,} are taken")
+        content = await request.body()
+        most, large = self.service.most_texts, len(content) > _LARGE_BYTES
+        asked = await self._aside(large, _understand, dialect, content, most)
+        check_count(len(asked.items), most)
         model = find_model(self.service.models, asked.model, named=asked.named)
-        facts |= {"model": model.name, "texts": count}
-        work = asyncio.ensure_future(self._scored(model, asked.items))
+        facts |= {"model": model.name, "texts": len(asked.items)}
+        work = asyncio.ensure_future(self._scored(model, asked.items, large))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             done, _ = await asyncio.wait(
@@ -157,13 +171,20 @@ class _Desk:
             await asyncio.gather(work, gone, return_exceptions=True)
         facts["tokens"] = sum(one.tokens for one in scores)
         self._count(model, scores)
-        return _json(asked.reply(model.name, scores))
+        return _json(await self._aside(large, asked.reply, model.name, scores))
 
-    async def _scored(self, model: ServedModel, items: tuple[Item, ...]) -> list[Scored]:
+    async def _aside(self, large: bool, work: Callable[..., Any], *arguments: Any) -> Any:
+        """A function's value; of large requests beside the loop, and only one at a time."""
+        if not large:
+            return work(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.large, work, *arguments)
+
+    async def _scored(self, model: ServedModel, items: tuple[Item, ...], large: bool) -> list[Scored]:
         if not items:
             return []
         # Templates and tokenizers take a while for many texts, and the others are not to wait for that.
-        encoded = await asyncio.to_thread(_encode_all, model, items)
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self.large if large else None, _encode_all, model, items)
         pairs = iter(await self.queue.scores(model, [one for one in encoded if one is not None]))
         return [NO_SCORE if text is None else _scored_text(text, *next(pairs)) for text in encoded]
 
@@ -230,7 +251,9 @@ class _Desk:
         assert isinstance(error, HTTPException)
         path = request.url.path
         self.note(path, error.status_code, 0.0)
-        what = f"there is no {path}" if error.status_code == 404 else f"{request.method} is not answered at {path}"
+        what = (
+            f"there is no {path[:200]}" if error.status_code == 404 else f"{request.method} is not answered at {path}"
+        )
         body = error_at(path, error.status_code, what)
         return _json(body, error.status_code, dict(error.headers or {}))
 
@@ -254,11 +277,21 @@ def _about(model: ServedModel) -> Json:
     }
 
 
-def _understand(dialect: Dialect, content: bytes) -> Asked:
+def _problem_of(error: Exception) -> Problem:
+    """What a client is told of an error; one that is no matter of the request or of memory is raised again."""
+    if isinstance(error, Problem):
+        return error
+    if not is_out_of_memory(error):
+        raise error
+    log.error("no memory for a request")
+    return Problem(503, "this machine's memory does not hold this request now", retry_after=10)
+
+
+def _understand(dialect: Dialect, content: bytes, most_texts: int) -> Asked:
     """The request of a body.
 
     Raises:
-        Problem: it is no JSON, or not what the protocol asks for.
+        Problem: it is no JSON, not what the protocol asks for, or has too many texts.
     """
     try:
         body = json.loads(content, parse_constant=_no_number)
@@ -267,6 +300,7 @@ def _understand(dialect: Dialect, content: bytes) -> Asked:
         raise Problem(400, f"the body is not JSON ({reason[:100]})") from error
     if not isinstance(body, dict):
         raise Problem(400, "the body is no JSON object")
+    check_lists(body, most_texts)
     return dialect.read(body)
 
 

@@ -31,6 +31,9 @@ from odin_rm.serve.reward.dialects.records import Item, Problem
 # holds for a sequence is taken to hold for one twice as long, so half a window verifies the whole of it.
 _PROBES = [(f"What is {one}?", f"It is {other}. ") for one in ("rice", "a hill") for other in ("food", "high")]
 _PROBE_TOKENS = 1024
+# A longer text than this, or than so many characters for each token of the window, is refused before it is tokenised,
+# which takes 200 times a text's size in memory.
+_MOST_CHARACTERS, _CHARACTERS_A_TOKEN = 2**20, 16
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class ServedModel:
         Raises:
             Problem: it cannot be read, is empty, or does not fit.
         """
+        self._check_size(item)
         for text in (item.text, item.prompt, item.response):
             _check_whole(text, item.param)
         try:
@@ -137,6 +141,15 @@ class ServedModel:
         except DataError as error:
             what = " ".join(f"{error.what.rstrip('.')}. {error.fix}".split())
             raise Problem(400, what, param=item.param) from error
+
+    def _check_size(self, item: Item) -> None:
+        most = max(_MOST_CHARACTERS, _CHARACTERS_A_TOKEN * self.window)
+        count = _characters([item.text, item.prompt, item.response, item.variables])
+        if count > most:
+            what = f"the text has {count:,} characters; at most {most:,} are read"
+            raise Problem(
+                400, f"{what}, this model's maximum context length is {self.window:,} tokens", param=item.param
+            )
 
     def _from_ids(self, item: Item) -> Encoded:
         assert item.ids is not None
@@ -234,6 +247,20 @@ class ServedModel:
 
 def _probe(prompt: str, response: str, times: int) -> Item:
     return Item("probe", prompt=prompt, response=response * times)
+
+
+def _characters(value: Any) -> int:
+    """Characters of all strings in a value, however deep."""
+    count, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            count += len(one)
+        elif isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+    return count
 
 
 def _check_whole(value: Any, param: str) -> None:

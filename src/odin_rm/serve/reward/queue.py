@@ -215,6 +215,8 @@ class ScoreQueue:
                 self.idle -= 1
                 try:
                     await self._score(batch, lane)
+                except Exception as error:  # no thread, no memory for the results: the lane must go on
+                    fail(batch, error)
                 finally:
                     self.idle += 1
 
@@ -325,13 +327,7 @@ def score_batch(batch: Sequence[Entry], lane: Lane = own_score) -> list[Pair | B
     except Exception as error:
         if len(batch) > 1:
             return [score_batch([entry], lane)[0] for entry in batch]
-        if isinstance(error, ReplicaLost):
-            log.error("a replica was lost and is started again")
-            return [Problem(503, "the process that scored this text ended, maybe for lack of memory", retry_after=10)]
-        if is_out_of_memory(error):
-            return [Problem(503, "this machine's memory does not hold this text now", retry_after=10)]
-        log.exception("a text could not be scored")
-        return [Problem(500, "the model failed at this text; the server's log says why")]
+        return [_problem_of(error)]
     lengths = [None] * len(batch) if length_R is None else [float(x) for x in length_R]
     return [
         (float(quality), length)
@@ -339,6 +335,26 @@ def score_batch(batch: Sequence[Entry], lane: Lane = own_score) -> list[Pair | B
         else Problem(422, "the model's score of this text is not finite")
         for quality, length in zip(quality_R, lengths, strict=True)
     ]
+
+
+def fail(batch: Sequence[Entry], error: Exception) -> None:
+    """Tell those who wait for a batch that it failed as a whole."""
+    problem = _problem_of(error)
+    for entry in batch:
+        if not entry.done.done():
+            entry.done.set_exception(problem)
+            entry.done.exception()  # its requests may all have gone
+
+
+def _problem_of(error: Exception) -> Problem:
+    """What clients are told of an error while scoring."""
+    if isinstance(error, ReplicaLost):
+        log.error("a replica was lost and is started again")
+        return Problem(503, "the process that scored this text ended, maybe for lack of memory", retry_after=10)
+    if is_out_of_memory(error):
+        return Problem(503, "this machine's memory does not hold this text now", retry_after=10)
+    log.error("a text could not be scored", exc_info=error)
+    return Problem(500, "the model failed at this text; the server's log says why")
 
 
 def _key(model: ServedModel, ids: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from odin_rm.core.errors import ConfigError, MissingExtraError
 from odin_rm.core.signals import interruptible
-from odin_rm.serve.http import LOCAL_NAMES, Limits, address_of, is_loopback, listen, patient_protocol, read_key
+from odin_rm.serve.http import LOCAL_NAMES, Limits, address_of, is_loopback, listen, read_key, server_settings
 from odin_rm.serve.reward.config import TOKEN_VARIABLE, ServeConfig
 
 if TYPE_CHECKING:
@@ -75,12 +75,10 @@ def serve(config: ServeConfig, ready: Callable[[dict[str, ServedModel], str], No
         if config.log_requests:
             _log_to_stderr()
         draining = Draining()
-        settings = uvicorn.Config(
+        settings = server_settings(
             make_app(service, draining),
-            http=patient_protocol(limits),
-            ws="none",
+            limits,
             log_level="error",
-            access_log=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(config.drain_seconds)),

@@ -7,10 +7,9 @@ without asking first; so calls are taken from the study's own page alone, and on
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from odin_rm.core.files import dump_json
-from odin_rm.serve.http import App, Limits, Message, Receive, Scope, Send
+from odin_rm.serve.http import App, Limits, Message, Receive, Scope, Send, netloc_of
 
 LIMITS = Limits(body_bytes=64 * 1024, pending_bytes=2**24, header_seconds=15.0, body_seconds=10.0, connections=512)
 """A rating is short, and so is the time that it takes to send one."""
@@ -47,7 +46,7 @@ class SamePage:
         heads: dict[bytes, str] = {name: value.decode("latin-1") for name, value in scope["headers"]}
         site, origin = heads.get(b"sec-fetch-site"), heads.get(b"origin")
         # Browsers set these two, and no page can change them. Behind a proxy the host may differ from the origin's.
-        same = origin is None or urlsplit(origin).netloc == heads.get(b"host")
+        same = origin is None or netloc_of(origin) == heads.get(b"host", "").lower()
         if site not in (None, "same-origin", "none") or (not same and (not self.has_token or site is None)):
             return 403, "Calls from other sites are refused."
         kind = heads.get(b"content-type", "").partition(";")[0].strip().lower()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from odin_rm.core.errors import ConfigError, MissingExtraError, OutputError
+from odin_rm.core.errors import MissingExtraError, OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.runs.output_folder import OutputFolder, check_output_folder
+from odin_rm.serve.http import address_of, listen
 from odin_rm.serve.study.config import DESIGN, StudyConfig
 from odin_rm.serve.study.design import Study, lay_out
 from odin_rm.serve.study.results import annotation_rows, study_results
@@ -79,31 +79,16 @@ def serve(config: StudyConfig, ready: Callable[[StudyStore, str], None]) -> Stud
         from odin_rm.serve.study.server import server_settings
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "study") from error
-    with _listen(config) as listener:
+    with listen(config.host, config.port) as listener:
         store = open_study(config)
         hosts = [*LOCAL_HOSTS, config.host] if config.token is None else None
         app = make_app(store, question=config.question, token=config.token, hosts=hosts)
         settings = server_settings(app, timeout_graceful_shutdown=_SECONDS_TO_FINISH)
-        ready(store, _address(config, listener))
+        ready(store, f"{address_of(config.host, listener)}/")
         # Ctrl-C is the way a study ends; uvicorn raises it again after it has finished what was under way.
         with suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[listener])
     return store
-
-
-def _listen(config: StudyConfig) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((config.host, config.port), family=family)
-    except OSError as error:
-        what = f"cannot listen at {config.host} port {config.port} ({error.strerror or error})"
-        fix = "Pass another --port; 0 takes a free one."
-        raise ConfigError(what, where="--port", fix=fix) from error
-
-
-def _address(config: StudyConfig, listener: socket.socket) -> str:
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"http://{host}:{listener.getsockname()[1]}/"
 
 
 def write_results(store: StudyStore, *, samples: int) -> dict[str, Any]:

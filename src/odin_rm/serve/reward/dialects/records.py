@@ -139,6 +139,23 @@ def now() -> int:
     return int(time.time())
 
 
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def check_count(texts: int, most: int) -> None:
+    """Refuse a request of more texts than are taken."""
+    if texts > most:
+        raise Problem(413, f"the request has {texts:,} texts; at most {most:,} are taken")
+
+
+def check_lists(body: Mapping[str, Json], most: int) -> None:
+    """:func:`check_count` of a body's lists, before anything is made of their entries. Ids of one text may be more."""
+    for value in body.values():
+        inner = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(inner, list) and inner and not isinstance(inner[0], int):
+            check_count(len(inner), most)
+
+
 # ---- fields ----------------------------------------------------------------------------------------------------------
 
 
