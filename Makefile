@@ -35,7 +35,7 @@ REQUIREMENTS := benchmarks/interop/requirements
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help quickstart reproduce test test-slow check readme docs format clean test-oldest
-.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-rl-vllm bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds bench-pages
+.PHONY: bench-equal-learning bench-real bench-exact bench-export bench-ablation bench-score bench-serve bench-serve-clients bench-serve-faults bench-serve-grpo bench-rl-vllm bench-trl bench-read-at bench-reward-speed bench-scoring bench-reward-cuda bench-scaling bench-rl-testbed bench-trl-ppo bench-trl-ppo-parity bench-rl-cuda bench-coverage bench-front-coverage bench-length bench-one-score bench-help bench-last-layer bench-objectives bench-trees bench-certificate bench-prices bench-counterfactual bench-audit-scale bench-calibration bench-worlds bench-frozen bench-gpu-plans bench-edits bench-rl-worlds bench-pages bench-rmb bench-rmb-further
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -116,6 +116,12 @@ bench-score: $(INSTALLED_TEST)  ## Speed and memory of odin-rm score
 
 bench-worlds: $(INSTALLED_TEST)  ## Agreement with the truth in the testbed's named worlds, by objective
 	$(BIN)/python -m benchmarks.worlds $(ARGS)
+
+bench-rmb: $(INSTALLED_TEST)  ## Objectives on RMB's pairs and frozen features, audited on ten sets; ARGS="--data DIR --output DIR"
+	$(BIN)/python -m benchmarks.rmb_frozen $(ARGS)
+
+bench-rmb-further: $(INSTALLED_TEST)  ## RRM's rows, Rc-BT's pairs and edits in training on RMB's pairs; ARGS as for bench-rmb
+	$(BIN)/python -m benchmarks.rmb_further $(ARGS)
 
 bench-edits: $(INSTALLED_TEST)  ## Edits in training in a world that pays for lists and flattery
 	$(TEST_ENV) $(BIN)/python -m benchmarks.edit_worlds $(ARGS)

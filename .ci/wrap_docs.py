@@ -58,11 +58,15 @@ def _filled(lines: list[str]) -> list[str]:
     words = " ".join([lines[0][len(begins) :].strip(), *(line.strip() for line in lines[1:])])
     if re.search(r"  $|\\$", "\n".join(lines), flags=re.M):
         return lines  # line breaks that are meant
-    filled = textwrap.wrap(
-        words, WIDTH, initial_indent=begins, subsequent_indent=" " * len(begins), break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-    return lines if any(BEGINS.match(line.split()[0]) for line in filled[1:]) else filled
+    # Code is broken too, unless a line would then begin with a mark.
+    for text in (words, re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), words)):
+        filled = textwrap.wrap(
+            text, WIDTH, initial_indent=begins, subsequent_indent=" " * len(begins), break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
+        if not any(BEGINS.match(line.split()[0]) for line in filled[1:]):
+            return [line.replace("\0", " ") for line in filled]
+    return lines
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,12 +15,46 @@ from odin_rm.cli.commands import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = ("", "docs", "src/odin_rm")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+READ_ONCE = [page for page in PAGES if page.name != "evidence.md"]  # which is looked up
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_and_pictures_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def sentences(page: Path) -> list[list[str]]:
+    """The words of each sentence of a page, without code, tables, headings, quotations and the targets of links."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(\||!\[|#|>|    ).*$", "", text, flags=re.MULTILINE)
+    parts = re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) ", re.sub(r"\]\([^)]*\)", "]", text), flags=re.MULTILINE)
+    found = [sentence.split() for part in parts for sentence in re.split(r"(?<=[.:?!])\s+", part)]
+    return [words for words in found if len(words) > 2]
+
+
+@pytest.mark.parametrize("page", READ_ONCE, ids=lambda page: page.name)
+def test_sentences_are_read_once(page):
+    assert [" ".join(words) for words in sentences(page) if len(words) > 35] == []
+
+
+@pytest.mark.parametrize("pages", [[ROOT / "README.md"], READ_ONCE], ids=["README", "all"])
+def test_half_of_the_sentences_have_less_than_18_words(pages):
+    lengths = sorted(len(words) for page in pages for words in sentences(page))
+    assert lengths[len(lengths) // 2] < 18
+
+
+def test_sentences_are_counted(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# No\n\nOne two three four. [Five six](to/a b.md) seven:\n- a b c\n\n```\nno no no no\n```\n| no no no |\n"
+    )
+    assert sentences(page) == [["One", "two", "three", "four."], ["[Five", "six]", "seven:"], ["a", "b", "c"]]
+
+
+def test_pages_are_wrapped():
+    command = [sys.executable, str(ROOT / ".ci" / "wrap_docs.py"), "--check", *map(str, READ_ONCE)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "", "make format wraps these"
 
 
 def test_the_paper_index_names_real_code_and_tests():

@@ -26,16 +26,6 @@ def test_the_korean_page_has_the_same_commands() -> None:
     assert [figure for figure in figures if figure not in KOREAN] == []
 
 
-def test_sentences_of_the_readme_are_short() -> None:
-    prose = re.sub(r"^```.*?^```|^\|.*?$|^!\[.*?$", "", ENGLISH, flags=re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"\]\([^)]*\)", "]", re.sub(r"^#.*$", "", prose, flags=re.MULTILINE))
-    sentences = [s.split() for part in re.split(r"\n\n|\n- ", prose) for s in re.split(r"(?<=[.:?!])\s+", part)]
-    lengths = sorted(len(words) for words in sentences if len(words) > 2)
-    assert lengths[len(lengths) // 2] < 18
-    assert lengths[-1] <= 35
-    assert [line for line in ENGLISH.splitlines() if len(line) > 120 and not line.startswith(("|", "!"))] == []
-
-
 def test_the_loss_runs_as_it_stands() -> None:
     (code,) = [block for block in blocks(ENGLISH, "python") if "disentangled_loss" in block]
     names: dict[str, object] = {}

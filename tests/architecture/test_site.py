@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from odin_rm.cli.commands import COMMANDS
+from tests.chromium import AXE, WITHOUT_AXE, chromium, colour_scheme, faults
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+PHONE = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,36 @@ def test_no_page_asks_another_machine(site: Path) -> None:
         )
     }
     assert asked == set()
+
+
+def test_empty_headings_are_cells_and_roles_are_gone(site: Path) -> None:
+    pages = {path.name: path.read_text(encoding="utf-8") for path in site.glob("*.html")}
+    assert "<th></th>" not in "".join(pages.values())
+    assert re.search(r"<td[^>]*></td>", pages["ablation.html"])
+    assert [name for name, text in pages.items() if re.search(r":(class|func|mod|meth):<code", text)] == []
+
+
+@pytest.mark.slow
+def test_the_search_finds_on_pages_opened_as_files_by_day_and_by_night(site: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as browser:
+        browser.get((site / "index.html").as_uri())
+        browser.find_element("css selector", "label[for=__search]").click()
+        browser.find_element("css selector", ".md-search__input").send_keys("hypervolume")
+        wait_until(lambda: browser.find_elements("css selector", ".md-search-result__link"))
+        found = [one.get_attribute("href") for one in browser.find_elements("css selector", ".md-search-result__link")]
+        assert any("pareto.html" in address for address in found)
+        asked = browser.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")
+        assert [one for one in asked if not one.startswith(("file:", "data:"))] == []
+        assert browser.get_log("browser") == []
+        browser.get((site / "data_formats.html").as_uri())
+        shades = []
+        for scheme in ("light", "dark"):
+            colour_scheme(browser, scheme)
+            shades.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        assert shades[0] != shades[1]  # also on the second page that a reader opens
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+        code = "const c = [...document.querySelectorAll('pre > code')].filter((e) => e.scrollWidth > e.clientWidth);"
+        wait_until(lambda: browser.execute_script(f"{code} return c.length > 0 && c.every((e) => e.tabIndex == 0)"))
+        assert faults(browser) == []
+    if not AXE.is_file():
+        pytest.skip(WITHOUT_AXE)

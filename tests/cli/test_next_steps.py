@@ -67,7 +67,7 @@ def _required(name: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("command", "changes", "line"),
     [
-        ("reward", {}, "odin-rm audit --model r/model --dataset t.jsonl --output r/audit"),
+        ("reward", {}, "odin-rm audit --model r/model --dataset HELD_OUT.jsonl --output r/audit"),
         ("reward", {"eval_dataset": "v.jsonl"}, "odin-rm audit --model r/model --dataset v.jsonl --output r/audit"),
         ("reward", {"dry_run": True}, ""),
         ("rl", {}, "odin-rm generate --model p --prompts x.jsonl --output p/outputs.json"),

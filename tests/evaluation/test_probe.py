@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odin_rm.evaluation.probe import edit_figures, price_sentence, verdicts_kept, within_deviation
+from odin_rm.evaluation.probe import edit_figures, price_sentence, reward_change, verdicts_kept, within_deviation
 
 
 def test_by_hand():
@@ -22,6 +22,19 @@ def test_a_price_of_what_is_taken_away_has_the_sign_of_the_attribute():
     assert found.change.value == -1.5
     assert found.price.value == pytest.approx(3 / 4)
     assert found.price.low <= found.price.value <= found.price.high
+
+
+def test_what_differs_by_rounding_alone_is_no_change_and_has_the_price_zero():
+    rng = np.random.default_rng(0)
+    exact = rng.normal(5.0, 1.0, 200)
+    read, again = exact.astype(np.float32), (exact * (1 - 1e-7)).astype(np.float32)
+    assert (read != again).any()
+    found = edit_figures(
+        read.astype(np.float64), again.astype(np.float64), rng.integers(1, 9, 200), 1, 1.0, np.arange(200)
+    )
+    assert (found.price.value, found.price.low, found.price.high, found.won.value) == (0.0, 0.0, 0.0, 0.5)
+    assert reward_change(np.array([5.0, -5.0]), np.array([5.00001, -5.0]), 2.0).tolist() == pytest.approx([5e-6, 0.0])
+    assert within_deviation(5.0 + 1e-9 * rng.normal(size=4), np.array([0, 0, 1, 1]))[1] == "all responses"
 
 
 def test_nothing_to_change_and_nothing_to_count_say_so():
@@ -82,3 +95,6 @@ def test_sentences():
     assert sentence(clear, minus, control=True) == "loses 0.40 deviations (0.30 to 0.50) when it grows, as it should."
     assert sentence(clear, clear, control=True).endswith("but an answer cut in half should lose.")
     assert sentence(none, none).startswith("could not be asked")
+    noise = {"value": -3e-11, "low": -4e-11, "high": 5e-11}
+    assert "response tokens: 0.00 deviations (0.00 to 0.00) per" in sentence(noise)
+    assert "0.0003 deviations" in sentence({"value": 0.0003, "low": 0.0002, "high": 0.0004})

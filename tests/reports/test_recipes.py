@@ -12,6 +12,7 @@ from odin_rm.evaluation.records import Figure, RunPoint
 from odin_rm.reports.blocks import Table
 from odin_rm.reports.chart_still import FILLS, draw_panels, legend_columns
 from odin_rm.reports.dominance import dominance_figure
+from odin_rm.reports.fronts import BANDS_NOTE
 from odin_rm.reports.latex import latex_table
 from odin_rm.reports.markdown import markdown_table
 from odin_rm.reports.recipes import (
@@ -56,6 +57,17 @@ def test_main_fronts_show_every_run_and_what_each_arm_attains():
         {"name": "a", "length": 30.0, "score": 0.5}, {"name": "b", "length": 40.0, "score": 0.7}
     ]  # fmt: skip
     assert "vanilla: 0.50 at 30, 0.70 at 40" in figure.alt
+
+
+def test_the_picture_says_why_a_band_lies_under_its_line():
+    band = Band(np.array([30.0, 40.0]), [Figure(0.5, 0.4, 0.5), Figure(0.7, 0.5, 0.7)])
+    (with_band,) = main_fronts(RUNS, bands={"vanilla": band}, **LABELS).charts
+    (without,) = main_fronts(RUNS, **LABELS).charts
+    said = [" ".join(text.get_text().split()) for text in draw_panels([with_band]).texts]
+    assert BANDS_NOTE in said
+    assert "band lies under its line" in BANDS_NOTE
+    assert without.note == ""
+    assert BANDS_NOTE not in [" ".join(text.get_text().split()) for text in draw_panels([without]).texts]
 
 
 def test_the_still_fills_markers_by_algorithm_and_names_stars_beside_them():

@@ -214,11 +214,11 @@ class LeaveOneOut:
     needs_critic = False
     needs_greedy = False
 
-    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
-        total_B = (rewards.token_rewards_BT * rewards.mask_BT).sum(1)
-        same_BB = (rewards.prompt_B[:, None] == rewards.prompt_B).float().fill_diagonal_(0)
+    def advantages(self, collected: CollectedRewards) -> tuple[Tensor, Tensor]:
+        total_B = (collected.token_rewards_BT * collected.mask_BT).sum(1)
+        same_BB = (collected.prompt_B[:, None] == collected.prompt_B).float().fill_diagonal_(0)
         advantage_B = total_B - same_BB @ total_B / same_BB.sum(1)
-        advantages_BT = advantage_B[:, None] * rewards.mask_BT
+        advantages_BT = advantage_B[:, None] * collected.mask_BT
         return advantages_BT, advantages_BT
 
     def loss(self, policy_log_probs_BT: Tensor, values_BT: Tensor | None, rows: Minibatch) -> tuple[Tensor, Any]:

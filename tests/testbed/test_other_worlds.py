@@ -47,8 +47,8 @@ def test_the_dial_takes_off_what_fillers_earn_and_leaves_a_fair_reward() -> None
         return np.array([2.0 * ("good" in text) + 0.1 * count_tokens(text) for text in some])
 
     left = dial(score, texts, seed=0)
-    for k in range(0, 16, 2):  # the good answer is one token longer
-        assert left[k + 1] - left[k] == pytest.approx(2.0, abs=0.3)
+    gaps = left[1::2] - left[::2]  # the good answer is one token longer
+    assert np.all((gaps > 1.7) & (gaps < 2.3))
     # 35 tokens more earned 3.5 before.
     assert score(texts)[14] - score(texts)[0] == pytest.approx(3.5)
     assert abs(left[14] - left[0]) < 0.5

@@ -11,13 +11,16 @@ from typing import Any
 
 Words = list[str]
 NOTHING: Words = []
+HELD_OUT = "HELD_OUT.jsonl"
+"""What to audit on where the command had no other rows than those that it fitted to, which flatter the model."""
 
 
 def _reward(c: Any) -> Words:
     if c.dry_run:
         return NOTHING
     run = Path(c.output_dir)
-    return _line("audit", model=run / "model", dataset=c.eval_dataset or c.dataset, output=run / "audit")
+    # What --eval_fraction held out stands in no file.
+    return _line("audit", model=run / "model", dataset=c.eval_dataset or HELD_OUT, output=run / "audit")
 
 
 def _pairs(c: Any) -> Words:
@@ -49,7 +52,7 @@ def _calibrate(c: Any) -> Words:
         return _line("audit", scores=Path(c.output) / "scores.jsonl", output=Path(c.output) / "audit")
     model = c.output if c.fold else c.model
     flags = {"calibration": Path(c.output) / "calibration.json"} if c.output and not c.fold else {}
-    return _line("audit", model=model, dataset=c.dataset, **flags, output="audit")
+    return _line("audit", model=model, dataset=HELD_OUT, **flags, output="audit")
 
 
 def _certify(c: Any) -> Words:

@@ -13,6 +13,11 @@ from odin_rm.evaluation.bootstrap import PromptBootstrap, bootstrap_mean, ratio_
 from odin_rm.evaluation.pairs import half_ties
 from odin_rm.evaluation.records import Figure
 
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Share of a reward up to which two readings of it differ by rounding: what 32 bits resolve, four times over."""
+SMALLEST_SHOWN = 1e-6
+"""Deviations per unit below which a price is shown as 0: of a hundred thousand units it makes less than 0.1."""
+
 
 @dataclass(frozen=True)
 class EditFigures:
@@ -48,9 +53,24 @@ def within_deviation(quality: np.ndarray, prompt: np.ndarray) -> tuple[float, st
     means = np.bincount(number, quality) / counts
     free = int((counts - 1).sum())
     inside = math.sqrt(float(((quality - means[number]) ** 2).sum()) / free) if free else 0.0
-    if inside > 0:
+    if inside > ROUNDING * float(np.abs(quality).max()):
         return inside, "responses to a prompt"
     return float(quality.std()) or 1.0, "all responses"
+
+
+def reward_change(original: np.ndarray, edited: np.ndarray, deviation: float) -> np.ndarray:
+    """Edited minus original reward in deviations; exactly 0 where the two differ by rounding alone.
+
+    Two readings of one text differ in their last digits, for the texts beside them in a batch are others. Divided by
+    many units, such a difference would read as a tiny price with a tiny interval that leaves zero out.
+
+    Args:
+        original, edited: ``(n,)`` rewards of the two sides.
+        deviation: of the reward, see :func:`within_deviation`.
+    """
+    change = edited - original
+    rounding = ROUNDING * np.maximum(np.abs(original), np.abs(edited))
+    return np.where(np.abs(change) <= rounding, 0.0, change) / deviation
 
 
 def edit_figures(
@@ -77,7 +97,7 @@ def edit_figures(
     if len(original) == 0:
         nothing = Figure(None, why="no response has anything to change")
         return EditFigures(0, nothing, nothing, nothing)
-    change = (edited - original) / deviation
+    change = reward_change(original, edited, deviation)
     options: dict[str, Any] = {"samples": bootstrap_samples, "seed": seed}
     price = Figure(None, why="it changes nothing that is counted")
     if attribute_change is not None:
@@ -173,6 +193,8 @@ def _unclear(content: Mapping[str, Any]) -> bool:
 
 
 def _number(value: float) -> str:
+    if abs(value) < SMALLEST_SHOWN:
+        value = 0.0
     text = f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1g}"
     return text.replace("-", "\N{MINUS SIGN}")
 

@@ -19,7 +19,7 @@ from odin_rm.evaluation import bootstrap as boot
 from odin_rm.evaluation.best_of_n import choice_probabilities
 from odin_rm.evaluation.information import heldout_gain, length_curve, undefined_information
 from odin_rm.evaluation.pairs import PairView, accuracy_figures, half_ties
-from odin_rm.evaluation.probe import within_deviation
+from odin_rm.evaluation.probe import reward_change, within_deviation
 from odin_rm.evaluation.records import Figure, ScoredPreferences
 
 Part = tuple[Figure, boot.Statistic]
@@ -105,7 +105,7 @@ def edit_parts(
         prompts: how many there are.
         deviation: of the reward within prompts.
     """
-    change, ones = (edited - original) / deviation, np.ones(len(original))
+    change, ones = reward_change(original, edited, deviation), np.ones(len(original))
     won = half_ties(change)
     parts: Parts = {"won": (Figure(float(won.mean())), boot.ratio_statistic(won, ones, prompt, prompts))}
     if units is None or not units.sum():

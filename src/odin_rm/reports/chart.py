@@ -108,6 +108,7 @@ class Chart:
         marks: lines across it.
         sideways: categories stand below each other and values run from left to right, for many or long names.
         x_range, y_range: limits of the axes; ``None`` takes those of what is shown. Panels that compare share them.
+        note: small print within the still picture, for what a reader without the caption would take for a fault.
     """
 
     file: str
@@ -123,6 +124,7 @@ class Chart:
     sideways: bool = False
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    note: str = ""
     kind = "chart"
 
     @property

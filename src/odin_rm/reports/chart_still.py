@@ -27,6 +27,8 @@ ROW_HEIGHT = 0.27
 LEGEND_COLUMNS = 4
 HANDLE_CHARACTERS, CHARACTERS_PER_INCH = 8, 12.5
 """Of a legend in its font: what a sample of a line takes, what fits."""
+NOTE_CHARACTERS = 115
+"""Of small print, in one line of a single picture."""
 BAR_ROOM = 0.8
 DASHES = (0, (4, 2))
 FILLS = ("full", "none", "left", "bottom")
@@ -44,11 +46,15 @@ def draw_still(chart: Chart, colours: Mapping[str, str], markers: Mapping[str, s
         colours, markers: of each owner.
     """
     height = 1.3 + ROW_HEIGHT * len(chart.categories) * _rows_each(chart) if chart.sideways else HEIGHT
+    note = textwrap.wrap(chart.note, NOTE_CHARACTERS)
     with styled():
-        canvas, (axis,) = new_canvas(width=WIDTH, height=height + 0.2 * (_legend_rows([chart], WIDTH) - 1))
+        more = 0.2 * (_legend_rows([chart], WIDTH) - 1) + 0.14 * len(note)
+        canvas, (axis,) = new_canvas(width=WIDTH, height=height + more)
         _panel(axis, chart, colours, markers)
         axis.set_xlabel(_axis_labels(chart)[0])
         axis.set_ylabel(_axis_labels(chart)[1])
+        if note:
+            canvas.supxlabel("\n".join(note), x=0.01, ha="left", fontsize=7.5, color=GREY)
         _legend(canvas, [chart])
     return canvas
 

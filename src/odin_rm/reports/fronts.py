@@ -16,6 +16,10 @@ from odin_rm.reports.chart import Chart, Mark, Series
 EDGE_SHARE = 0.06
 """Room beside the outermost points, as a share of their range."""
 ALGORITHM_NAMES = {"ppo": "PPO", "remax": "ReMax", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}
+BANDS_NOTE = (
+    "Bands: 95 % intervals of the fronts. Where runs are resampled, some are missing each time and a front can only "
+    "come out lower, so its band lies under its line."
+)
 MOST_BANDS, MOST_INTERVALS = 5, 40
 """Arms and runs up to which a figure shows intervals; beyond that they hide what they belong to."""
 
@@ -117,7 +121,7 @@ def front_panel(
         file, title, axes.length_label, axes.score_label, series, caption,
         f"Scatter plot of {axes.score_label} against {axes.length_label}. {front_words(fronts)}", digits=2,
         marks=[Mark(length, f"{name} ({length:,.0f})", "x") for name, length in axes.lengths.items()],
-        x_range=limits, y_range=y_range,
+        x_range=limits, y_range=y_range, note=BANDS_NOTE if any(one.band for one in series) else "",
     )  # fmt: skip
 
 

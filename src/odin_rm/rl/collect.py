@@ -42,7 +42,7 @@ class Algorithm(Protocol):
         """Whether advantages are whitened over the collection."""
         ...
 
-    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
+    def advantages(self, collected: CollectedRewards) -> tuple[Tensor, Tensor]:
         """``(B, T)`` advantages and returns of all responses of this rank's prompts; they may be compared."""
         ...
 

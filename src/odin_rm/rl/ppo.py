@@ -35,9 +35,9 @@ class PPO:
     needs_critic = True
     needs_greedy = False
 
-    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
+    def advantages(self, collected: CollectedRewards) -> tuple[Tensor, Tensor]:
         """``(B, T)`` advantages by GAE and the returns that the critic learns."""
-        return gae(rewards.token_rewards_BT, rewards.values_BT, rewards.mask_BT, self.gamma, self.gae_lambda)
+        return gae(collected.token_rewards_BT, collected.values_BT, collected.mask_BT, self.gamma, self.gae_lambda)
 
     def loss(self, policy_log_probs_BT: Tensor, values_BT: Tensor | None, rows: Minibatch) -> tuple[Tensor, Parts]:
         """The clipped policy loss plus ``value_coef`` times the clipped value loss."""

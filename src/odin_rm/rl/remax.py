@@ -28,11 +28,11 @@ class ReMax:
     needs_critic = False
     needs_greedy = True
 
-    def advantages(self, rewards: CollectedRewards) -> tuple[Tensor, Tensor]:
+    def advantages(self, collected: CollectedRewards) -> tuple[Tensor, Tensor]:
         """``(B, T)`` return to go minus the greedy response's shaped reward, twice (there is no critic to teach)."""
-        assert rewards.greedy_B is not None
+        assert collected.greedy_B is not None
         advantages_BT = greedy_baseline_advantages(
-            rewards.token_rewards_BT, rewards.greedy_B, rewards.mask_BT, self.gamma
+            collected.token_rewards_BT, collected.greedy_B, collected.mask_BT, self.gamma
         )
         return advantages_BT, advantages_BT
 

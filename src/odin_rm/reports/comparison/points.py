@@ -30,16 +30,11 @@ def front_chart(fronts: Fronts, file: str) -> Chart:
         lengths=fronts.lengths, title=f"{fronts.name}: {fronts.score} against length",
     )  # fmt: skip
     (chart,) = figure.charts
-    with_bands = any(one.band for one in chart.series)
-    bands_words = (
-        " Bands: 95 % intervals of the fronts. Where runs are resampled, some are missing each time and a front can "
-        "only come out lower, so its band lies under its line."
-    )
     caption = (
         "Every run as a point; the line of an arm is the best score among its runs that are no longer. Further up and "
-        f"to the left is better.{bands_words if with_bands else ''}"
+        f"to the left is better. {chart.note}"
     )
-    return replace(chart, caption=caption)
+    return replace(chart, caption=caption.strip(), note="")
 
 
 def dominance_chart(fronts: Fronts, file: str) -> Chart | None:

@@ -5,7 +5,11 @@ const key = new URLSearchParams(location.search).get("key");
 const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 let about = {}, asked = 0, last = null;
 
-const signed = (value, digits = 3) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(digits);
+// What is shown as 0 has no sign.
+const signed = (value, digits = 3) => {
+  const size = Math.abs(value).toFixed(digits);
+  return (Number(size) === 0 ? "" : value > 0 ? "+" : "−") + size;
+};
 
 async function ask(path, body) {
   const options = body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) };
@@ -51,7 +55,7 @@ function verdict(scores) {
   const given = sides.filter((side) => scores[side]);
   if (given.length < 2) return given.length ? `Answer ${given[0]} is scored.` : "";
   const margin = quality(scores.A) - quality(scores.B);
-  if (margin === 0) return "Both answers earn the same.";
+  if (Number(margin.toFixed(3)) === 0) return "Both answers earn the same.";
   const chance = 1 / (1 + Math.exp(-Math.abs(margin)));
   const name = margin > 0 ? "A" : "B";
   return `Answer ${name} earns ${Math.abs(margin).toFixed(3)} more: preferred with probability ${chance.toFixed(3)}.`;

@@ -17,7 +17,7 @@ from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_t
 from odin_rm.data.columns import Columns
 from odin_rm.evaluation.edits import EDITS, Edit, priced_attributes, shuffled_words, swapped
 from odin_rm.evaluation.price_list import price_list, usual_difference
-from odin_rm.evaluation.probe import edit_figures, price_sentence, verdicts_kept, within_deviation
+from odin_rm.evaluation.probe import edit_figures, price_sentence, reward_change, verdicts_kept, within_deviation
 from odin_rm.runs.output_folder import check_output_folder, replaced_folder, writer_of
 from odin_rm.workflows.probe.config import ProbeConfig
 from odin_rm.workflows.probe.rows import (
@@ -243,7 +243,7 @@ class _Probed:
             for one in attributes
         }
         units = {a.name: (self._attribute(a, second) - self._attribute(a, first)) / a.step for a in attributes}
-        change = (self.quality[second] - self.quality[first]) / self.deviation
+        change = reward_change(self.quality[first], self.quality[second], self.deviation)
         found = price_list(change, units, usual, clusters, **self._options)
         return {a.name: {"words": a.words, "unit": a.unit, **found[a.name].to_json()} for a in attributes}
 
