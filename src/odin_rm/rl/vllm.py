@@ -6,7 +6,9 @@ travel as token ids; nothing is rendered or tokenised on the way.
 
 A server is started as ``VLLM_SERVER_DEV_MODE=1 vllm serve MODEL``, on the same model and with the folder in its sight;
 the development mode is what lets it take new weights. Its address is no secret-keeper: keep it off public networks. An
-API key is read from ``VLLM_API_KEY``, as the server does. Written against vLLM 0.33.
+API key is read from ``VLLM_API_KEY``, as the server does. Written against vLLM 0.33; greedy responses were compared
+with 0.32 on a CPU, where the server needs ``--no-enable-chunked-prefill``: a prompt with a seed that is read in parts
+ends it.
 
 Each response has a seed of its own, drawn from torch's global generator, so what is asked is the same in every run with
 a seed; vLLM's kernels do not promise the same bits under another load. Their log-probs differ from those of the trained
