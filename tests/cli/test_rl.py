@@ -182,7 +182,7 @@ def test_a_response_of_full_length_costs_the_whole_overlong_penalty(
     [
         ({"overlong_buffer": 2}, "--overlong_buffer"),
         ({"overlong_penalty": 1.0, "overlong_buffer": 5}, "more than --max_new_tokens (4)"),
-        ({"group_length_rescaling": 0.5}, "has no effect with --algorithm ppo"),
+        ({"group_length_rescaling": 0.5}, "Give --num_generations 2 or more"),
         ({"preference_reference": "answer"}, "no column 'answer'"),
     ],
 )
