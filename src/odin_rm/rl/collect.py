@@ -105,17 +105,19 @@ class Collector:
             NumericalError: a reward is not finite and may not be skipped.
         """
         seconds: dict[str, float] = {}
-        prompt_B = np.repeat(np.asarray(positions, dtype=np.int64), self.responses_per_prompt)
+        count = len(positions) * self.responses_per_prompt
+        prompts = [position for position in positions for _ in range(self.responses_per_prompt)]
+        prompts += positions if self.algorithm.needs_greedy else []
         with _clock(seconds, "generate"):
-            sampled, greedy = self._write(prompt_B, positions)
+            rollouts = self._write(prompts, count)
         with _clock(seconds, "score"):
-            shaped, length_for_log_B, greedy_B = self._judge(prompt_B, positions, sampled, greedy, step)
+            shaped, length_for_log_B, greedy_B = self._judge(prompts, rollouts, count, step)
         usable_B = np.isfinite(shaped.sequence_R)
         if greedy_B is not None:
             usable_B &= np.isfinite(greedy_B)
         self._check(usable_B)
         with _clock(seconds, "forward"):
-            old, reference, values = self._read(sampled)
+            old, reference, values = self._read(rollouts[:count])
         experiences = [
             Experience(
                 prompt=int(position),
@@ -130,10 +132,10 @@ class Collector:
                 advantages=np.zeros(0, np.float32),
                 returns=np.zeros(0, np.float32),
             )
-            for i, (position, rollout) in enumerate(zip(prompt_B, sampled, strict=True))
+            for i, (position, rollout) in enumerate(zip(prompts[:count], rollouts[:count], strict=True))
         ]
         sums = self._work_out_advantages(experiences, greedy_B, kl_coef)
-        sums["cut_responses"] = float(sum(not rollout.ended for rollout in sampled))
+        sums["cut_responses"] = float(sum(not rollout.ended for rollout in rollouts[:count]))
         return Collection(experiences, self._log(shaped, usable_B, greedy_B, sums), seconds)
 
     def judge(self, positions: Sequence[int], rollouts: Sequence[Rollout], step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,31 +148,22 @@ class Collector:
 
     # ---- the parts, in their order -----------------------------------------------------------------------------------
 
-    def _write(self, prompt_B: np.ndarray, positions: Sequence[int]) -> tuple[list[Rollout], list[Rollout]]:
-        """A sampled response for each entry of ``prompt_B``, and a greedy one for each position if it is asked for."""
-        ids, count = [self.prompt_ids[p] for p in prompt_B], len(prompt_B)
-        if not self.algorithm.needs_greedy:
-            return self.engine.generate(ids, self.sampling), []
-        # The greedy responses ride along in the same batches.
-        ids += [self.prompt_ids[p] for p in positions]
-        both = self.engine.generate(ids, self.sampling, greedy=[place >= count for place in range(len(ids))])
-        return both[:count], both[count:]
+    def _write(self, prompts: Sequence[int], count: int) -> list[Rollout]:
+        """A response to each prompt: ``count`` sampled ones, then greedy ones in the same batches."""
+        ids = [self.prompt_ids[p] for p in prompts]
+        if len(ids) == count:
+            return self.engine.generate(ids, self.sampling)
+        return self.engine.generate(ids, self.sampling, greedy=[place >= count for place in range(len(ids))])
 
     def _judge(
-        self,
-        prompt_B: np.ndarray,
-        positions: Sequence[int],
-        sampled: list[Rollout],
-        greedy: list[Rollout],
-        step: int,
+        self, prompts: Sequence[int], rollouts: list[Rollout], count: int, step: int
     ) -> tuple[ShapedRewards, np.ndarray, np.ndarray | None]:
         """Shaped and length rewards of the sampled responses; the greedy one's, once for each response it is beside."""
-        rollouts, count = sampled + greedy, len(sampled)
-        prompts = [*prompt_B, *positions][: len(rollouts)]
         quality, length_for_log = self.judge(prompts, rollouts, step)
         # All at once: rescaling by length measures a prompt's sampled and greedy responses by one mean.
         shaped = shape_responses(quality, rollouts, self.shaping, prompts)
-        greedy_B = np.repeat(shaped.sequence_R[count:], self.responses_per_prompt) if greedy else None
+        greedy_R = shaped.sequence_R[count:]
+        greedy_B = np.repeat(greedy_R, self.responses_per_prompt) if len(greedy_R) else None
         return shaped.select(slice(count)), length_for_log[:count], greedy_B
 
     def _check(self, usable_B: np.ndarray) -> None:

@@ -110,7 +110,7 @@ def _run_quickstart(config: QuickstartConfig, folder: Path, say: Say) -> Story:
         for number, (name, objective) in enumerate(ARMS.items(), start=2):
             say(f"{number}/{last} Training and auditing the {name} reward model (--objective {objective}).")
             arms[name] = train_arm(config, folder, name)
-        say(f"4/{last} Training four linear reward models where good answers are longer, for another section.")
+        say(f"4/{last} Training linear reward models where good answers are longer, for another section.")
         other = audit_linear(config, LONGER_IS_BETTER)
         if runs:
             say(f"5/{last} What policies make of these rewards.")
