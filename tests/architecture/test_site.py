@@ -15,6 +15,7 @@ from tests.chromium import AXE, WITHOUT_AXE, chromium, colour_scheme, faults
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+DESK = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
 
 
@@ -65,8 +66,8 @@ def test_empty_headings_are_cells_and_roles_are_gone(site: Path) -> None:
 @pytest.mark.slow
 def test_the_search_finds_on_pages_opened_as_files_by_day_and_by_night(site: Path, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as browser:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", DESK)  # where the field of the search is in view
         browser.get((site / "index.html").as_uri())
-        browser.find_element("css selector", "label[for=__search]").click()
         browser.find_element("css selector", ".md-search__input").send_keys("hypervolume")
         wait_until(lambda: browser.find_elements("css selector", ".md-search-result__link"))
         found = [one.get_attribute("href") for one in browser.find_elements("css selector", ".md-search-result__link")]
