@@ -3,11 +3,13 @@
     python -m benchmarks.frozen_features --data DIR [--output DIR] [--arms vanilla matched ...]   # make bench-frozen
 
 The pairs are the 600 instructions of AlpacaEval 2 (``alpaca_eval_preferences_train`` and ``_val``). Features are
-MiniLM's mean of the last hidden states, 256 tokens, computed once (``odin_rm.reward.features``). In five folds by
-instruction each arm trains its heads on four fifths and scores the rest; a fold's seed is its number. Figures are those
-of the product's audit on the held-out pairs; beside them the share of verbosity twins won by the longer answer, the
-correlation with log length given prompt *and writer* (which of 49 models wrote it), and the Spearman correlation of the
-writers' mean held-out rewards with their strength in the labels beside a curve of length.
+MiniLM's mean of the last hidden states, 256 tokens, computed once (``odin_rm.reward.features``), or with ``--reader
+layers`` principal components of what several layers say. In five folds by instruction each arm trains its heads on four
+fifths and scores the rest; a fold's seed is its number. Figures are those of the product's audit on the held-out pairs;
+beside them the share of verbosity twins won by the longer answer, the correlation with log length given prompt *and
+writer* (which of 49 models wrote it), and the Spearman correlation of the writers' mean held-out rewards with their
+strength in the labels beside a curve of length. A dial is fitted on the other folds, without labels, and on every other
+twin; its twins are the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,18 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.real_preferences import OASST, TRAIN, TWINS, VAL, encoder_folder, rows_of, write_rows
+from benchmarks.real_preferences import OASST, TRAIN, TWINS, VAL, encoder_folder, prompts_of, rows_of, write_rows
+from benchmarks.shared.layer_features import Components, LayerFeatures
 from odin_rm.core.files import atomic_write_json, read_rows
+from odin_rm.core.types import RESPONSE_TOKENS
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import select_pairs
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import point_figures
+from odin_rm.evaluation.dial_fit import DialPairs, DialRows, fit_dial
 from odin_rm.evaluation.information import fit_pair_logistic, length_curve
+from odin_rm.evaluation.pairs import half_ties
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.objectives.association import intraclass
@@ -87,8 +94,71 @@ OPTIONS: dict[str, dict[str, Any]] = {
 ARMS |= {f"odin, {name}": odin(0.3, settings=changes, **STEPWISE) for name, changes in OPTIONS.items()}
 BEST: dict[str, Any] = {"length_measure": "squared", "length_memory": 8}
 ARMS |= {f"odin, squared, memory 8, scale {scale:g}": odin(scale, settings=BEST, **STEPWISE) for scale in (1, 3, 10)}
+DIALLED = {
+    f"{plain} + dial by {anchor}": (plain, anchor)
+    for plain in ("vanilla", "matched")
+    for anchor in ("twins", "writers", "zero")
+}
+"""Arms that are another one less the share of its curve of length that an anchor asks for."""
 BITS = "information_beyond_length_curve"
 FIGURES = (BITS, "accuracy", "accuracy_length_balanced", "pearson", "pearson_within_prompt")
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """A reward of everything that is measured.
+
+    Attributes:
+        pairs: of the responses of the pairs.
+        twins: of the twins' responses.
+        oasst: of OpenAssistant's.
+        kappa: the share of its curve of length that a dial took off.
+    """
+
+    pairs: np.ndarray
+    twins: np.ndarray
+    oasst: np.ndarray | None = None
+    kappa: float | None = None
+
+
+class Reader:
+    """Reads a file of pairs and their features; the first one that is read decides how features are scaled.
+
+    Args:
+        output: where features go.
+        reader: ``mean`` or ``layers``.
+        encoder: folder of the encoder.
+    """
+
+    def __init__(self, output: Path, reader: str, encoder: str) -> None:
+        self.output, self.reader = output, reader
+        self.tokenizer = load_tokenizer(encoder)
+        torch.manual_seed(0)
+        if reader == "layers":
+            self.layers = LayerFeatures(encoder, output / "layers.npz")
+        else:
+            self.model = RewardModel.from_backbone(encoder, heads=("quality",), normalise_heads=False, pooling="mean")
+        self.scale: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __call__(self, file: Path) -> tuple[TokenisedPreferences, np.ndarray]:
+        """Pairs, and ``(R, D)`` scaled features of their responses."""
+        cache = self.output / "cache"
+        found = load_preferences(file, self.tokenizer, ENCODING, on_bad_row="skip", cache_dir=cache)
+        if self.reader == "layers":
+            rows = self.layers.of(found, file.name)
+        else:
+            kwargs: dict[str, Any] = {"pad_token_id": int(self.tokenizer.pad_token_id), "cache_dir": cache}
+            rows = frozen_features(self.model, found, microbatch_tokens=4096, **kwargs).rows
+        if self.scale is None:
+            self.scale = Components(rows).of if self.reader == "layers" else _divided(rows)
+        return found, self.scale(rows)
+
+
+def _divided(feature_RD: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Features of one encoder differ in scale by direction; divided by their deviations they learn at one rate."""
+    deviation = feature_RD.std(0)
+    deviation = np.where(deviation > 0, deviation, 1)
+    return lambda rows: np.asarray(rows / deviation)
 
 
 class Bench:
@@ -99,12 +169,29 @@ class Bench:
         output: where features and results go.
         pairs: how many of the 8,000 pairs of the file ``train``; those of ``val`` are all there.
         oasst: whether OpenAssistant's pairs are scored too.
+        reader: ``mean`` of the last hidden states, or ``layers``: components of several layers' means
+            (:mod:`benchmarks.shared.layer_features`).
+        encoder: folder of the encoder; by default MiniLM's.
+        prompts: how many instructions are taken, drawn once; by default all.
     """
 
-    def __init__(self, data: Path, output: Path, pairs: int = 8000, *, oasst: bool = False) -> None:
+    def __init__(
+        self,
+        data: Path,
+        output: Path,
+        pairs: int = 8000,
+        *,
+        oasst: bool = False,
+        reader: str = "mean",
+        encoder: str | None = None,
+        prompts: int | None = None,
+    ) -> None:
         rows = rows_of(data / TRAIN)
         random.Random(0).shuffle(rows)
         rows = [*rows[:pairs], *rows_of(data / VAL)]
+        if prompts is not None:
+            chosen = set(prompts_of(rows)[:prompts])
+            rows = [row for row in rows if row["prompt"] in chosen]
         rows.sort(key=lambda row: row["prompt"])
         pair_file = write_rows(output / "data" / "pairs.jsonl.gz", rows)
         twins = [
@@ -112,31 +199,19 @@ class Bench:
             for _, row in read_rows(data / TWINS)
         ]
         twin_file = write_rows(output / "data" / "twins.jsonl.gz", twins)
-        folder = encoder_folder()
-        tokenizer = load_tokenizer(folder)
-        torch.manual_seed(0)
-        model = RewardModel.from_backbone(folder, heads=("quality",), normalise_heads=False, pooling="mean")
+        read = Reader(output, reader, encoder or encoder_folder())
         started = time.perf_counter()
-
-        def read(file: Path) -> tuple[TokenisedPreferences, np.ndarray]:
-            cache = output / "cache"
-            found = load_preferences(file, tokenizer, ENCODING, on_bad_row="skip", cache_dir=cache)
-            kwargs: dict[str, Any] = {"pad_token_id": int(tokenizer.pad_token_id), "cache_dir": cache}
-            return found, frozen_features(model, found, microbatch_tokens=4096, **kwargs).rows
-
         self.data, self.features = read(pair_file)
         self.twins, self.twin_features = read(twin_file)
         self.oasst = read(data / OASST) if oasst else None
         self.seconds = time.perf_counter() - started
-        # Features of one encoder differ in scale by direction; divided by their deviations they learn at one rate.
-        deviation = self.features.std(0)
-        self.deviation = np.where(deviation > 0, deviation, 1)
         self.writer_R = self._writers(rows)
-        prompts = np.unique(self.data.response_prompt)
-        fold_P = np.random.default_rng(0).permutation(len(prompts)) % FOLDS
-        self.fold_R = fold_P[np.searchsorted(prompts, self.data.response_prompt)]
+        numbers = np.unique(self.data.response_prompt)
+        fold_P = np.random.default_rng(0).permutation(len(numbers)) % FOLDS
+        self.fold_R = fold_P[np.searchsorted(numbers, self.data.response_prompt)]
         self.fold_B = self.fold_R[self.data.pair_chosen]
         self.strength = self._strengths()
+        self.trained: dict[tuple[str, int], tuple[TrainedHeads, float]] = {}
 
     def _writers(self, rows: list[dict[str, Any]]) -> np.ndarray:
         """``(R,)`` number of the model that wrote each response."""
@@ -166,26 +241,66 @@ class Bench:
         pairs = np.flatnonzero(self.fold_B != fold)
         started = time.perf_counter()
         kwargs: dict[str, Any] = {"learning_rate": 3e-3, **options}
-        rows_RD = self.features / self.deviation
-        found = train_heads(rows_RD, self.data, name, settings=settings, pairs=pairs, seed=fold, **kwargs)
+        found = train_heads(self.features, self.data, name, settings=settings, pairs=pairs, seed=fold, **kwargs)
         return found, time.perf_counter() - started
 
-    def measure(self, quality: Callable[[np.ndarray], np.ndarray], fold: int) -> dict[str, Any]:
-        """Figures of a reward on the held-out fold; ``quality`` gives it from scaled features."""
-        quality_R = quality(self.features / self.deviation)
+    def rewards(self, trained: TrainedHeads) -> Rewards:
+        """What trained heads give to everything that is measured."""
+
+        def quality(rows: np.ndarray) -> np.ndarray:
+            return trained.scores(rows).quality.numpy()
+
+        oasst_R = None if self.oasst is None else quality(self.oasst[1])
+        return Rewards(quality(self.features), quality(self.twin_features), oasst_R)
+
+    def dialled(self, plain: Rewards, fold: int, anchor: str) -> Rewards:
+        """A reward less its curve of length; curve and share are fitted on the other folds and half of the twins."""
+        fit_R = self.fold_R != fold
+        prompt_R = np.asarray(self.data.response_prompt, np.int64)
+        length_R, twin_length_R, *others = (
+            np.asarray(one.response_tokens, np.float64)
+            for one in (self.data, self.twins, *([] if self.oasst is None else [self.oasst[0]]))
+        )
+        writer_R = self.writer_R[fit_R] if anchor == "writers" else None
+        rows = DialRows(plain.pairs[fit_R], {RESPONSE_TOKENS: length_R[fit_R]}, prompt_R[fit_R], writer_R)
+        pairs = None
+        if anchor == "twins":
+            longer, shorter = np.asarray(self.twins.pair_chosen), np.asarray(self.twins.pair_rejected)
+            few, many = ({RESPONSE_TOKENS: twin_length_R[side]} for side in (shorter, longer))
+            number = prompt_R.max() + 1 + np.asarray(self.twins.response_prompt, np.int64)[longer]
+            whole = DialPairs(
+                plain.twins[shorter], plain.twins[longer], few, many, number, np.full(len(longer), anchor)
+            )
+            pairs = whole.of(~self.held_twins)
+        dial = fit_dial(rows, [RESPONSE_TOKENS], anchor, pairs, bootstrap_samples=2).dial
+
+        def less(quality_R: np.ndarray, tokens_R: np.ndarray) -> np.ndarray:
+            return np.asarray(quality_R - dial.taken_off({RESPONSE_TOKENS: tokens_R}))
+
+        oasst_R = None if plain.oasst is None else less(plain.oasst, others[0])
+        return Rewards(less(plain.pairs, length_R), less(plain.twins, twin_length_R), oasst_R, dial.kappa)
+
+    @property
+    def held_twins(self) -> np.ndarray:
+        """``(B,)`` twins on which no dial is fitted: those of every other prompt."""
+        return np.asarray(self.twins.response_prompt)[self.twins.pair_chosen] % 2 == 0
+
+    def measure(self, rewards: Rewards, fold: int) -> dict[str, Any]:
+        """Figures of a reward on the held-out fold."""
+        quality_R = rewards.pairs
         held = select_pairs(as_rows(self.data), self.fold_B == fold)
         numbers = np.asarray(held.input_ids_flat)
         figures = point_figures(as_scored(held, {"quality": quality_R[numbers]}, "model"))
-        twin_R = quality(self.twin_features / self.deviation)
-        gap = twin_R[self.twins.pair_chosen] - twin_R[self.twins.pair_rejected]
+        gap = rewards.twins[self.twins.pair_chosen] - rewards.twins[self.twins.pair_rejected]
+        won, held_twins = half_ties(gap), self.held_twins
         there: dict[str, Any] = {}
-        if self.oasst is not None:
-            oasst_R = quality(self.oasst[1] / self.deviation)
-            figures_there = point_figures(as_scored(self.oasst[0], {"quality": oasst_R}, "model"))
+        if self.oasst is not None and rewards.oasst is not None:
+            figures_there = point_figures(as_scored(self.oasst[0], {"quality": rewards.oasst}, "model"))
             there = {f"oasst_{name}": figures_there[name] for name in (BITS, "pearson")}
         return {
             **{name: figures[name] for name in FIGURES},
-            "twins": float((gap > 0).mean() + 0.5 * (gap == 0).mean()),
+            "twins": float(won.mean() if rewards.kappa is None else won[held_twins].mean()),
+            "kappa": rewards.kappa,
             "given_writer": self.given_writer(quality_R, self.fold_R == fold),
             **there,
             "quality": quality_R[self.fold_R == fold].tolist(),
@@ -229,10 +344,15 @@ def run(bench: Bench, arms: list[str], output: Path, changes: dict[str, Any]) ->
         if arm in results:
             continue
         folds = []
+        plain, anchor = DIALLED.get(arm, (arm, None))
         for fold in range(FOLDS):
-            trained, seconds = bench.train(arm, fold, **changes)
-            row = bench.measure(lambda rows, heads=trained: heads.scores(rows).quality.numpy(), fold)  # type: ignore[misc]
-            folds.append(row | {"seconds": seconds, "steps": len(trained.losses)})
+            if (plain, fold) not in bench.trained:
+                bench.trained[plain, fold] = bench.train(plain, fold, **changes)
+            trained, seconds = bench.trained[plain, fold]
+            rewards = bench.rewards(trained)
+            if anchor is not None:
+                rewards = bench.dialled(rewards, fold, anchor)
+            folds.append(bench.measure(rewards, fold) | {"seconds": seconds, "steps": len(trained.losses)})
         writers = bench.writers(folds)
         for row in folds:
             del row["quality"]
@@ -262,13 +382,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/frozen"))
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *DIALLED], default=[*ARMS, *DIALLED])
     parser.add_argument("--pairs", type=int, default=8000)
     parser.add_argument("--oasst", action="store_true")
+    parser.add_argument("--reader", choices=["mean", "layers"], default="mean")
+    parser.add_argument("--prompts", type=int, help="only so many instructions; all of their pairs with --pairs 8000")
+    parser.add_argument("--encoder", help="folder of another encoder")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(arguments.data, arguments.output, arguments.pairs, oasst=arguments.oasst)
+    bench = Bench(
+        arguments.data,
+        arguments.output,
+        arguments.pairs,
+        oasst=arguments.oasst,
+        reader=arguments.reader,
+        encoder=arguments.encoder,
+        prompts=arguments.prompts,
+    )
     counts = f"{bench.data.num_pairs:,} pairs, {bench.data.num_responses:,} responses"
     print(f"{counts}; data and features {bench.seconds:.0f} s", flush=True)
     names = [*FIGURES, "twins", "given writer", "deviation", "between prompts", "seconds"]

@@ -44,7 +44,7 @@ OASST, TWINS = "oasst_en_val.jsonl.gz", "verbosity_twins_alpaca7b.jsonl.gz"
 FIGURES = (*CARD_FIGURES, "information_beyond_length_curve")
 FOLDS = 5
 # The objective that each arm trains; ODIN alone has its own heads and weights.
-OBJECTIVES = {"vanilla": "bradley_terry", "odin": "odin", "matched": "matched"}
+OBJECTIVES = {"vanilla": "bradley_terry", "odin": "odin", "matched": "matched", "matched_edits": "matched"}
 
 
 def encoder_folder() -> str:
@@ -108,7 +108,11 @@ def make_config(arguments: argparse.Namespace, arm: str, seed: int, dataset: Pat
             "orthogonality_weight": arguments.orthogonality_weight,
             "length_warmup": arguments.length_warmup,
             "length_scope": arguments.length_scope,
+            "length_measure": arguments.length_measure,
+            "length_memory": arguments.length_memory,
         }
+    if arm == "matched_edits":
+        options = {"edits": arguments.edits, "edit_tolerance": arguments.edit_tolerance}
     if arguments.curve:
         options |= {
             "eval_dataset": str(Path(arguments.data) / VAL),
@@ -226,6 +230,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--head_scale", type=float, default=10.0)
     parser.add_argument("--length_weight", type=float, default=1.0)
     parser.add_argument("--length_scope", default="batch", choices=["batch", "prompt"])
+    parser.add_argument("--length_measure", default="absolute", choices=["absolute", "squared", "unbiased"])
+    parser.add_argument("--length_memory", type=int, default=0)
+    parser.add_argument("--edits", default="add_filler,make_list", help="of the arm matched_edits")
+    parser.add_argument("--edit_tolerance", type=float, default=0.05)
     parser.add_argument("--orthogonality_weight", type=float, default=1.0)
     parser.add_argument("--length_warmup", type=float, default=0.0)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")

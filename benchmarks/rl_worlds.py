@@ -4,10 +4,11 @@
 
 In each world: preference pairs, rewards of three objectives on bags of words and of pairs of words (the heads of
 ``benchmarks.worlds``: seconds, and agreement with the truth is known), a small Llama that imitates the writers, and
-twelve policies from it for each reward and for the plain one with a length penalty: PPO and ReMax, three betas, two
-learning rates. The penalty is the best one of ``PENALTIES`` in the world's own units when several are given. Prints a
-table for each world: length, true quality and area of each arm, and the front of ``matched`` less that of the others,
-with intervals over runs. A second call goes on where the first stopped.
+twelve policies from it for each reward, for the plain one and ``matched`` with the dial, and for the plain one with a
+length penalty: PPO and ReMax, three betas, two learning rates. The penalty is the best one of ``PENALTIES`` in the
+world's own units when several are given. Prints a table for each world: length, true quality and area of each arm, and
+the front of ``--first`` less that of the others, with intervals over runs. A second call goes on where the first
+stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from odin_rm.reports.chart_still import draw_panels, still_files
 from odin_rm.reward.head_training import train_heads
 from odin_rm.testbed.annotator import make_preferences
 from odin_rm.testbed.experiment import write_data
-from odin_rm.testbed.linear_worlds import Bag, as_data, words_of
+from odin_rm.testbed.linear_worlds import Bag, as_data, dial_curve, powers_of_length, words_of
 from odin_rm.testbed.quickstart_config import QuickstartConfig
 from odin_rm.testbed.rl_experiment import (
     FOLDER,
@@ -54,6 +55,8 @@ from odin_rm.testbed.worlds import WORLDS
 from odin_rm.workflows.rl.run import train_policy
 
 REWARDS = ("vanilla", "odin", "matched")
+DIALLED = {"vanilla_dial": "vanilla", "matched_dial": "matched"}
+"""Rewards less the share of their own curve of length by which fillers are worth nothing, by the reward's name."""
 HELD_OUT = 2000
 
 
@@ -62,19 +65,21 @@ class BagReward:
 
     Args:
         weights: of each word.
+        curve: of the length, taken off.
     """
 
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = weights
+    def __init__(self, weights: dict[str, float], curve: list[float] | None = None) -> None:
+        self.weights, self.curve = weights, curve
 
     @classmethod
     def load(cls, path: str) -> BagReward:
         """From what :func:`bag_rewards` has written."""
-        return cls(read_json(Path(path)))
+        return cls(**read_json(Path(path)))
 
     def of(self, texts: list[str]) -> np.ndarray:
         """``(R,)`` rewards."""
-        return np.array([sum(self.weights.get(word, 0.0) for word in words_of(text)) for text in texts])
+        words_R = np.array([sum(self.weights.get(word, 0.0) for word in words_of(text)) for text in texts])
+        return words_R if self.curve is None else words_R - powers_of_length(texts) @ np.array(self.curve)
 
     def __call__(self, prompts: list[Any], completions: list[Reply], **_: Any) -> list[float]:
         """The reward of each completion."""
@@ -84,13 +89,13 @@ class BagReward:
 def bag_rewards(world: str, seed: int, pairs: int, folder: Path) -> dict[str, dict[str, float]]:
     """Trains the rewards of a world, one file each; their agreement with the truth and Pearson with length."""
     named, done = WORLDS[world], folder / "rewards.json"
-    if done.is_file():
-        found: dict[str, dict[str, float]] = read_json(done)
-        return found
+    figures: dict[str, dict[str, float]] = read_json(done) if done.is_file() else {}
+    if set(figures) >= {*REWARDS, *DIALLED}:
+        return figures
     train, texts, _ = as_data(make_preferences(named.world, named.annotator, pairs, seed))
     _, held_texts, truth = as_data(make_preferences(named.world, named.annotator, HELD_OUT, seed, split="held_out"))
     bag, lengths = Bag(texts), np.array([count_tokens(text) for text in held_texts])
-    figures = {}
+    rewards: dict[str, BagReward] = {}
     for name in REWARDS:
         options = OBJECTIVE_ARMS[name]
         settings = OBJECTIVES[options["objective"]].settings(**options.get("settings", {}))
@@ -105,13 +110,17 @@ def bag_rewards(world: str, seed: int, pairs: int, folder: Path) -> dict[str, di
             seed=seed,
         )
         weight_D = trained.heads.effective("quality").detach().double().tolist()
-        weights = {word: weight_D[column] for word, column in bag.column.items()}
-        atomic_write_json(folder / f"{name}.json", weights)
+        rewards[name] = BagReward({word: weight_D[column] for word, column in bag.column.items()})
+    for name, plain in DIALLED.items():
+        curve = dial_curve(rewards[plain].of, texts, seed).tolist()
+        rewards[name] = BagReward(rewards[plain].weights, curve)
+    for name, reward in rewards.items():
+        atomic_write_json(folder / f"{name}.json", {"weights": reward.weights, "curve": reward.curve})
         place = str((folder / f"{name}.json").resolve())
         content = f"from benchmarks.rl_worlds import BagReward\n\nreward = BagReward.load({place!r})\n"
         (folder / f"{name}.py").write_text(content, encoding="utf-8")
-        reward = BagReward(weights).of(held_texts)
-        figures[name] = {"agreement": agreement(reward, truth), "pearson": float(np.corrcoef(reward, lengths)[0, 1])}
+        held_R = reward.of(held_texts)
+        figures[name] = {"agreement": agreement(held_R, truth), "pearson": float(np.corrcoef(held_R, lengths)[0, 1])}
         print(f"{world} {name}: {figures[name]}", flush=True)
     atomic_write_json(done, figures)
     return figures
@@ -136,7 +145,7 @@ def run_one(task: PolicyTask) -> PolicyResult:
 
 def runs_of(seed: int, options: argparse.Namespace) -> list[PolicyRun]:
     """Twelve runs an arm, arms in turn, so that a sweep that is stopped has all arms alike."""
-    arms: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in REWARDS]
+    arms: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in (*REWARDS, *DIALLED)]
     arms += [("vanilla", {"length_penalty": penalty}) for penalty in options.penalties]
     by_arm = []
     for reward, mitigation in arms:
@@ -198,13 +207,14 @@ def main() -> None:
     parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 0.2, 0.4])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3])
     parser.add_argument("--penalties", type=float, nargs="*", default=[0.04])
+    parser.add_argument("--first", choices=[*REWARDS, *DIALLED], default="matched", help="the arm to compare with")
     parser.add_argument("--bootstrap_samples", type=int, default=2000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
     for world in options.worlds:
         figures, policies = policies_of(world, options)
-        comparison = compare_policies(policies, first="matched", samples=options.bootstrap_samples, seed=0)
+        comparison = compare_policies(policies, first=options.first, samples=options.bootstrap_samples, seed=0)
         content = {
             "rewards": figures,
             **comparison,
@@ -213,7 +223,7 @@ def main() -> None:
         }
         atomic_write_json(options.output / f"{world}.json", content)
         (options.output / f"{world}.png").write_bytes(still_files(draw_panels([policy_front(policies)]))[0])
-        shown = table(comparison, first="matched")
+        shown = table(comparison, first=options.first)
         print(f"\n{world}, optimum {policies.optimum_tokens:.1f} tokens\n\n{shown}\n", flush=True)
 
 

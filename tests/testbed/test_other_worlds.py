@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from odin_rm.evaluation.records import Figure
-from odin_rm.testbed.linear_worlds import ARMS, DIALLED, Bag, as_data, audit_world, dial, with_fillers
+from odin_rm.testbed.linear_worlds import (
+    ARMS,
+    DIALLED,
+    Bag,
+    as_data,
+    audit_world,
+    dial,
+    dial_curve,
+    powers_of_length,
+    with_fillers,
+)
 from odin_rm.testbed.world import count_tokens
 from odin_rm.testbed.world_story import (
     as_json,
@@ -53,6 +63,10 @@ def test_the_dial_takes_off_what_fillers_earn_and_leaves_a_fair_reward() -> None
     assert score(texts)[14] - score(texts)[0] == pytest.approx(3.5)
     assert abs(left[14] - left[0]) < 0.5
     longer = with_fillers(texts, 0)
+    # Two fillers more are worth nothing on average once the curve is off.
+    curve = dial_curve(score, texts, seed=0)
+    changed_R = score(longer) - score(texts) - (powers_of_length(longer) - powers_of_length(texts)) @ curve
+    assert changed_R.mean() == pytest.approx(0, abs=1e-9)
     assert all(changed.startswith(text) and count_tokens(changed) > count_tokens(text) + 2
                for text, changed in zip(texts, longer, strict=True))  # fmt: skip
 

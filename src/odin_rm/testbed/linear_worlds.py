@@ -116,19 +116,30 @@ def with_fillers(texts: list[str], seed: int) -> list[str]:
 
 def dial(score: Score, texts: list[str], seed: int) -> np.ndarray:
     """``(R,)`` rewards less ``kappa`` times their own curve of length; fillers are then worth nothing on average."""
+    return score(texts) - powers_of_length(texts) @ dial_curve(score, texts, seed)
+
+
+def powers_of_length(texts: list[str]) -> np.ndarray:
+    """``(R, 3)`` what the dial's curve is linear in."""
+    return length_powers(torch.tensor([count_tokens(text) for text in texts], dtype=torch.float64)).numpy()
+
+
+def dial_curve(score: Score, texts: list[str], seed: int) -> np.ndarray:
+    """``(3,)`` coefficients of what the dial takes off: ``kappa`` times the reward's own curve of length.
+
+    Args:
+        score: the reward.
+        texts: unlabelled answers that the curve and ``kappa`` are fitted on.
+        seed: of the fillers that are added.
+    """
     quality_R = score(texts)
     changed = with_fillers(texts, seed)
-
-    def columns(some: list[str]) -> np.ndarray:
-        return length_powers(torch.tensor([count_tokens(text) for text in some], dtype=torch.float64)).numpy()
-
-    before, after = columns(texts), columns(changed)
+    before, after = powers_of_length(texts), powers_of_length(changed)
     centred = before - before.mean(0)
     gamma = np.linalg.lstsq(centred, quality_R - quality_R.mean(), rcond=None)[0]
     change_R = score(changed) - quality_R
     effect_R = (after - before) @ gamma
-    kappa = float(change_R.mean() / effect_R.mean())
-    return quality_R - kappa * (before @ gamma)
+    return np.asarray(change_R.mean() / effect_R.mean() * gamma)
 
 
 def linear_scores(
