@@ -1,4 +1,4 @@
-"""Ablation of ODIN's parts on the testbed: exact batch, head normalisation, orthogonality term.
+"""Ablation of ODIN's parts on the testbed: exact batch, head normalisation, orthogonality term; ``matched`` beside it.
 
     python benchmarks/ablation.py [--output runs/ablation] [--seeds 0 1 2] [--world linear]
 
@@ -48,6 +48,7 @@ from odin_rm.workflows.reward.run import build_model, encoding_settings
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla (Bradley-Terry)": {"arm": "vanilla"},
+    "matched": {"arm": "vanilla", "objective": "matched"},
     "ODIN, exact batch (128 sequences)": {},
     "micro-batch 64": {"group": 64},
     "micro-batch 16": {"group": 16},
