@@ -28,7 +28,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.real_preferences import OASST, TRAIN, TWINS, VAL, encoder_folder, prompts_of, rows_of, write_rows
-from benchmarks.shared.layer_features import Components, LayerFeatures
+from benchmarks.shared.layer_features import PARTS, Components, LayerFeatures
 from odin_rm.core.files import atomic_write_json, read_rows
 from odin_rm.core.types import RESPONSE_TOKENS
 from odin_rm.data.load import load_preferences
@@ -68,6 +68,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "matched, spline": {"objective": "matched", "settings": {"match_curve_shape": "spline"}, **STEPWISE},
     "matched, drawn": {"objective": "matched", "settings": {"match_by": "draws"}, **STEPWISE},
     "matched, no curve": {"objective": "matched", "settings": {"match_curve": "none"}, **STEPWISE},
+    **{
+        f"matched, no curve, tau {tau:g}": {
+            "objective": "matched",
+            "settings": {"match_curve": "none", "match_tau": tau},
+            **STEPWISE,
+        }
+        for tau in (0.1, 0.15, 0.2)
+    },
     "matched, tau 0.15": {"objective": "matched", "settings": {"match_tau": 0.15}, **STEPWISE},
     "matched, tau 0.6": {"objective": "matched", "settings": {"match_tau": 0.6}, **STEPWISE},
     "joint expert": {"objective": "matched", "settings": {"match_tau": float("inf")}, **STEPWISE},
@@ -77,6 +85,10 @@ ARMS: dict[str, dict[str, Any]] = {
         **STEPWISE,
     },
     **{f"odin, scale {scale:g}, 64 pairs": odin(scale, **STEPWISE) for scale in (0.1, 0.3, 1, 3, 10)},
+    **{
+        f"odin, scale {scale:g}, 512 pairs": odin(scale, batch_pairs=512, max_pairs_per_prompt=8, epochs=12)
+        for scale in (1, 3, 6, 12, 24)
+    },
     **{f"odin, scale {scale:g}, all pairs": odin(scale, **WHOLE) for scale in (0.1, 0.3, 1, 3, 10)},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -96,10 +108,24 @@ BEST: dict[str, Any] = {"length_measure": "squared", "length_memory": 8}
 ARMS |= {f"odin, squared, memory 8, scale {scale:g}": odin(scale, settings=BEST, **STEPWISE) for scale in (1, 3, 10)}
 DIALLED = {
     f"{plain} + dial by {anchor}": (plain, anchor)
-    for plain in ("vanilla", "matched")
+    for plain in ("vanilla", "matched", "matched, no curve")
     for anchor in ("twins", "writers", "zero")
 }
 """Arms that are another one less the share of its curve of length that an anchor asks for."""
+RIVALS: dict[str, tuple[str, dict[str, Any]]] = {
+    "length_balanced": ("length_balanced", {}),
+    "inverse propensity": ("length_balanced", {"balance_bins": 8}),
+    "poe": ("poe", {}),
+    "crm": ("crm", {"penalty_weight": 0.01}),
+    "fimi": ("fimi", {}),
+    "bsr": ("bsr", {}),
+    "dir": ("dir", {"information_of": "reward"}),
+    "normbt": ("normbt", {}),
+    "inform": ("inform", {}),
+}
+ARMS |= {
+    name: {"objective": objective, "settings": settings, **STEPWISE} for name, (objective, settings) in RIVALS.items()
+}
 BITS = "information_beyond_length_curve"
 FIGURES = (BITS, "accuracy", "accuracy_length_balanced", "pearson", "pearson_within_prompt")
 
@@ -126,7 +152,7 @@ class Reader:
 
     Args:
         output: where features go.
-        reader: ``mean`` or ``layers``.
+        reader: ``mean``, ``layers`` or ``last``.
         encoder: folder of the encoder.
     """
 
@@ -134,7 +160,7 @@ class Reader:
         self.output, self.reader = output, reader
         self.tokenizer = load_tokenizer(encoder)
         torch.manual_seed(0)
-        if reader == "layers":
+        if reader != "mean":
             self.layers = LayerFeatures(encoder, output / "layers.npz")
         else:
             self.model = RewardModel.from_backbone(encoder, heads=("quality",), normalise_heads=False, pooling="mean")
@@ -144,14 +170,20 @@ class Reader:
         """Pairs, and ``(R, D)`` scaled features of their responses."""
         cache = self.output / "cache"
         found = load_preferences(file, self.tokenizer, ENCODING, on_bad_row="skip", cache_dir=cache)
-        if self.reader == "layers":
+        if self.reader != "mean":
             rows = self.layers.of(found, file.name)
         else:
             kwargs: dict[str, Any] = {"pad_token_id": int(self.tokenizer.pad_token_id), "cache_dir": cache}
             rows = frozen_features(self.model, found, microbatch_tokens=4096, **kwargs).rows
         if self.scale is None:
-            self.scale = Components(rows).of if self.reader == "layers" else _divided(rows)
+            self.scale = {"layers": Components.scaling, "last": _last_mean, "mean": _divided}[self.reader](rows)
         return found, self.scale(rows)
+
+
+def _last_mean(feature_RD: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Of several layers' features the mean of all tokens after the last one, as the encoder gives it."""
+    width = feature_RD.shape[1] // PARTS
+    return lambda rows: rows[:, 4 * width : 5 * width]
 
 
 def _divided(feature_RD: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -169,8 +201,8 @@ class Bench:
         output: where features and results go.
         pairs: how many of the 8,000 pairs of the file ``train``; those of ``val`` are all there.
         oasst: whether OpenAssistant's pairs are scored too.
-        reader: ``mean`` of the last hidden states, or ``layers``: components of several layers' means
-            (:mod:`benchmarks.shared.layer_features`).
+        reader: ``mean`` of the last hidden states, divided by its deviations; ``last``, not divided; or ``layers``:
+            components of several layers' means (:mod:`benchmarks.shared.layer_features`).
         encoder: folder of the encoder; by default MiniLM's.
         prompts: how many instructions are taken, drawn once; by default all.
     """
@@ -326,12 +358,20 @@ class Bench:
         _, prompt_R = np.unique(np.asarray(self.data.response_prompt)[held_R], return_inverse=True)
         return float(intraclass(torch.as_tensor(quality_R[held_R]).double(), torch.as_tensor(prompt_R)).value)
 
-    def writers(self, folds: list[dict[str, Any]]) -> float:
-        """Spearman of the writers' mean held-out rewards, standardised in each fold, with their strength."""
+    def writers(self, folds: list[dict[str, Any]], *, within: bool = False) -> float:
+        """Spearman of the writers' mean held-out rewards, standardised in each fold, with their strength.
+
+        Args:
+            folds: what :meth:`measure` gave.
+            within: rewards less the mean of their prompt, so that who answered which prompts does not count.
+        """
         reward_R = np.zeros(self.data.num_responses)
         for fold, row in enumerate(folds):
             values = np.array(row["quality"])
             reward_R[self.fold_R == fold] = (values - values.mean()) / values.std()
+        if within:
+            prompt_R = np.asarray(self.data.response_prompt)
+            reward_R = reward_R - (np.bincount(prompt_R, reward_R) / np.bincount(prompt_R))[prompt_R]
         means = [reward_R[self.writer_R == writer].mean() for writer in range(len(self.strength))]
         return float(spearmanr(means, self.strength).statistic)
 
@@ -353,10 +393,12 @@ def run(bench: Bench, arms: list[str], output: Path, changes: dict[str, Any]) ->
             if anchor is not None:
                 rewards = bench.dialled(rewards, fold, anchor)
             folds.append(bench.measure(rewards, fold) | {"seconds": seconds, "steps": len(trained.losses)})
-        writers = bench.writers(folds)
+        writers = {
+            name: bench.writers(folds, within=name == "writers_within") for name in ("writers", "writers_within")
+        }
         for row in folds:
             del row["quality"]
-        results[arm] = {"folds": folds, "writers": writers}
+        results[arm] = {"folds": folds, **writers}
         atomic_write_json(path, results)
         print(line(arm, results), flush=True)
     return results
@@ -375,7 +417,8 @@ def line(arm: str, results: dict[str, Any]) -> str:
     if "vanilla" in results:
         gaps = [a[BITS] - b[BITS] for a, b in zip(folds, results["vanilla"]["folds"], strict=True)]
         cells.append(f"{np.mean(gaps):+.3f} ± {np.std(gaps, ddof=1) / len(gaps) ** 0.5:.3f}")
-    return f"| {arm} | " + " | ".join(cells) + f" | {results[arm]['writers']:.3f} |"
+    cells += [f"{results[arm][name]:.3f}" for name in ("writers", "writers_within")]
+    return f"| {arm} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -385,7 +428,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *DIALLED], default=[*ARMS, *DIALLED])
     parser.add_argument("--pairs", type=int, default=8000)
     parser.add_argument("--oasst", action="store_true")
-    parser.add_argument("--reader", choices=["mean", "layers"], default="mean")
+    parser.add_argument("--reader", choices=["mean", "last", "layers"], default="mean")
     parser.add_argument("--prompts", type=int, help="only so many instructions; all of their pairs with --pairs 8000")
     parser.add_argument("--encoder", help="folder of another encoder")
     parser.add_argument("--learning_rate", type=float, default=3e-3)
@@ -403,7 +446,7 @@ def main() -> None:
     counts = f"{bench.data.num_pairs:,} pairs, {bench.data.num_responses:,} responses"
     print(f"{counts}; data and features {bench.seconds:.0f} s", flush=True)
     names = [*FIGURES, "twins", "given writer", "deviation", "between prompts", "seconds"]
-    names += ["bits less vanilla's", "writers"]
+    names += ["bits less vanilla's", "writers", "writers within prompts"]
     print("| arm | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1), flush=True)
     results = run(bench, arguments.arms, arguments.output, {"learning_rate": arguments.learning_rate})
     print("\n" + "\n".join(line(arm, results) for arm in arguments.arms))

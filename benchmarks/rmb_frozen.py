@@ -57,6 +57,7 @@ ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "odin, squared, memory 8, scale 1": ("odin", BEST, {"head_scale": 1.0}),
     "odin, squared, memory 8, scale 0.3": ("odin", BEST, {"head_scale": 0.3}),
     "matched": ("matched", {}, {}),
+    "matched, no curve": ("matched", {"match_curve": "none"}, {}),
     "length_balanced": ("length_balanced", {}, {}),
     "inverse propensity": ("length_balanced", {"balance_bins": 8}, {}),
     "poe": ("poe", {}, {}),

@@ -36,6 +36,7 @@ from odin_rm.workflows.reward.run import build_model
 
 STYLED = ("lists_and_flattery", "lists_and_good_writers")
 ALL_ATTRIBUTES = "matched, all attributes"
+DIALLED = ("vanilla", "matched", "matched, no curve")
 ARMS: dict[str, dict[str, Any]] = {
     "vanilla": {"objective": "bradley_terry"},
     "odin": {"objective": "odin"},
@@ -44,6 +45,8 @@ ARMS: dict[str, dict[str, Any]] = {
         "objective": "matched",
         "settings": {"match_attributes": "response_tokens,list_items,flattery"},
     },
+    "matched, no curve": {"objective": "matched", "settings": {"match_curve": "none"}},
+    "matched, no curve, tau 0.15": {"objective": "matched", "settings": {"match_curve": "none", "match_tau": 0.15}},
     "joint expert": {"objective": "matched", "settings": {"match_tau": float("inf")}},
     "fixed expert": {"objective": "matched", "settings": {"match_tau": float("inf"), "match_curve": "fixed"}},
 }
@@ -117,8 +120,8 @@ def run(named: NamedWorld, seed: int, arms: list[str], output: Path, *, fine_tun
             continue
         score = bag_scores(arm, data, texts, seed)
         note(arm, score(held_texts))
-        if arm == "vanilla":
-            note("vanilla + dial", dial(score, held_texts, seed))
+        if arm in DIALLED:
+            note(f"{arm} + dial", dial(score, held_texts, seed))
     return found
 
 

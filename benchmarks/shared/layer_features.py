@@ -8,7 +8,7 @@ has ``6 D`` numbers a response. They are computed once and kept in one file, by 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,11 @@ class Components:
         self.bases = [
             _leading(scaled[:, part], count) for part, count in zip(self.parts, (response, prompt), strict=True)
         ]
+
+    @classmethod
+    def scaling(cls, feature_RD: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """What :meth:`of` gives, fitted on these features."""
+        return cls(feature_RD).of
 
     def _scaled(self, feature_RD: np.ndarray) -> np.ndarray:
         return ((feature_RD - self.mean) / self.deviation).astype(np.float64)

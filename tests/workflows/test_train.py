@@ -21,6 +21,8 @@ from transformers import TrainerCallback
 
 from odin_rm.cli.config import parse_config
 from odin_rm.core.errors import CheckpointError, ConfigError, DataError, NumericalError, OutputError, RunInterrupted
+from odin_rm.data.load import load_preferences
+from odin_rm.model.head_scale import scale_at, unit_deviation
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.reward.config import REFUSED, RewardConfig
@@ -391,8 +393,8 @@ def test_lora_run_is_found_from_any_working_directory(
     assert not (run / "model" / "model.safetensors").exists()
 
 
-def test_a_table_of_positions_is_never_overrun(configure: Any, bed: dict[str, Path], tmp_path: Path) -> None:
-    """An encoder with few positions: the default fits it, and asking for more is refused in one line."""
+def tiny_bert(folder: Path, positions: int) -> str:
+    """A BERT of one layer with the testbed's tokenizer."""
     import transformers
 
     from odin_rm.testbed.tiny import build_tokenizer
@@ -400,13 +402,48 @@ def test_a_table_of_positions_is_never_overrun(configure: Any, bed: dict[str, Pa
     tokenizer = build_tokenizer()
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.BertConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=40, pad_token_id=tokenizer.pad_token_id, **sizes
+        vocab_size=len(tokenizer), max_position_embeddings=positions, pad_token_id=tokenizer.pad_token_id, **sizes
     )
-    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    run = workflow.train_reward_model(configure("bert_run", model=str(tmp_path / "bert"), max_steps=1))
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_table_of_positions_is_never_overrun(configure: Any, bed: dict[str, Path], tmp_path: Path) -> None:
+    """An encoder with few positions: the default fits it, and asking for more is refused in one line."""
+    bert = tiny_bert(tmp_path / "bert", 40)
+    run = workflow.train_reward_model(configure("bert_run", model=bert, max_steps=1))
     assert RewardModel.from_pretrained(run / "model").info.encoding["max_length"] == 40
     assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["max_length"] == 40
     with pytest.raises(ConfigError, match="--max_length: is 41, but the model has 40 positions"):
-        workflow.train_reward_model(configure("too_long", model=str(tmp_path / "bert"), max_length=41))
+        workflow.train_reward_model(configure("too_long", model=bert, max_length=41))
     assert not (tmp_path / "too_long").exists()
+
+
+def test_an_encoders_rewards_begin_with_a_deviation_of_a_half(configure: Any, tmp_path: Path) -> None:
+    """The scale is half over the deviation of the features of 128 responses; what is given, or saved, stands."""
+    bert = tiny_bert(tmp_path / "bert", 64)
+    config = configure("run", model=bert, max_steps=1, learning_rate=0.0)
+    run = workflow.train_reward_model(config)
+    scale = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["head_scale"]
+    model = RewardModel.from_pretrained(run / "model")
+    assert model.info.head_scale == scale != 1.0
+    data = load_preferences(config.dataset, load_tokenizer(bert), workflow.encoding_settings(config))
+    drawn = np.sort(np.random.default_rng(0).permutation(data.num_responses)[:128])
+    model.eval().reads_feature = True
+    ids = [torch.as_tensor(data.input_ids(int(r)).astype(np.int64))[None] for r in drawn]
+    with torch.no_grad():
+        rows = [model(one, torch.ones_like(one)).feature[0] for one in ids]
+    assert scale == scale_at(unit_deviation(torch.stack(rows).numpy()))
+    # Going on from it keeps its scale, also on other features; and a scale that is given is taken.
+    again = workflow.train_reward_model(configure("again", model=str(run), max_steps=1))
+    assert RewardModel.from_pretrained(again / "model").info.head_scale == scale
+    given = workflow.train_reward_model(configure("given", model=bert, max_steps=1, head_scale=1.0))
+    assert RewardModel.from_pretrained(given / "model").info.head_scale == 1.0
+
+
+def test_a_decoders_heads_and_raw_heads_keep_the_papers_scale(configure: Any, train: Train, tmp_path: Path) -> None:
+    assert RewardModel.from_pretrained(train("llama", max_steps=1) / "model").info.head_scale == 1.0
+    bert = tiny_bert(tmp_path / "bert", 64)
+    raw = workflow.train_reward_model(configure("raw", model=bert, max_steps=1, objective="bradley_terry"))
+    assert RewardModel.from_pretrained(raw / "model").info.head_scale == 1.0

@@ -190,6 +190,11 @@ class RewardModel(nn.Module):
         assert isinstance(module, RewardHeads)
         return module
 
+    def set_head_scale(self, scale: float) -> None:
+        """Multiply normalised heads by another constant."""
+        self.heads.scale = scale
+        self.info = self.info.with_(head_scale=scale)
+
     @property
     def has_length_head(self) -> bool:
         """Whether there is a length head beside the quality head."""

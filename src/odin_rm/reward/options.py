@@ -131,8 +131,11 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
         "Normalise head vectors in the forward pass. Default true for "
         f"{', '.join(name for name, spec in OBJECTIVES.items() if spec.normalise_heads)}, else false.",
     )
-    head_scale: float = _of_objective(
-        1.0, "Constant that multiplies normalised heads (the paper: 1); raise it for encoders.", above=0
+    head_scale: float | None = _of_objective(
+        None,
+        "Constant that multiplies normalised heads. Default 1 (the paper); for encoders the one at which rewards begin "
+        "with a deviation of 0.5, by the features of some responses.",
+        above=0,
     )
     pooling: str = _of_objective(
         "backbone",
@@ -242,7 +245,7 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
             raise ConfigError("has no effect on padded batches", where="--tree_attention", fix=fix)
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
             raise ConfigError(f"must be positive, it is {self.num_train_epochs}", where="--num_train_epochs")
-        if self.head_scale != 1.0 and not self.normalise_heads:
+        if self.head_scale not in (None, 1.0) and not self.normalise_heads:
             raise ConfigError(
                 "scales normalised heads only", where="--head_scale", fix="Add --normalise_heads true or leave it out."
             )

@@ -52,6 +52,7 @@ from odin_rm.runs.run_folder import (
 )
 from odin_rm.runs.talk import talking
 from odin_rm.workflows.reward.edits import edits_of_objective
+from odin_rm.workflows.reward.head_scale import agreed, choose_head_scale
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
 from odin_rm.workflows.reward.trainers import build_head_trainer, build_trainer
 
@@ -98,6 +99,10 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
     with fail_on_all_ranks():
         for data in filter(None, (train_data, eval_data)):
             check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
+        scale = choose_head_scale(config, model, train_data, int(tokenizer.pad_token_id), model_path)
+    config.head_scale = agreed(scale, config)
+    model.set_head_scale(config.head_scale)
+    with fail_on_all_ranks():
         noted = as_rows(train_data) if config.train == "heads" else train_data
         start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, noted))
         if start.nothing_left(config, REFUSED):
@@ -262,7 +267,7 @@ def build_model(config: RewardConfig, path: str) -> RewardModel:
         model = RewardModel.from_pretrained(path, trainable=True, **kwargs)
         wanted = {name: getattr(config, name) for name in ("heads", "normalise_heads", "head_scale", "pooling")}
         for name, value in wanted.items():
-            if getattr(model.info, name) != value:
+            if value is not None and getattr(model.info, name) != value:
                 raise ConfigError(
                     f"the reward model was trained with {name} = {getattr(model.info, name)}, this run asks {value}",
                     where=path,
@@ -271,8 +276,8 @@ def build_model(config: RewardConfig, path: str) -> RewardModel:
         if config.lora_r and not model.is_lora:
             model.add_lora(_findable(path), **_lora(config))
         return model
-    heads: dict[str, Any] = {name: getattr(config, name) for name in ("normalise_heads", "head_scale", "pooling")}
-    model = RewardModel.from_backbone(path, heads=config.heads, **heads, **kwargs)
+    heads: dict[str, Any] = {name: getattr(config, name) for name in ("normalise_heads", "pooling")}
+    model = RewardModel.from_backbone(path, heads=config.heads, head_scale=config.head_scale or 1.0, **heads, **kwargs)
     if config.lora_r:
         model.add_lora(_findable(path), **_lora(config))
     return model

@@ -29,7 +29,7 @@ from odin_rm.workflows.rivals.bag import RIDGE, bag_of, fit_bag
 from odin_rm.workflows.rivals.config import RivalsConfig
 from odin_rm.workflows.rivals.features import Compared
 
-VERSION = 1
+VERSION = 2
 SEEDS_APART = 1000
 """Between the seeds whose weights one cell averages."""
 _TRAINING = ("learning_rate", "weight_decay", "epochs", "batch_pairs")
@@ -115,7 +115,7 @@ class Cells:
                 settings=arm.settings,
                 pairs=np.flatnonzero(compared.fold_B != fold),
                 normalise_heads=own.get("normalise_heads"),
-                head_scale=own.get("head_scale", 1.0),
+                head_scale=own.get("head_scale", compared.head_scale),
                 schedule="cosine",
                 seed=seed + SEEDS_APART * number,
                 **training,

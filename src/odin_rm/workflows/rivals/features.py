@@ -18,8 +18,10 @@ from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.evaluation.edits import EDITS
+from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import check_model_folder, load_config
 from odin_rm.model.device import pick_device
+from odin_rm.model.head_scale import scale_at, unit_deviation
 from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
@@ -58,6 +60,7 @@ class Compared:
         edits: by name.
         pairs: by name of the user's own pairs, ``(n, 2)`` rows of ``further`` (shorter and longer, original and
             edited), and ``pair_prompts`` their prompts.
+        head_scale: of normalised heads, where an arm gives none.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Compared:
     edits: dict[str, Edited] = field(default_factory=dict)
     pairs: dict[str, np.ndarray] = field(default_factory=dict)
     pair_prompts: dict[str, np.ndarray] = field(default_factory=dict)
+    head_scale: float = 1.0
 
     @property
     def fold_R(self) -> np.ndarray:
@@ -124,6 +128,11 @@ class Backbone:
             )
         self.seconds += found.seconds
         return found.rows
+
+    def head_scale(self, feature_RD: np.ndarray) -> float:
+        """The scale that ``odin-rm reward`` gives normalised heads: 1 for decoders, else by the features."""
+        decoder = reads_left_to_right(self._model.classifier.base_model)
+        return 1.0 if decoder else scale_at(unit_deviation(feature_RD))
 
     def encode(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[EncodedResponse]:
         """Texts as the features are of them."""
@@ -189,10 +198,10 @@ def read_compared(
         pairs[own.name] = places
         prompts[own.name] = np.unique([repr(p) for p in own.prompts], return_inverse=True)[1]
     further = _as_set(texts, f"{name}, edits and pairs")
-    return Compared(
-        name, data, fold_P, backbone.features(data, name), further, backbone.features(further, f"edits of {name}"),
-        edits, pairs, prompts,
-    )  # fmt: skip
+    feature_RD = backbone.features(data, name)
+    further_RD = backbone.features(further, f"edits of {name}")
+    scale = backbone.head_scale(feature_RD)
+    return Compared(name, data, fold_P, feature_RD, further, further_RD, edits, pairs, prompts, head_scale=scale)
 
 
 def _edits(
