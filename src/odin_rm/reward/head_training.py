@@ -36,7 +36,17 @@ ROWS_AT_ONCE = 65536
 
 
 class HeadTrainer(RewardTrainer):
-    """The reward trainer for a :class:`~odin_rm.reward.frozen.FrozenRewardModel`: there is no layout to verify."""
+    """The reward trainer for a :class:`~odin_rm.reward.frozen.FrozenRewardModel`: there is no layout to verify.
+
+    Attributes:
+        features: the digest of the training features, for the notes of checkpoints: they hold heads alone.
+    """
+
+    features = ""
+
+    def data_note(self) -> dict[str, Any]:
+        """Of the rows, and the digest of their features, which says which texts and which backbone they are of."""
+        return {**super().data_note(), "features": self.features}
 
     def choose_layout(self) -> TreeSupport:
         """Rows of one number each."""
