@@ -160,11 +160,15 @@ class Matched(Objective):
         columns_RD = self.basis.columns({name: value.double().cpu() for name, value in batch.attributes.items()})
         return columns_RD[batch.chosen_B] - columns_RD[batch.rejected_B]
 
-    def _weights(self, batch: PairColumns, progress: Progress) -> Tensor:
-        """``(B,)`` weights with a mean of 1 over the training pairs; ones where the pairs of a step were drawn."""
-        if self._draw_B is not None and not progress.held_out:
-            return torch.ones(len(batch.chosen_B), dtype=torch.float64)
+    def _weights(self, batch: PairColumns) -> Tensor:
+        """``(B,)`` weights with a mean of 1 over the training pairs."""
         return self._likeness(batch) / self.mean_weight
+
+    def _step_weights(self, batch: PairColumns, progress: Progress) -> Tensor:
+        """The weights of a step's pairs; ones where they were drawn by them. Nobody draws held-out pairs."""
+        if self._draw_B is None or progress.held_out:
+            return self._weights(batch)
+        return torch.ones(len(batch.chosen_B), dtype=torch.float64)
 
     def _say(self, weight_B: Tensor) -> None:
         effective = float(weight_B.sum() ** 2 / weight_B.pow(2).sum())
@@ -186,7 +190,7 @@ class Matched(Objective):
         if self.basis is not None:
             curve_B = (self._differences(batch) @ self.curve_D).to(gap_B)
             ridge = self.settings.match_curve_ridge * float(self.curve_D.pow(2).sum())
-        weight_B = self._weights(batch, progress).to(gap_B)
+        weight_B = self._step_weights(batch, progress).to(gap_B)
         ranking = (weight_B * bradley_terry(gap_B + curve_B, torch.zeros_like(gap_B), batch.margin_B.to(gap_B))).mean()
         value = ranked(scores, batch).with_ranking(ranking).plus(ridge, match_weight=weight_B.mean())
         if self.basis is not None and RESPONSE_TOKENS in self.names:
@@ -224,7 +228,7 @@ class Matched(Objective):
             return
         quality_R = scores.quality.double().cpu()
         gap_B = quality_R[batch.chosen_B] - quality_R[batch.rejected_B] - batch.margin_B
-        share_B = self._weights(batch, progress) / len(gap_B)
+        share_B = self._step_weights(batch, progress) / len(gap_B)
         ridge = self.settings.match_curve_ridge
         gradient_D, _ = curve_gradient(self.curve_D, gap_B, self._differences(batch), share_B, ridge)
         self._updates = self._updates + 1

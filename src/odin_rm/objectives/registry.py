@@ -117,7 +117,6 @@ class LengthTerm:
         at_least=0,
     )
 
-
     def idle(self) -> Idle:
         """Without the term its options do nothing; but the scope within prompts is also that of the log."""
         names = ["length_warmup", "length_measure", "length_memory"]

@@ -17,7 +17,7 @@ import yaml
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
-from odin_rm.data.attributes import describe, attributes_of_text
+from odin_rm.data.attributes import attributes_of_text, describe
 from odin_rm.evaluation.bootstrap import PromptBootstrap, ratio_statistic
 from odin_rm.evaluation.pairs import half_ties
 from odin_rm.evaluation.records import Figure, ScoredPreferences
