@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from odin_rm.core.errors import NumericalError, ShapeError
+from odin_rm.core.errors import ConfigError, NumericalError, ShapeError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import OptimiserBatch, build_optimiser_batch, plan_epoch
 from odin_rm.data.schema import TokenisedPreferences
@@ -133,16 +133,25 @@ def train_heads(
         :class:`TrainedHeads`.
 
     Raises:
-        ShapeError: there is not one feature for each response.
-        NumericalError: the loss is not finite.
+        ShapeError: there is not one feature for each response, or no such pair.
+        ConfigError: there is no such objective, its term does nothing on frozen features, or a number is out of range.
+        NumericalError: a feature or the loss is not finite.
     """
-    rows = _rows_of(data, pairs, len(feature_RD))
-    table_RD = torch.as_tensor(np.asarray(feature_RD, dtype=np.float32)[np.asarray(rows.input_ids_flat)])
+    _check_numbers(epochs=epochs, batch_pairs=batch_pairs, max_pairs_per_prompt=max_pairs_per_prompt)
+    all_RD = _checked_features(feature_RD, data)
+    rows = _rows_of(data, pairs)
+    table_RD = torch.as_tensor(all_RD[np.asarray(rows.input_ids_flat)])
     if isinstance(objective, str):
+        if objective not in OBJECTIVES:
+            fix = f"Use one of {', '.join(OBJECTIVES)}."
+            raise ConfigError(f"there is no objective '{objective}'", where="objective", fix=fix)
         spec = OBJECTIVES[objective]
         heads = spec.heads if heads is None else heads
         normalise_heads = spec.normalise_heads if normalise_heads is None else normalise_heads
         objective = make_objective(objective, spec.settings() if settings is None else settings)
+    if objective.of_features:
+        fix = "Give settings with information_of='reward', or train the whole model."
+        raise ConfigError("its term has no gradient in heads on frozen features", where="objective", fix=fix)
     trained = start if start is not None else _drawn(table_RD.shape[1], heads, normalise_heads, head_scale, seed)
 
     size, cap = batch_pairs or rows.num_pairs, max_pairs_per_prompt or rows.num_pairs
@@ -175,14 +184,37 @@ def train_heads(
     return TrainedHeads(trained, objective, losses, metrics)
 
 
-def _rows_of(data: TokenisedPreferences, pairs: np.ndarray | None, features: int) -> TokenisedPreferences:
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"is {number}", where=name, fix="Give a number of at least 1.")
+
+
+def _checked_features(feature_RD: np.ndarray, data: TokenisedPreferences) -> np.ndarray:
+    """``(R, D)`` float32, one finite row for each response."""
+    table_RD = np.asarray(feature_RD, dtype=np.float32)
+    if table_RD.ndim != 2:
+        raise ShapeError(f"features must be a table (R, D), they have the shape {table_RD.shape}")
+    if len(table_RD) != data.num_responses:
+        raise ShapeError(f"there are {len(table_RD)} features for {data.num_responses} responses")
+    bad = int((~np.isfinite(table_RD).all(1)).sum())
+    if bad:
+        fix = "Compute them in float32, or leave those responses out."
+        raise NumericalError(f"{bad} responses have features that are not finite", where=data.source, fix=fix)
+    return table_RD
+
+
+def _rows_of(data: TokenisedPreferences, pairs: np.ndarray | None) -> TokenisedPreferences:
     """The set with its responses' numbers for texts, and these of its pairs."""
-    if features != data.num_responses:
-        raise ShapeError(f"there are {features} features for {data.num_responses} responses")
     if pairs is None:
         return as_rows(data)
     keep_B = np.zeros(data.num_pairs, dtype=bool)
-    keep_B[pairs] = True
+    try:
+        keep_B[pairs] = True
+    except IndexError as error:
+        raise ShapeError(f"'pairs' are no numbers of the {data.num_pairs} pairs ({error})") from error
+    if not keep_B.any():
+        raise ShapeError("'pairs' names no pair")
     return select_pairs(as_rows(data), keep_B)
 
 

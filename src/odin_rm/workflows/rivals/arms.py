@@ -135,9 +135,6 @@ def _check(arm: Arm, text: str) -> None:
     if arm.objective == BAG:
         return
     _check_options(arm, where)
-    if arm.objective == "dir" and arm.settings.information_of == "feature":
-        fix = "Add information_of=reward, or train the whole model with odin-rm reward --objective dir."
-        raise ConfigError("its term has no gradient in heads on frozen features", where=where, fix=fix)
     after = arm.training.get("after")
     if after is not None and (
         after not in AFTER or (after == LENGTH_HEAD and "length" not in OBJECTIVES[arm.objective].heads)
@@ -159,6 +156,9 @@ def _check_options(arm: Arm, where: str) -> None:
     except ConfigError as error:
         what, fix = (part.replace("--", "") for part in (f"{error.where}: {error.what}", error.fix))
         raise ConfigError(what, where=where, fix=fix) from error
+    if objective.of_features:
+        fix = f"Add information_of=reward, or train the whole model with odin-rm reward --objective {arm.objective}."
+        raise ConfigError("its term has no gradient in heads on frozen features", where=where, fix=fix)
     if objective.variants:
         fix = "Leave edits out, or train the whole model with odin-rm reward --edits."
         raise ConfigError("a comparison makes no edited copies of responses", where=where, fix=fix)
