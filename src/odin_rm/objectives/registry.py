@@ -212,9 +212,9 @@ class MatchedSettings:
         if RESPONSE_TOKENS not in widths:
             found["match_curve_shape"] = "is of the length, which --match_attributes leaves out", "Leave it out."
         if self.match_curve != "joint":
-            what = f"has no effect with --match_curve {self.match_curve}", "Leave one of the two out."
+            idle = f"has no effect with --match_curve {self.match_curve}", "Leave one of the two out."
             names = ("match_curve_rate", "match_curve_shape", "match_curve_ridge")
-            found |= dict.fromkeys(names if self.match_curve == "none" else names[:1], what)
+            found |= dict.fromkeys(names if self.match_curve == "none" else names[:1], idle)
         if self.edits is None:
             names = ("edit_tolerance", "edit_scale", "edit_penalty")
             found |= dict.fromkeys(names, ("has no effect without --edits", "Add --edits, or leave it out."))

@@ -422,5 +422,5 @@ def data_note(data: TokenisedPreferences) -> dict[str, Any]:
     checksum = 0
     for column in (data.response_tokens, data.offsets, data.pair_chosen, data.pair_rejected, data.pair_margin):
         checksum = zlib.crc32(np.ascontiguousarray(column).tobytes(), checksum)
-    texts = zlib.crc32(np.ascontiguousarray(data.input_ids_flat))
+    texts = zlib.crc32(np.ascontiguousarray(data.input_ids_flat).data)
     return {"pairs": data.num_pairs, "responses": data.num_responses, "checksum": checksum, "texts": texts}
