@@ -25,7 +25,7 @@ from odin_rm.fast import TreeSupport
 from odin_rm.model.heads import RewardHeads
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress
-from odin_rm.objectives.registry import OBJECTIVES, make_objective
+from odin_rm.objectives.registry import OBJECTIVES, ObjectiveSpec, make_objective
 from odin_rm.reward.frozen import FrozenRewardModel, as_rows, head_scores
 from odin_rm.reward.loader import pair_columns, start_objective
 from odin_rm.reward.memory import Budget
@@ -138,20 +138,14 @@ def train_heads(
         NumericalError: a feature or the loss is not finite.
     """
     _check_numbers(epochs=epochs, batch_pairs=batch_pairs, max_pairs_per_prompt=max_pairs_per_prompt)
-    all_RD = _checked_features(feature_RD, data)
     rows = _rows_of(data, pairs)
-    table_RD = torch.as_tensor(all_RD[np.asarray(rows.input_ids_flat)])
+    table_RD = torch.as_tensor(_checked_features(feature_RD, data)[np.asarray(rows.input_ids_flat)])
     if isinstance(objective, str):
-        if objective not in OBJECTIVES:
-            fix = f"Use one of {', '.join(OBJECTIVES)}."
-            raise ConfigError(f"there is no objective '{objective}'", where="objective", fix=fix)
-        spec = OBJECTIVES[objective]
+        spec = _spec_of(objective)
         heads = spec.heads if heads is None else heads
         normalise_heads = spec.normalise_heads if normalise_heads is None else normalise_heads
         objective = make_objective(objective, spec.settings() if settings is None else settings)
-    if objective.of_features:
-        fix = "Give settings with information_of='reward', or train the whole model."
-        raise ConfigError("its term has no gradient in heads on frozen features", where="objective", fix=fix)
+    _check_gradient(objective)
     trained = start if start is not None else _drawn(table_RD.shape[1], heads, normalise_heads, head_scale, seed)
 
     size, cap = batch_pairs or rows.num_pairs, max_pairs_per_prompt or rows.num_pairs
@@ -188,6 +182,19 @@ def _check_numbers(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ConfigError(f"is {number}", where=name, fix="Give a number of at least 1.")
+
+
+def _spec_of(objective: str) -> ObjectiveSpec:
+    if objective not in OBJECTIVES:
+        fix = f"Use one of {', '.join(OBJECTIVES)}."
+        raise ConfigError(f"there is no objective '{objective}'", where="objective", fix=fix)
+    return OBJECTIVES[objective]
+
+
+def _check_gradient(objective: Objective) -> None:
+    if objective.of_features:
+        fix = "Give settings with information_of='reward', or train the whole model."
+        raise ConfigError("its term has no gradient in heads on frozen features", where="objective", fix=fix)
 
 
 def _checked_features(feature_RD: np.ndarray, data: TokenisedPreferences) -> np.ndarray:
