@@ -113,7 +113,8 @@ def train_heads(
     Args:
         feature_RD: ``(R, D)`` feature of each response of ``data``.
         data: the preference set; its token ids are not read.
-        objective: a name of :data:`odin_rm.objectives.registry.OBJECTIVES`, or an objective.
+        objective: a name of :data:`odin_rm.objectives.registry.OBJECTIVES`, or an objective. One ``of_features`` trains
+            plain heads here, and its own network.
         settings: the record of its options where it is named; ``None`` for the defaults.
         pairs: numbers of the pairs to train on; ``None`` for all. Features stay those of ``data``.
         heads: names of the heads; by default the ones of the table.
@@ -134,7 +135,7 @@ def train_heads(
 
     Raises:
         ShapeError: there is not one feature for each response, or no such pair.
-        ConfigError: there is no such objective, its term does nothing on frozen features, or a number is out of range.
+        ConfigError: there is no such objective, or a number is out of range.
         NumericalError: a feature or the loss is not finite.
     """
     _check_numbers(epochs=epochs, batch_pairs=batch_pairs, max_pairs_per_prompt=max_pairs_per_prompt)
@@ -145,7 +146,6 @@ def train_heads(
         heads = spec.heads if heads is None else heads
         normalise_heads = spec.normalise_heads if normalise_heads is None else normalise_heads
         objective = make_objective(objective, spec.settings() if settings is None else settings)
-    _check_gradient(objective)
     trained = start if start is not None else _drawn(table_RD.shape[1], heads, normalise_heads, head_scale, seed)
 
     size, cap = batch_pairs or rows.num_pairs, max_pairs_per_prompt or rows.num_pairs
@@ -189,12 +189,6 @@ def _spec_of(objective: str) -> ObjectiveSpec:
         fix = f"Use one of {', '.join(OBJECTIVES)}."
         raise ConfigError(f"there is no objective '{objective}'", where="objective", fix=fix)
     return OBJECTIVES[objective]
-
-
-def _check_gradient(objective: Objective) -> None:
-    if objective.of_features:
-        fix = "Give settings with information_of='reward', or train the whole model."
-        raise ConfigError("its term has no gradient in heads on frozen features", where="objective", fix=fix)
 
 
 def _checked_features(feature_RD: np.ndarray, data: TokenisedPreferences) -> np.ndarray:
