@@ -257,8 +257,13 @@ def test_drawn_pairs_have_their_probabilities_and_unit_weights() -> None:
     draws = made.draws()
     assert draws is not None
     torch.testing.assert_close(draws, objective(batch)._weights(batch) * made.mean_weight)
-    nothing = RewardScores(quality=torch.zeros(40).double())
-    assert float(made.value(nothing, batch, COMPLETE).metrics["match_weight"]) == 1
+    quality = RewardScores(quality=double(np.random.default_rng(15).normal(size=40)))
+    assert float(made.value(quality, batch, Progress(1, 10)).metrics["match_weight"]) == 1
+    # Held-out pairs are not drawn: their loss is the one that a step has on average.
+    for pairs in (batch, random_batch(16)):
+        assert float(made.value(quality, pairs, COMPLETE).total) == pytest.approx(
+            float(objective(batch).value(quality, pairs, COMPLETE).total), abs=1e-12
+        )
     size = int(draws.sum())
     counts = np.zeros(60)
     for epoch in range(4000):
@@ -301,3 +306,8 @@ def test_the_curves_ridge_is_part_of_the_loss() -> None:
     added = float(value.total) - float(value.metrics["ranking_loss"])
     assert added == pytest.approx(0.25 * float(made.curve_D.square().sum()), abs=1e-12)
     assert added > 0
+
+
+def test_two_functions_of_one_name_are_two_attributes_no_curve_could_tell_apart() -> None:
+    with pytest.raises(ConfigError, match="--match_attributes: two attributes have one name"):
+        Matched(MatchedSettings(match_attributes="words,mine:words"))

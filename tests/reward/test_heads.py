@@ -13,7 +13,7 @@ import transformers
 from benchmarks import exactness
 from torch import Tensor
 
-from odin_rm.core.errors import ShapeError
+from odin_rm.core.errors import ConfigError, NumericalError, ShapeError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.reward_model import RewardModel
@@ -237,3 +237,21 @@ def test_the_cache_is_of_these_weights_these_data_and_this_reading(
     mended = frozen_features(model, data, pad_token_id=0, cache_dir=tmp_path)
     assert mended.seconds > 0
     np.testing.assert_array_equal(mended.rows, np.load(tmp_path / mended.digest / "features.npy"))
+
+
+def test_what_heads_cannot_be_trained_on_is_refused(data: TokenisedPreferences) -> None:
+    feature_RD = np.random.default_rng(0).normal(size=(data.num_responses, 4))
+    broken_RD = feature_RD.copy()
+    broken_RD[[1, 5]] = np.nan
+    with pytest.raises(NumericalError, match="2 responses have features that are not finite"):
+        train_heads(broken_RD, data)
+    with pytest.raises(ShapeError, match="a table"):
+        train_heads(feature_RD[:, 0], data)
+    for pairs in (np.array([data.num_pairs]), np.array([], dtype=int)):
+        with pytest.raises(ShapeError, match="'pairs'"):
+            train_heads(feature_RD, data, pairs=pairs)
+    for name, number in (("epochs", 0), ("batch_pairs", 0), ("max_pairs_per_prompt", -1)):
+        with pytest.raises(ConfigError, match=f"^{name}: is {number}"):
+            train_heads(feature_RD, data, **{name: number})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no objective 'matchd'"):
+        train_heads(feature_RD, data, "matchd")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from scipy import sparse
 
 from odin_rm.cli.main import main
 from odin_rm.core.errors import ConfigError, DataError, OutputError
+from odin_rm.data.attributes import MEASURED, find_attribute
 from odin_rm.data.load import load_preferences
 from odin_rm.evaluation.information import fit_pair_logistic
 from odin_rm.objectives.registry import OBJECTIVES
@@ -22,8 +25,9 @@ from odin_rm.testbed.tiny import save_tiny_model
 from odin_rm.testbed.world import World, WorldSettings
 from odin_rm.workflows.rivals.arms import read_arms
 from odin_rm.workflows.rivals.bag import bag_of, fit_bag
+from odin_rm.workflows.rivals.cells import Cells
 from odin_rm.workflows.rivals.config import RivalsConfig
-from odin_rm.workflows.rivals.features import Backbone, named_sources
+from odin_rm.workflows.rivals.features import Backbone, Compared, named_sources, read_compared
 from odin_rm.workflows.rivals.run import run_rivals
 
 ARMS = ["bradley_terry", "small=bsr penalty_weight=0.5 epochs=3", "bag_of_words"]
@@ -165,22 +169,68 @@ def test_the_length_head_goes_off_after_training(world: Path, tmp_path: Path) ->
         (["nothing"], "no objective 'nothing'"),
         (["x=nothing"], "no objective 'nothing'"),
         (["bsr weight=1"], "no option of bsr"),
-        (["bsr penalty_weight=much"], "is no float"),
-        (["bsr epochs=1.5"], "is no int"),
-        (["bsr penalty_weight=-1"], "penalty_weight"),
+        (["bsr penalty_weight=much"], "is no number"),
+        (["bsr epochs=1.5"], "is no whole number"),
+        (["bsr normalise_heads=yes"], "neither true nor false"),
+        (["bsr penalty_weight=-1"], "--arms 'bsr penalty_weight=-1': penalty_weight: must be at least 0"),
+        (["bsr penalty_weight=1 penalty_weight=2"], "has penalty_weight twice"),
+        (["=odin"], "has no name"),
+        (["bsr epochs=0"], "epochs must be at least 1"),
+        (["bsr batch_pairs=0"], "batch_pairs must be at least 1"),
+        (["bsr learning_rate=nan"], "learning_rate must be positive"),
+        (["bsr weight_decay=-1"], "weight_decay must be at least 0"),
+        (["odin head_scale=0"], "head_scale must be positive"),
+        (["bag_of_words ridge=0"], "ridge must be positive"),
+        (["matched edits=add_bold"], "makes no edited copies"),
+        (["matched match_attributes=nothing"], "match_attributes: there is no attribute 'nothing' of the text"),
+        (["bradley_terry length_measure=squared"], "length_measure: has no effect with length_weight 0"),
         (["dir"], "no gradient in heads on frozen features"),
         (["bsr after=length_head"], "cannot have after"),
         (["bsr after=nothing"], "Use one of length_head, loess, nulling"),
-        (["bsr average=0"], "average is below 1"),
-        (["odin length_tolerance=much"], "is no float"),
+        (["bsr average=0"], "average must be at least 1"),
+        (["odin length_tolerance=much"], "is no number"),
         (["bsr head_scale=2"], "normalised heads only"),
         (["bag_of_words epochs=2"], "no option of bag_of_words"),
         (["bsr", "bsr"], "two arms are called 'bsr'"),
     ],
 )
 def test_arms_that_cannot_be(arms: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         read_arms(arms)
+    assert caught.value.where.startswith("--arms")
+
+
+def test_an_arm_that_cannot_learn_is_named(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"arm 'near', match_tau: leaves the weight of 0 of \d+ pairs"):
+        run_rivals(config(world, tmp_path / "a", arms=["near=matched match_tau=1e-9 match_attributes=characters"]))
+
+
+def test_fields_of_other_names_are_named(world: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (world / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    theirs = [{"question": r["prompt"], "good": r["chosen"], "bad": r["rejected"]} for r in rows]
+    (tmp_path / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in theirs), encoding="utf-8")
+    given = {"arms": ["bradley_terry"], "gold": None}
+    names = ["prompt=question", "chosen=good", "rejected=bad"]
+    ours = run_rivals(config(world, tmp_path / "a", **given))
+    found = run_rivals(
+        config(world, tmp_path / "b", **given, datasets=[f"bed={tmp_path / 'theirs.jsonl'}"], columns=names)
+    )
+    assert found["datasets"]["bed"]["figures"] == ours["datasets"]["bed"]["figures"]
+
+
+def test_a_cell_is_of_the_lengths_and_the_attributes_that_it_was_trained_with(world: Path, tmp_path: Path) -> None:
+    given = config(world, tmp_path / "a", pairs=None, edits=["none"], gold=None)
+    arm = read_arms(["matched match_attributes=response_tokens,words"])[0]
+    one = read_compared(given, Backbone(given), "bed", str(world / "train.jsonl"), [find_attribute("words")])
+
+    def digest(compared: Compared) -> str:
+        return Cells(given, compared, tmp_path)._digest(arm, 0, 0)
+
+    longer = dataclasses.replace(one.data, response_tokens=np.asarray(one.data.response_tokens) + 1)
+    others = {**one.data.extra, f"{MEASURED}words": np.asarray(one.data.attributes["words"]) + 1}
+    wordy = dataclasses.replace(one.data, extra=others)
+    assert len({digest(one), *(digest(dataclasses.replace(one, data=data)) for data in (longer, wordy))}) == 3
+    assert digest(dataclasses.replace(one)) == digest(one)
 
 
 def test_arms_are_read() -> None:

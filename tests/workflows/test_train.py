@@ -168,6 +168,65 @@ def test_kill_and_resume_from_the_last_complete_checkpoint(train: Train, tmp_pat
     assert [row["step"] for row in read_metrics(resumed) if "loss" in row] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("options", [{}, {"train": "heads", "learning_rate": 1e-5, "head_learning_rate": 1e-2}])
+def test_a_run_killed_behind_its_last_checkpoint_takes_no_further_step(
+    train: Train, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """In the middle of an epoch, at a rate that does not fall to 0, so that a further step would be seen."""
+    given = {"save_steps": 4, "save_strategy": "steps", "max_steps": 8, "lr_scheduler_type": "constant", **options}
+    whole = train("whole", logging_steps=3, **given)
+    checkpoint = tmp_path / "whole" / "checkpoints" / "checkpoint-8"
+    resumed = train("cut", logging_steps=3, **given, resume_from_checkpoint=str(checkpoint))
+    assert_equal_weights(whole, resumed)
+    assert [path.name for path in (resumed / "checkpoints").iterdir()] == []
+    assert RewardModel.from_pretrained(resumed / "model").info.training["steps"] == 8
+
+
+def test_the_mean_loss_of_a_resumed_run_is_of_the_steps_that_it_took(train: Train, tmp_path: Path) -> None:
+    """The checkpoint lies between two logs, so it holds the loss of step 4, which is no step of the second run."""
+    given: dict[str, Any] = {"save_steps": 4, "save_strategy": "steps", "save_total_limit": 9}
+    every = [row["loss"] for row in read_metrics(train("every", max_steps=6, **given)) if "loss" in row]
+    train("whole", max_steps=6, logging_steps=3, **given)
+    checkpoint = tmp_path / "whole" / "checkpoints" / "checkpoint-4"
+    resumed = train("cut", max_steps=6, logging_steps=3, **given, resume_from_checkpoint=str(checkpoint))
+    (mean,) = [row["train_loss"] for row in read_metrics(resumed) if "train_loss" in row]
+    assert mean == pytest.approx(np.mean(every[4:]), rel=1e-5)
+
+
+def test_other_texts_of_the_same_lengths_are_other_data(train: Train, bed: dict[str, Path], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in bed["train"].read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["chosen"] = " ".join(reversed(row["chosen"].split()))
+    other = write_rows(tmp_path / "other.jsonl", rows)
+    given: dict[str, Any] = {"save_steps": 4, "save_strategy": "steps", "max_steps": 4}
+    run = train("run", **given)
+    checkpoint = str(run / "checkpoints" / "checkpoint-4")
+    with pytest.raises(CheckpointError, match="as many pairs, 96, of other texts"):
+        train("more", **given, dataset=str(other), resume_from_checkpoint=checkpoint)
+    note = Path(checkpoint) / "odin_rm_run.json"
+    assert set(json.loads(note.read_text(encoding="utf-8"))["data"]) == {"pairs", "responses", "checksum", "texts"}
+
+
+def test_heads_at_a_rate_of_0_stay(train: Train, bed: dict[str, Path]) -> None:
+    vector = [weights(train(f"r{rate}", head_learning_rate=rate, max_steps=2))["quality"] for rate in (0.0, 1e-3)]
+    torch.manual_seed(42)
+    start = RewardModel.from_backbone(bed["model"], heads=("quality", "length")).heads.vectors["quality"].detach()
+    assert torch.equal(vector[0], start)
+    assert not torch.equal(vector[1], start)
+
+
+def test_a_dial_that_cannot_be_fitted_is_refused_before_the_training(train: Train, tmp_path: Path) -> None:
+    same = write_rows(tmp_path / "same.jsonl", [{"prompt": "Why?", "shorter": "So.", "longer": "So."}])
+    for options, words in (
+        ({"calibrate": "writers"}, "name no two writers"),
+        ({"calibrate": "twins", "calibrate_twins": str(tmp_path / "none.jsonl")}, "no such file"),
+        ({"calibrate": "twins", "calibrate_twins": str(same)}, "has no twins. Give --calibrate_twins F"),
+    ):
+        with pytest.raises(DataError, match=words):
+            train("run", **options)
+        assert not (tmp_path / "run").exists()
+
+
 def test_checkpoint_of_other_settings_or_data_is_refused(train: Train, bed: dict[str, Path], tmp_path: Path) -> None:
     train("run", save_steps=4, save_strategy="steps")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from odin_rm.core.errors import CheckpointError, ConfigError
 from odin_rm.model.reward_model import RewardModel
@@ -54,6 +55,21 @@ def test_a_resumed_run_gives_the_bytes_of_a_whole_one(train: Train, tmp_path: Pa
     assert_equal_weights(whole, resumed)
     with pytest.raises(CheckpointError, match="train"):
         train("other", resume_from_checkpoint=str(checkpoint), learning_rate=1e-5, head_learning_rate=1e-3)
+
+
+def test_heads_do_not_go_on_with_features_of_another_backbone(
+    train: Train, bed: dict[str, Path], tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {**HEADS, "save_steps": 4, "save_strategy": "steps", "max_steps": 4}
+    folder = shutil.copytree(bed["model"], tmp_path / "model")
+    run = train("run", **given, model=str(folder))
+    checkpoint = str(run / "checkpoints" / "checkpoint-4")
+    train("same", **given, model=str(folder), resume_from_checkpoint=checkpoint)
+    tensors = {name: 1.01 * tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="heads for other features"):
+        train("other", **given, model=str(folder), resume_from_checkpoint=checkpoint)
+    assert not (tmp_path / "other").exists()
 
 
 def test_features_are_computed_once(train: Train, tmp_path: Path) -> None:

@@ -333,11 +333,12 @@ def describe(name: str) -> dict[str, str]:
     return {"words": one.words, "unit": one.unit}
 
 
-def find_attribute(name: str) -> Attribute:
+def find_attribute(name: str, where: str = "--attributes") -> Attribute:
     """The attribute of a name.
 
     Args:
         name: of :data:`ATTRIBUTES`, ``column:NAME`` or ``module:function``.
+        where: the option that names it, for messages.
 
     Raises:
         ConfigError: there is none of that name, or the function cannot be imported.
@@ -349,9 +350,26 @@ def find_attribute(name: str) -> Attribute:
         known = ATTRIBUTES.get(column)
         return Attribute(column, known.words, known.unit, known.step, None) if known else given(column)
     if ":" in name:
-        return _of_function(name)
+        return _of_function(name, where)
     fix = f"Use {', '.join(ATTRIBUTES)}, column:NAME or module:function."
-    raise ConfigError(f"there is no attribute '{name}'", where="--attributes", fix=fix)
+    raise ConfigError(f"there is no attribute '{name}'", where=where, fix=fix)
+
+
+def attributes_of_text(names: Sequence[str], where: str) -> list[Attribute]:
+    """The attributes of these names, all to be measured of the text.
+
+    Args:
+        names: as of :func:`find_attribute`.
+        where: the option that names them, for messages.
+
+    Raises:
+        ConfigError: there is no such attribute, or it is none of the text.
+    """
+    for name in names:
+        if name not in ATTRIBUTES and (name.startswith(COLUMN) or ":" not in name):
+            fix = f"Use {', '.join(ATTRIBUTES)} or module:function."
+            raise ConfigError(f"there is no attribute '{name}' of the text", where=where, fix=fix)
+    return [find_attribute(name, where) for name in names]
 
 
 def given(name: str) -> Attribute:
@@ -362,18 +380,18 @@ def given(name: str) -> Attribute:
     return Attribute(name, name.replace("_", " "), f"1 {name.replace('_', ' ')}", 1, None)
 
 
-def _of_function(name: str) -> Attribute:
+def _of_function(name: str, where: str) -> Attribute:
     module, function = name.split(":", 1)
     here = str(Path.cwd())
     if here not in sys.path:  # a file beside the data, as with --reward of odin-rm rl
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the module is the user's own, and so is what it raises
         fix = "Write module:function of a module that Python finds here."
-        raise ConfigError(f"'{name}' cannot be imported ({error})", where="--attributes", fix=fix) from error
+        raise ConfigError(f"'{name}' cannot be imported ({error})", where=where, fix=fix) from error
     if not callable(found):
-        raise ConfigError(f"'{name}' is no function", where="--attributes", fix="Name a function of one text.")
+        raise ConfigError(f"'{name}' is no function", where=where, fix="Name a function of one text.")
 
     def measure(view: TextView) -> float:
         return _checked_number(found(view.text), name)

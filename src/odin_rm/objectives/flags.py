@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import flag_of
-from odin_rm.objectives.registry import OBJECTIVES, ObjectiveSpec
+from odin_rm.objectives.registry import OBJECTIVES, ObjectiveSpec, check_idle
 
 GROUP = "objective"
 
@@ -83,6 +83,7 @@ def settle_objective(config: Any) -> ObjectiveSpec:
             setattr(config, item.name, elsewhere)
         elif value not in (item.default, elsewhere):
             raise _foreign(item, config.objective)
+    check_idle(objective_settings(config))
     return spec
 
 

@@ -56,9 +56,9 @@ def widths(text: str, tau: float) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, _, own = part.strip().partition("=")
+        name, given, own = part.strip().partition("=")
         try:
-            width = float(own) if own else tau
+            width = float(own) if given else tau
         except ValueError:
             width = math.nan
         if not name or name in found or not width > 0:
@@ -74,7 +74,7 @@ def edit_names(text: str | None) -> tuple[str, ...]:
     Raises:
         ConfigError: a name is missing or stands twice.
     """
-    names = tuple(part.strip() for part in text.split(",")) if text else ()
+    names = tuple(part.strip() for part in text.split(",")) if text is not None else ()
     if "" in names or len(set(names)) < len(names):
         fix = "Write names with commas between them, such as append_closing,add_bold."
         raise ConfigError(f"cannot read {text!r}", where="--edits", fix=fix)
@@ -96,6 +96,9 @@ class Matched(Objective):
         self.widths = widths(settings.match_attributes, settings.match_tau)
         # A function is given as module:function, and its column is called after the function.
         self.names = tuple(name.rpartition(":")[2] for name in self.widths)
+        if len(set(self.names)) < len(self.names):
+            fix = "Give one of the functions another name."
+            raise ConfigError("two attributes have one name", where="--match_attributes", fix=fix)
         self.mean_weight = 1.0
         self.basis: CurveBasis | None = None
         self.curve_D = self._first_D = self._second_D = torch.zeros(0, dtype=torch.float64)
@@ -158,10 +161,14 @@ class Matched(Objective):
         return columns_RD[batch.chosen_B] - columns_RD[batch.rejected_B]
 
     def _weights(self, batch: PairColumns) -> Tensor:
-        """``(B,)`` weights with a mean of 1 over the training pairs; ones where pairs are drawn instead."""
-        if self._draw_B is not None:
-            return torch.ones(len(batch.chosen_B), dtype=torch.float64)
+        """``(B,)`` weights with a mean of 1 over the training pairs."""
         return self._likeness(batch) / self.mean_weight
+
+    def _step_weights(self, batch: PairColumns, progress: Progress) -> Tensor:
+        """The weights of a step's pairs; ones where they were drawn by them. Nobody draws held-out pairs."""
+        if self._draw_B is None or progress.held_out:
+            return self._weights(batch)
+        return torch.ones(len(batch.chosen_B), dtype=torch.float64)
 
     def _say(self, weight_B: Tensor) -> None:
         effective = float(weight_B.sum() ** 2 / weight_B.pow(2).sum())
@@ -183,7 +190,7 @@ class Matched(Objective):
         if self.basis is not None:
             curve_B = (self._differences(batch) @ self.curve_D).to(gap_B)
             ridge = self.settings.match_curve_ridge * float(self.curve_D.pow(2).sum())
-        weight_B = self._weights(batch).to(gap_B)
+        weight_B = self._step_weights(batch, progress).to(gap_B)
         ranking = (weight_B * bradley_terry(gap_B + curve_B, torch.zeros_like(gap_B), batch.margin_B.to(gap_B))).mean()
         value = ranked(scores, batch).with_ranking(ranking).plus(ridge, match_weight=weight_B.mean())
         if self.basis is not None and RESPONSE_TOKENS in self.names:
@@ -221,7 +228,7 @@ class Matched(Objective):
             return
         quality_R = scores.quality.double().cpu()
         gap_B = quality_R[batch.chosen_B] - quality_R[batch.rejected_B] - batch.margin_B
-        share_B = self._weights(batch) / len(gap_B)
+        share_B = self._step_weights(batch, progress) / len(gap_B)
         ridge = self.settings.match_curve_ridge
         gradient_D, _ = curve_gradient(self.curve_D, gap_B, self._differences(batch), share_B, ridge)
         self._updates = self._updates + 1

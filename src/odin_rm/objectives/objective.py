@@ -121,9 +121,11 @@ class Objective:
     Attributes:
         reads_feature: whether scores come with the feature that the heads read.
         variants: kinds of variants of responses that its batches hold.
+        of_features: whether its own term moves features and no head, so that it does nothing where they are frozen.
     """
 
     reads_feature: bool = False
+    of_features: bool = False
     variants: tuple[str, ...] = ()
 
     def __init__(self, settings: Any) -> None:

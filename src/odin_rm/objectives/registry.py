@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import option
-from odin_rm.core.types import LENGTH, QUALITY
+from odin_rm.core.types import LENGTH, QUALITY, RESPONSE_TOKENS
 from odin_rm.objectives.rivals import settings as rivals
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 LENGTH_SCOPES = ("batch", "prompt", "both")
 LENGTH_MEASURES = ("absolute", "squared", "unbiased")
+Idle = dict[str, tuple[str, str]]
+"""Options that do nothing beside the others, by name: what makes them so, and how to mend it."""
+_NO_LENGTH_TERM = "has no effect with --length_weight 0", "Give --length_weight above 0, or leave it out."
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,12 @@ class LengthTerm:
         at_least=0,
     )
 
+    def idle(self) -> Idle:
+        """Without the term its options do nothing; but the scope within prompts is also that of the log."""
+        names = ["length_warmup", "length_measure", "length_memory"]
+        names += ["length_scope"] if self.length_scope == "both" else []
+        return {} if self.length_weight else dict.fromkeys(names, _NO_LENGTH_TERM)
+
 
 @dataclass(frozen=True)
 class OdinSettings(LengthTerm):
@@ -127,6 +137,15 @@ class OdinSettings(LengthTerm):
         "absolute correlation of both rewards).",
         choices=("heads", "outputs"),
     )
+
+    def idle(self) -> Idle:
+        """As of the length term; the warm-up and the memory also serve the orthogonality."""
+        found = super().idle()
+        if not self.orthogonality_weight:
+            fix = "Give --orthogonality_weight above 0, or leave it out."
+            return found | {"orthogonality_of": ("has no effect with --orthogonality_weight 0", fix)}
+        served = {"length_warmup", *(("length_memory",) if self.orthogonality_of == "outputs" else ())}
+        return {name: why for name, why in found.items() if name not in served}
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,26 @@ class MatchedSettings:
     )
     edit_scale: float = option(1.0, "Change of the reward that counts as large, reward units.", above=0)
     edit_penalty: float = option(10.0, "Penalty behind the multipliers of the edits.", above=0)
+
+    def idle(self) -> Idle:
+        """What the curve, the widths and the edits need."""
+        found: Idle = {}
+        widths = {part.strip().partition("=")[0]: part.partition("=")[2] for part in self.match_attributes.split(",")}
+        if all(widths.values()):
+            what = "has no effect where every attribute of --match_attributes has a width of its own"
+            found["match_tau"] = what, "Leave it out."
+        if {own.strip() or str(self.match_tau) for own in widths.values()} == {"inf"}:
+            found["match_by"] = "has no effect where every pair counts", "Give --match_tau a number, or leave it out."
+        if RESPONSE_TOKENS not in widths:
+            found["match_curve_shape"] = "is of the length, which --match_attributes leaves out", "Leave it out."
+        if self.match_curve != "joint":
+            idle = f"has no effect with --match_curve {self.match_curve}", "Leave one of the two out."
+            names = ("match_curve_rate", "match_curve_shape", "match_curve_ridge")
+            found |= dict.fromkeys(names if self.match_curve == "none" else names[:1], idle)
+        if self.edits is None:
+            names = ("edit_tolerance", "edit_scale", "edit_penalty")
+            found |= dict.fromkeys(names, ("has no effect without --edits", "Add --edits, or leave it out."))
+        return found
 
 
 RANKING_LOSS = Metric(
@@ -339,13 +378,33 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
 }
 
 
+def check_idle(settings: Any) -> None:
+    """Refuse options of an objective that were given and do nothing beside the others.
+
+    Args:
+        settings: its settings record; it may have a method ``idle``, which names them.
+
+    Raises:
+        ConfigError: with the option, and what makes it idle.
+    """
+    idle: Idle = settings.idle() if hasattr(settings, "idle") else {}
+    for item in fields(settings):
+        if item.name in idle and getattr(settings, item.name) != item.default:
+            what, fix = idle[item.name]
+            raise ConfigError(what, where=f"--{item.name}", fix=fix)
+
+
 def make_objective(name: str, settings: Any) -> Objective:
     """The objective of that name.
 
     Args:
         name: a key of :data:`OBJECTIVES`.
         settings: its settings record.
+
+    Raises:
+        ConfigError: options that do not go together.
     """
+    check_idle(settings)
     module, kind = OBJECTIVES[name].place.split(":")
     return getattr(importlib.import_module(module), kind)(settings)
 

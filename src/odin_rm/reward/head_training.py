@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from odin_rm.core.errors import NumericalError, ShapeError
+from odin_rm.core.errors import ConfigError, NumericalError, ShapeError
 from odin_rm.core.types import RewardScores
 from odin_rm.data.batching import OptimiserBatch, build_optimiser_batch, plan_epoch
 from odin_rm.data.schema import TokenisedPreferences
@@ -25,7 +25,7 @@ from odin_rm.fast import TreeSupport
 from odin_rm.model.heads import RewardHeads
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.objectives.objective import Objective, ObjectiveValue, PairColumns, Progress
-from odin_rm.objectives.registry import OBJECTIVES, make_objective
+from odin_rm.objectives.registry import OBJECTIVES, ObjectiveSpec, make_objective
 from odin_rm.reward.frozen import FrozenRewardModel, as_rows, head_scores
 from odin_rm.reward.loader import pair_columns, start_objective
 from odin_rm.reward.memory import Budget
@@ -36,7 +36,17 @@ ROWS_AT_ONCE = 65536
 
 
 class HeadTrainer(RewardTrainer):
-    """The reward trainer for a :class:`~odin_rm.reward.frozen.FrozenRewardModel`: there is no layout to verify."""
+    """The reward trainer for a :class:`~odin_rm.reward.frozen.FrozenRewardModel`: there is no layout to verify.
+
+    Attributes:
+        features: the digest of the training features, for the notes of checkpoints: they hold heads alone.
+    """
+
+    features = ""
+
+    def data_note(self) -> dict[str, Any]:
+        """Of the rows, and the digest of their features, which says which texts and which backbone they are of."""
+        return {**super().data_note(), "features": self.features}
 
     def choose_layout(self) -> TreeSupport:
         """Rows of one number each."""
@@ -103,7 +113,8 @@ def train_heads(
     Args:
         feature_RD: ``(R, D)`` feature of each response of ``data``.
         data: the preference set; its token ids are not read.
-        objective: a name of :data:`odin_rm.objectives.registry.OBJECTIVES`, or an objective.
+        objective: a name of :data:`odin_rm.objectives.registry.OBJECTIVES`, or an objective. One ``of_features`` trains
+            plain heads here, and its own network.
         settings: the record of its options where it is named; ``None`` for the defaults.
         pairs: numbers of the pairs to train on; ``None`` for all. Features stay those of ``data``.
         heads: names of the heads; by default the ones of the table.
@@ -123,13 +134,15 @@ def train_heads(
         :class:`TrainedHeads`.
 
     Raises:
-        ShapeError: there is not one feature for each response.
-        NumericalError: the loss is not finite.
+        ShapeError: there is not one feature for each response, or no such pair.
+        ConfigError: there is no such objective, or a number is out of range.
+        NumericalError: a feature or the loss is not finite.
     """
-    rows = _rows_of(data, pairs, len(feature_RD))
-    table_RD = torch.as_tensor(np.asarray(feature_RD, dtype=np.float32)[np.asarray(rows.input_ids_flat)])
+    _check_numbers(epochs=epochs, batch_pairs=batch_pairs, max_pairs_per_prompt=max_pairs_per_prompt)
+    rows = _rows_of(data, pairs)
+    table_RD = torch.as_tensor(_checked_features(feature_RD, data)[np.asarray(rows.input_ids_flat)])
     if isinstance(objective, str):
-        spec = OBJECTIVES[objective]
+        spec = _spec_of(objective)
         heads = spec.heads if heads is None else heads
         normalise_heads = spec.normalise_heads if normalise_heads is None else normalise_heads
         objective = make_objective(objective, spec.settings() if settings is None else settings)
@@ -165,14 +178,44 @@ def train_heads(
     return TrainedHeads(trained, objective, losses, metrics)
 
 
-def _rows_of(data: TokenisedPreferences, pairs: np.ndarray | None, features: int) -> TokenisedPreferences:
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"is {number}", where=name, fix="Give a number of at least 1.")
+
+
+def _spec_of(objective: str) -> ObjectiveSpec:
+    if objective not in OBJECTIVES:
+        fix = f"Use one of {', '.join(OBJECTIVES)}."
+        raise ConfigError(f"there is no objective '{objective}'", where="objective", fix=fix)
+    return OBJECTIVES[objective]
+
+
+def _checked_features(feature_RD: np.ndarray, data: TokenisedPreferences) -> np.ndarray:
+    """``(R, D)`` float32, one finite row for each response."""
+    table_RD = np.asarray(feature_RD, dtype=np.float32)
+    if table_RD.ndim != 2:
+        raise ShapeError(f"features must be a table (R, D), they have the shape {table_RD.shape}")
+    if len(table_RD) != data.num_responses:
+        raise ShapeError(f"there are {len(table_RD)} features for {data.num_responses} responses")
+    bad = int((~np.isfinite(table_RD).all(1)).sum())
+    if bad:
+        fix = "Compute them in float32, or leave those responses out."
+        raise NumericalError(f"{bad} responses have features that are not finite", where=data.source, fix=fix)
+    return table_RD
+
+
+def _rows_of(data: TokenisedPreferences, pairs: np.ndarray | None) -> TokenisedPreferences:
     """The set with its responses' numbers for texts, and these of its pairs."""
-    if features != data.num_responses:
-        raise ShapeError(f"there are {features} features for {data.num_responses} responses")
     if pairs is None:
         return as_rows(data)
     keep_B = np.zeros(data.num_pairs, dtype=bool)
-    keep_B[pairs] = True
+    try:
+        keep_B[pairs] = True
+    except IndexError as error:
+        raise ShapeError(f"'pairs' are no numbers of the {data.num_pairs} pairs ({error})") from error
+    if not keep_B.any():
+        raise ShapeError("'pairs' names no pair")
     return select_pairs(as_rows(data), keep_B)
 
 

@@ -222,8 +222,8 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
 
     calibrate: str | None = _of_dial(
         None,
-        "Fit the dial on the held-out rows (or the training rows) at the end, by this anchor; it is stored with the "
-        "model.",
+        "Fit the dial at the end by this anchor, on --eval_dataset or else on all rows of --dataset; it is stored with "
+        "the model.",
         choices=ANCHORS,
     )
     calibrate_twins: str | None = _of_dial(

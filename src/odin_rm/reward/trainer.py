@@ -13,6 +13,7 @@ Data parallelism, mixed precision, LoRA, schedules, trackers and checkpoints are
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,8 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """Optimiser batches as they are; there is no token count to normalise by."""
+        if self.all_steps_taken:
+            return [], None
         return [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)], None
 
     def num_examples(self, dataloader: DataLoader) -> int:
@@ -334,7 +337,8 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in heads]
         template = {k: v for k, v in optimizer.param_groups[0].items() if k not in ("params", "initial_lr")}
-        rate = self.config.head_learning_rate or self.config.learning_rate
+        rate = self.config.head_learning_rate
+        rate = self.config.learning_rate if rate is None else rate
         optimizer.add_param_group({**template, "params": head_parameters, "weight_decay": 0.0, "lr": rate})
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
         return optimizer
@@ -368,7 +372,7 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
         self.meter.load(figures)
 
     def data_note(self) -> dict[str, Any]:
-        """What identifies the training data in a checkpoint: counts and a checksum of lengths and pairs."""
+        """What identifies the training data in a checkpoint."""
         return data_note(self.train_data)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -414,10 +418,9 @@ class RewardTrainer(SoundCheckpoints, StepMemory, Trainer):
 
 
 def data_note(data: TokenisedPreferences) -> dict[str, Any]:
-    """Counts and a checksum that tell one tokenised data set from another."""
-    import zlib
-
+    """Counts and two checksums that tell one tokenised data set from another: of lengths and pairs, and of texts."""
     checksum = 0
     for column in (data.response_tokens, data.offsets, data.pair_chosen, data.pair_rejected, data.pair_margin):
         checksum = zlib.crc32(np.ascontiguousarray(column).tobytes(), checksum)
-    return {"pairs": data.num_pairs, "responses": data.num_responses, "checksum": checksum}
+    texts = zlib.crc32(np.ascontiguousarray(data.input_ids_flat).data)
+    return {"pairs": data.num_pairs, "responses": data.num_responses, "checksum": checksum, "texts": texts}

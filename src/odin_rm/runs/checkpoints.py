@@ -197,6 +197,23 @@ class SoundCheckpoints:
     def take_up_figures(self, figures: Any) -> None:
         """Go on from :meth:`open_figures`."""
 
+    @property
+    def all_steps_taken(self) -> bool:
+        """Whether nothing is left to train.
+
+        The Trainer asks after a step only, so a run that goes on from its last checkpoint in the middle of an epoch
+        would take one step more.
+        """
+        return bool(self.state.global_step >= self.state.max_steps)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """As the Trainer's; nothing once all steps are taken."""
+        if self.all_steps_taken:
+            return [], None
+        saved: Any = super()
+        found: tuple[list[Any], Any] = saved.get_batch_samples(epoch_iterator, num_batches, device)
+        return found
+
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; a run that goes on takes up its open log."""
         trainer: Any = self
@@ -239,6 +256,7 @@ def _open_log_callback(trainer: Any, note: Any) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             trainer._tr_loss += note["loss"] or 0.0
+            trainer._total_loss_scalar -= note["loss"] or 0.0  # the mean at the end is of the steps from here on
             trainer._globalstep_last_logged = note["last_logged"]
             if note["figures"] is not None:
                 trainer.take_up_figures(note["figures"])

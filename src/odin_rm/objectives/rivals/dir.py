@@ -52,7 +52,7 @@ class Dir(Objective):
     def __init__(self, settings: DirSettings) -> None:
         super().__init__(settings)
         self.net = two_layers(HIDDEN)
-        self.reads_feature = settings.information_of == "feature"
+        self.reads_feature = self.of_features = settings.information_of == "feature"
 
     def value(self, scores: RewardScores, batch: PairColumns, progress: Progress) -> ObjectiveValue:
         """Both terms."""

@@ -36,6 +36,11 @@ class FimiSettings:
     aux_learning_rate: float = option(0.003, _RATE, above=0)
     aux_steps: int = option(4, _STEPS, at_least=1)
 
+    def idle(self) -> dict[str, tuple[str, str]]:
+        """Without a penalty it has no start."""
+        what = "has no effect with --penalty_weight 0", "Give --penalty_weight above 0, or leave it out."
+        return {} if self.penalty_weight else {"penalty_start": what}
+
 
 @dataclass(frozen=True)
 class DirSettings:

@@ -87,6 +87,9 @@ def read_material(config: CalibrateConfig) -> Material:
     _read(config, config.dataset, found, columns, lambda row: _add_row(found, row, own_twins))
     if not found.domain:
         raise DataError("no usable row", where=config.dataset, fix="Give several responses to each prompt.")
+    if config.anchor == "writers" and len({name for name in found.writers if name is not None}) < 2:
+        fix = "Give rows with chosen_model and rejected_model, or writer (docs/calibrate.md)."
+        raise DataError("the rows name no two writers", where=config.dataset, fix=fix)
     if config.twins is not None:
         _read(config, config.twins, found, Columns(()), lambda row: _add_twins(found, row, False))
     if config.anchor == "interventions":

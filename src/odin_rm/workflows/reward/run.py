@@ -19,7 +19,7 @@ from odin_rm.core.errors import CheckpointError, ConfigError, OdinError, OutputE
 from odin_rm.core.files import append_jsonl, atomic_write_bytes, atomic_write_json
 from odin_rm.core.ranks import fail_on_all_ranks
 from odin_rm.core.reading import read_bytes
-from odin_rm.data.attributes import Attribute, find_attribute
+from odin_rm.data.attributes import Attribute, attributes_of_text
 from odin_rm.data.dial import CALIBRATION_FILE
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
@@ -36,6 +36,7 @@ from odin_rm.model.storage import ADAPTER_WEIGHTS, HEADS_FILE
 from odin_rm.objectives.flags import foreign_options
 from odin_rm.objectives.registry import OBJECTIVES, make_objective
 from odin_rm.reward.config import REFUSED, RewardConfig
+from odin_rm.reward.features import features_digest
 from odin_rm.reward.frozen import as_rows
 from odin_rm.reward.trainer import SETTINGS_FILE, RewardTrainer, data_note
 from odin_rm.runs.callbacks import MetricsFile, StopOnSignal
@@ -54,7 +55,7 @@ from odin_rm.runs.talk import talking
 from odin_rm.workflows.reward.edits import edits_of_objective
 from odin_rm.workflows.reward.head_scale import agreed, choose_head_scale
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
-from odin_rm.workflows.reward.trainers import build_head_trainer, build_trainer
+from odin_rm.workflows.reward.trainers import build_head_trainer, build_trainer, features_precision
 
 log = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 1024
@@ -94,6 +95,9 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
         train_data, eval_data, skipped_rows = _load_data(config, tokenizer)
     records = data_records(train_data, eval_data)
     say_data(records)
+    with fail_on_all_ranks():
+        if config.calibrate is not None and config.process_index == 0:
+            _check_dial_rows(config, run)
     stop = StopOnSignal()
     callbacks: list[TrainerCallback] = [MetricsFile(run / "metrics.jsonl"), stop]
     with fail_on_all_ranks():
@@ -103,8 +107,7 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
     config.head_scale = agreed(scale, config)
     model.set_head_scale(config.head_scale)
     with fail_on_all_ranks():
-        noted = as_rows(train_data) if config.train == "heads" else train_data
-        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, noted))
+        start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, model, train_data))
         if start.nothing_left(config, REFUSED):
             return run
         parts: dict[str, Any] = {"eval_data": eval_data, "tokenizer": tokenizer, "callbacks": callbacks}
@@ -135,14 +138,39 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
 
 def _calibrate(config: RewardConfig, run: Path) -> None:
     """The dial of the finished model, beside its weights; a run whose dial cannot be fitted is still complete."""
-    from odin_rm.workflows.calibrate.config import CalibrateConfig
     from odin_rm.workflows.calibrate.run import run_calibrate
 
-    assert config.calibrate is not None  # checked by the caller
-    settings = CalibrateConfig(
+    try:
+        (content,) = run_calibrate(_dial_settings(config, run)).values()
+    except OdinError as error:
+        fix = f"{error.fix} The trained model is in {run / 'model'}; odin-rm calibrate does this step alone."
+        raise type(error)(error.what, where=error.where or "--calibrate", fix=fix) from error
+    kappa = content["kappa"]["value"]
+    log.info("calibrated by %s: kappa %.2f, %s", config.calibrate, kappa, run / "model" / CALIBRATION_FILE)
+    for warning in content["warnings"]:
+        log.warning("calibration: %s", warning)
+
+
+def _check_dial_rows(config: RewardConfig, run: Path) -> None:
+    """Refuse rows and twins that the dial cannot be fitted on before the training, not behind it."""
+    from odin_rm.workflows.calibrate.rows import read_material
+
+    try:
+        read_material(_dial_settings(config, run))
+    except OdinError as error:
+        fix = error.fix.replace("--twins", "--calibrate_twins")
+        raise type(error)(error.what, where=error.where or "--calibrate", fix=fix) from error
+
+
+def _dial_settings(config: RewardConfig, run: Path) -> Any:
+    from odin_rm.workflows.calibrate.config import CalibrateConfig
+
+    assert config.calibrate is not None  # checked by the callers
+    return CalibrateConfig(
         anchor=config.calibrate,
         model=str(run / "model"),
         dataset=config.eval_dataset or config.dataset,
+        output=str(run / "model"),
         twins=config.calibrate_twins,
         columns=config.columns,
         on_bad_row=config.on_bad_row,  # type: ignore[arg-type]
@@ -151,15 +179,6 @@ def _calibrate(config: RewardConfig, run: Path) -> None:
         attn_implementation=config.attn_implementation,
         seed=config.seed,
     )
-    try:
-        (content,) = run_calibrate(settings).values()
-    except OdinError as error:
-        fix = f"{error.fix} The trained model is in {run / 'model'}; odin-rm calibrate does this step alone."
-        raise type(error)(error.what, where=error.where or "--calibrate", fix=fix) from error
-    kappa = content["kappa"]["value"]
-    log.info("calibrated by %s: kappa %.2f, %s", config.calibrate, kappa, run / "model" / CALIBRATION_FILE)
-    for warning in content["warnings"]:
-        log.warning("calibration: %s", warning)
 
 
 class NotePlan(TrainerCallback):
@@ -320,12 +339,7 @@ def attributes_of_objective(config: RewardConfig) -> list[Attribute]:
         ConfigError: there is no such attribute, or it is none of the text.
     """
     names = make_objective(config.objective, config.objective_settings).attributes
-    found = [find_attribute(name) for name in names]
-    for name, one in zip(names, found, strict=True):
-        if one.measure is None:
-            fix = "Use attributes of the text, such as list_items, or module:function."
-            raise ConfigError(f"'{name}' is not measured of the text", where="--match_attributes", fix=fix)
-    return found
+    return attributes_of_text(names, "--match_attributes")
 
 
 def data_records(train_data: TokenisedPreferences, eval_data: TokenisedPreferences | None) -> Records:
@@ -414,18 +428,24 @@ def _check_required(config: RewardConfig) -> str:
     return str(inside) if is_reward_model_folder(inside) else config.model
 
 
-def _check_checkpoint(checkpoint: Path, config: RewardConfig, data: TokenisedPreferences) -> None:
+def _check_checkpoint(checkpoint: Path, config: RewardConfig, model: RewardModel, data: TokenisedPreferences) -> None:
     theirs, their_data = read_note(checkpoint, SETTINGS_FILE, "reward")
     # A checkpoint from before there was a choice was read at the template's own end.
     # An option of other objectives decides nothing, and a checkpoint may be older than it.
     theirs = {name: value for name, value in theirs.items() if name not in foreign_options(config.objective)}
     check_same_settings(checkpoint, config.trajectory(), {"read_at": "end", "train": "all", **theirs})
-    if their_data != data_note(data):
-        raise CheckpointError(
-            f"the checkpoint comes from other data ({their_data['pairs']} pairs there, {data.num_pairs} here)",
-            where=str(checkpoint),
-            fix="Give the same --dataset, or start anew.",
-        )
+    ours = data_note(as_rows(data) if config.train == "heads" else data)
+    if any(their_data.get(name, value) != value for name, value in ours.items()):  # earlier ones have fewer
+        there, here = their_data["pairs"], data.num_pairs
+        counts = f"{there} pairs there, {here} here" if there != here else f"as many pairs, {here}, of other texts"
+        fix = "Give the same --dataset, or start anew."
+        raise CheckpointError(f"the checkpoint comes from other data ({counts})", where=str(checkpoint), fix=fix)
+    if their_data.get("features"):
+        digest = features_digest(model, data, features_precision(config))
+        if digest != their_data["features"]:
+            what = "the checkpoint holds heads for other features: the weights of --model or the texts have changed"
+            fix = "Give the same model and --dataset, or start anew."
+            raise CheckpointError(what, where=str(checkpoint), fix=fix)
     if not (config.deepspeed or config.fsdp):
         check_state_files(checkpoint, (HEADS_FILE,))
         if config.train == "all":

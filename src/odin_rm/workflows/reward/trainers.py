@@ -70,13 +70,23 @@ def build_head_trainer(
     parts: dict[str, Any] = {"eval_data": held_out, "tokenizer": tokenizer, "callbacks": callbacks}
     trainer = _made(HeadTrainer, config, frozen, as_rows(train_data), **parts)
     assert isinstance(trainer, HeadTrainer)
+    trainer.features = features[0].digest
     return trainer
+
+
+def features_precision(config: RewardConfig) -> str:
+    """The name of the precision in which a run computes features."""
+    kind = _autocast_dtype(config)
+    return "" if kind is None else str(kind)
+
+
+def _autocast_dtype(config: RewardConfig) -> torch.dtype | None:
+    return torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
 
 
 def _features(config: RewardConfig, model: RewardModel, data: TokenisedPreferences, pad_token_id: int) -> Features:
     """Features of a data set on the device and in the precision of the run."""
-    kind = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
-    device = config.device
+    kind, device = _autocast_dtype(config), config.device
 
     def autocast() -> AbstractContextManager:
         return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
@@ -103,7 +113,7 @@ def _features(config: RewardConfig, model: RewardModel, data: TokenisedPreferenc
             layout=layout,
             cache_dir=config.cache_dir,
             autocast=autocast,
-            precision=str(kind or ""),
+            precision=features_precision(config),
             progress=progress.advance,
         )
     model.to("cpu")

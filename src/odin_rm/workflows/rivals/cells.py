@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from odin_rm.core.atomic import dump_json
+from odin_rm.core.errors import OdinError
 from odin_rm.core.files import atomic_write_bytes
 from odin_rm.core.reading import read_bytes
 from odin_rm.core.types import LENGTH, QUALITY
@@ -64,7 +65,8 @@ class Cells:
         self.config, self.compared, self.folder = config, compared, folder
         ids = hashlib.sha256()
         for data in (compared.data, compared.further):
-            for column in (data.offsets, data.input_ids_flat, data.pair_chosen, data.pair_rejected, data.pair_margin):
+            of_responses = data.offsets, data.input_ids_flat, data.response_tokens, data.response_prompt
+            for column in (*of_responses, data.pair_chosen, data.pair_rejected, data.pair_margin):
                 ids.update(np.ascontiguousarray(column).tobytes())
         ids.update(np.ascontiguousarray(compared.feature_RD[:64:7]).tobytes())  # another backbone
         self._data = ids.hexdigest()
@@ -74,13 +76,17 @@ class Cells:
         """The cell, trained where it is not there yet, and whether it was there.
 
         Raises:
-            NumericalError: its loss is not finite.
+            OdinError: its loss is not finite, or its objective cannot learn from these pairs; the arm is named.
         """
         file = self.folder / f"{self._digest(arm, seed, fold)}.safetensors"
         found = self._read(file)
         if found is not None:
             return found, True
-        cell = self._bag(arm, fold) if arm.objective == BAG else self._heads(arm, seed, fold)
+        try:
+            cell = self._bag(arm, fold) if arm.objective == BAG else self._heads(arm, seed, fold)
+        except OdinError as error:
+            where = f"arm '{arm.name}', {error.where.removeprefix('--')}"
+            raise type(error)(error.what, where=where, fix=error.fix) from error
         columns = {"held": cell.held, "further": cell.further, "seconds": np.array([cell.seconds])}
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(file, save({name: np.ascontiguousarray(one) for name, one in columns.items()}))
@@ -90,6 +96,9 @@ class Cells:
         settings = {name: getattr(self.config, name) for name in _DECIDES}
         asked = {"version": VERSION, "data": self._data, "arm": arm.to_json(), "head_seed": seed, "fold": fold}
         asked["settings"] = settings
+        for name in arm.attributes:  # a user's own function may have changed
+            column = np.ascontiguousarray(self.compared.data.attributes[name.rpartition(":")[2]], np.float64)
+            asked[f"attribute {name}"] = hashlib.sha256(column.tobytes()).hexdigest()
         return hashlib.sha256(dump_json(asked).encode()).hexdigest()[:32]
 
     def _read(self, file: Path) -> Cell | None:
@@ -108,7 +117,7 @@ class Cells:
         reference = compared.fold_R != fold
         vectors = []  # by seed, those of the heads; the first seed is the cell's own
         for number in range(own.get("average", 1)):
-            trained = train_heads(
+            heads = train_heads(
                 compared.feature_RD,
                 compared.data,
                 arm.objective,
@@ -119,8 +128,7 @@ class Cells:
                 schedule="cosine",
                 seed=seed + SEEDS_APART * number,
                 **training,
-            )
-            heads = trained.heads
+            ).heads
             vectors.append({name: heads.effective(name).detach().double().numpy() for name in heads.names})
         seconds = time.perf_counter() - started
         mean = {name: np.mean([one[name] for one in vectors], axis=0) for name in vectors[0]}

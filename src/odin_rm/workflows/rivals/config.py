@@ -7,12 +7,13 @@ from typing import Literal
 
 from odin_rm.core.errors import ConfigError
 from odin_rm.core.options import SEEDS, check_options, option, resamples_option
+from odin_rm.core.shared_options import RowOptions
 
 POOLINGS = ("backbone", "mean")
 
 
 @dataclass
-class RivalsConfig:
+class RivalsConfig(RowOptions):
     """Everything that ``odin-rm rivals`` takes; best written into the ``--config`` file."""
 
     model: str = option(help="The backbone (path or hub id) whose frozen features all heads read.")

@@ -14,6 +14,7 @@ from odin_rm.core.errors import ConfigError, DataError
 from odin_rm.core.progress import Progress
 from odin_rm.core.types import QUALITY
 from odin_rm.data.attributes import TOKENS, Attribute, find_attribute, measure_texts
+from odin_rm.data.columns import Columns
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
@@ -26,7 +27,7 @@ from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
 from odin_rm.reward.features import frozen_features
-from odin_rm.workflows.probe.rows import edited_reply, read_own_pairs, read_probed, reply_text
+from odin_rm.workflows.probe.rows import OWN_FIELDS, edited_reply, read_own_pairs, read_probed, reply_text
 from odin_rm.workflows.rivals.config import RivalsConfig
 
 
@@ -176,9 +177,11 @@ def read_compared(
         fix = f"Use {', '.join(edit.name for edit in EDITS)}, or none."
         raise ConfigError(f"there is no edit '{unknown[0]}'", where="--edits", fix=fix)
     gold = [config.gold] if config.gold is not None else []
+    of_rows = config.columns if config.pairs is None else Columns(config.columns).but(OWN_FIELDS)
     data = load_preferences(
         source, backbone.tokenizer, backbone.settings,
         on_bad_row=config.on_bad_row, cache_dir=config.cache_dir, extra_columns=gold, measured=measured,
+        columns=of_rows,
     )  # fmt: skip
     if gold and not np.isfinite(np.asarray(data.extra[gold[0]], np.float64)).any():
         fix = "Leave --gold out, or name another score."
@@ -188,10 +191,10 @@ def read_compared(
         raise DataError(f"has {data.num_prompts} prompts for {config.folds} folds", where=source, fix=fix)
     fold_P = np.random.default_rng(config.seed).permutation(data.num_prompts) % config.folds
     texts: list[EncodedResponse] = []
-    edits = _edits(config, backbone, source, data, wanted, texts) if wanted else {}
+    edits = _edits(config, backbone, (source, of_rows), data, wanted, texts) if wanted else {}
     pairs: dict[str, np.ndarray] = {}
     prompts: dict[str, np.ndarray] = {}
-    for own in read_own_pairs(config.pairs, config.on_bad_row) if config.pairs else []:
+    for own in read_own_pairs(config.pairs, config.on_bad_row, config.columns) if config.pairs else []:
         first = len(texts)
         texts += backbone.encode(own.prompts, own.originals) + backbone.encode(own.prompts, own.edited)
         places = np.arange(first, len(texts)).reshape(2, -1).T
@@ -207,12 +210,12 @@ def read_compared(
 def _edits(
     config: RivalsConfig,
     backbone: Backbone,
-    source: str,
+    source: tuple[str, Sequence[str]],
     data: TokenisedPreferences,
     wanted: Sequence[Any],
     texts: list[EncodedResponse],
 ) -> dict[str, Edited]:
-    rows = read_probed(source, (), config.responses, config.seed, config.on_bad_row)
+    rows = read_probed(*source, config.responses, config.seed, config.on_bad_row)
     number_of = {np.asarray(data.input_ids(r), np.int32).tobytes(): r for r in range(data.num_responses)}
     read = backbone.encode(rows.prompts, rows.responses)
     number = [number_of.get(np.asarray(one.input_ids, np.int32).tobytes()) for one in read]

@@ -17,7 +17,7 @@ import yaml
 from odin_rm.core.errors import OutputError
 from odin_rm.core.files import atomic_write_json, atomic_write_text, environment_record
 from odin_rm.core.progress import Progress
-from odin_rm.data.attributes import describe, find_attribute
+from odin_rm.data.attributes import attributes_of_text, describe
 from odin_rm.evaluation.bootstrap import PromptBootstrap, ratio_statistic
 from odin_rm.evaluation.pairs import half_ties
 from odin_rm.evaluation.records import Figure, ScoredPreferences
@@ -61,7 +61,7 @@ def run_rivals(config: RivalsConfig, tell: Callable[[str], None] = lambda text: 
     arms = read_arms(config.arms)
     sources = named_sources(config.datasets)
     folder = _check_folder(config)
-    measured = [find_attribute(one) for one in dict.fromkeys(one for arm in arms for one in arm.attributes)]
+    measured = attributes_of_text(list(dict.fromkeys(one for arm in arms for one in arm.attributes)), "--arms")
     backbone = Backbone(config)
     with OutputFolder(folder, "rivals") as output:
         output.claim(resume=True, results=(RESULT,))
