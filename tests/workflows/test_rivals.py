@@ -205,6 +205,22 @@ def test_an_arm_that_cannot_learn_is_named(world: Path, tmp_path: Path) -> None:
         run_rivals(config(world, tmp_path / "a", arms=["near=matched match_tau=1e-9 match_attributes=characters"]))
 
 
+def test_a_call_that_fails_leaves_no_page_of_other_settings(
+    world: Path, ran: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ran[0], tmp_path / "again")
+
+    def fail(*_: Any) -> None:
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr("odin_rm.workflows.rivals.run.read_compared", fail)
+    with pytest.raises(DataError, match="the disk is gone"):
+        run_rivals(config(world, tmp_path / "again", epochs=3))
+    there = {path.name for path in (tmp_path / "again").iterdir()}
+    assert not there & {"rivals.json", "rivals.md", "rivals.tex", "report.html"}
+    assert "cells" in there
+
+
 def test_fields_of_other_names_are_named(world: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (world / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     theirs = [{"question": r["prompt"], "good": r["chosen"], "bad": r["rejected"]} for r in rows]

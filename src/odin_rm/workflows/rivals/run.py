@@ -42,6 +42,8 @@ from odin_rm.workflows.rivals.config import RivalsConfig
 from odin_rm.workflows.rivals.features import Backbone, Compared, named_sources, read_compared
 
 RESULT = "rivals.json"
+RESULTS = (RESULT, "rivals.md", "rivals.tex", "report.html")
+"""Made anew by every call; an old page must not stand beside other settings."""
 
 
 def run_rivals(config: RivalsConfig, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def run_rivals(config: RivalsConfig, tell: Callable[[str], None] = lambda text: 
     measured = attributes_of_text(list(dict.fromkeys(one for arm in arms for one in arm.attributes)), "--arms")
     backbone = Backbone(config)
     with OutputFolder(folder, "rivals") as output:
-        output.claim(resume=True, results=(RESULT,))
+        output.claim(resume=True, results=RESULTS)
         atomic_write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         atomic_write_json(folder / "environment.json", environment_record())
         found = {}
