@@ -452,6 +452,10 @@ def test_lora_run_is_found_from_any_working_directory(
     assert not (run / "model" / "model.safetensors").exists()
 
 
+HEADS = {"train": "heads", "learning_rate": RewardConfig.__dataclass_fields__["learning_rate"].default}
+"""Heads alone, without the rate of a backbone that is not trained."""
+
+
 def tiny_bert(folder: Path, positions: int) -> str:
     """A BERT of one layer with the testbed's tokenizer."""
     import transformers
@@ -479,10 +483,10 @@ def test_a_table_of_positions_is_never_overrun(configure: Any, bed: dict[str, Pa
     assert not (tmp_path / "too_long").exists()
 
 
-def test_an_encoders_rewards_begin_with_a_deviation_of_a_half(configure: Any, tmp_path: Path) -> None:
+def test_rewards_on_a_frozen_encoder_begin_with_a_deviation_of_a_half(configure: Any, tmp_path: Path) -> None:
     """The scale is half over the deviation of the features of 128 responses; what is given, or saved, stands."""
     bert = tiny_bert(tmp_path / "bert", 64)
-    config = configure("run", model=bert, max_steps=1, learning_rate=0.0)
+    config = configure("run", model=bert, max_steps=1, **HEADS)
     run = workflow.train_reward_model(config)
     scale = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["head_scale"]
     model = RewardModel.from_pretrained(run / "model")
@@ -495,14 +499,20 @@ def test_an_encoders_rewards_begin_with_a_deviation_of_a_half(configure: Any, tm
         rows = [model(one, torch.ones_like(one)).feature[0] for one in ids]
     assert scale == scale_at(unit_deviation(torch.stack(rows).numpy()))
     # Going on from it keeps its scale, also on other features; and a scale that is given is taken.
-    again = workflow.train_reward_model(configure("again", model=str(run), max_steps=1))
+    again = workflow.train_reward_model(configure("again", model=str(run), max_steps=1, **HEADS))
     assert RewardModel.from_pretrained(again / "model").info.head_scale == scale
-    given = workflow.train_reward_model(configure("given", model=bert, max_steps=1, head_scale=1.0))
+    given = workflow.train_reward_model(configure("given", model=bert, max_steps=1, **HEADS, head_scale=1.0))
     assert RewardModel.from_pretrained(given / "model").info.head_scale == 1.0
 
 
-def test_a_decoders_heads_and_raw_heads_keep_the_papers_scale(configure: Any, train: Train, tmp_path: Path) -> None:
-    assert RewardModel.from_pretrained(train("llama", max_steps=1) / "model").info.head_scale == 1.0
+def test_decoders_whole_models_and_raw_heads_keep_the_papers_scale(
+    configure: Any, train: Train, tmp_path: Path
+) -> None:
     bert = tiny_bert(tmp_path / "bert", 64)
-    raw = workflow.train_reward_model(configure("raw", model=bert, max_steps=1, objective="bradley_terry"))
-    assert RewardModel.from_pretrained(raw / "model").info.head_scale == 1.0
+    runs = [
+        train("llama", max_steps=1),
+        train("llama_heads", max_steps=1, **HEADS),
+        workflow.train_reward_model(configure("whole", model=bert, max_steps=1)),
+        workflow.train_reward_model(configure("raw", model=bert, max_steps=1, **HEADS, objective="bradley_terry")),
+    ]
+    assert [RewardModel.from_pretrained(run / "model").info.head_scale for run in runs] == [1.0] * 4

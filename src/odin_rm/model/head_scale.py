@@ -1,11 +1,12 @@
-"""How large the rewards of a normalised head begin: the scale for encoders, by the deviation of what they read.
+"""How large the rewards of a normalised head begin: the scale on a frozen encoder, by the deviation of its features.
 
 A normalised head is a unit vector, so the deviation of its rewards is that of the features times the scale. It decides
 how sharply the ranking loss sees a difference. Encoders' features may have a deviation of 0.1 in a direction or of 1.
 On frozen features of three kinds, heads that ended at a deviation of 0.3 to 1.4 kept the most content, and 3 or more
 lost it (docs/evidence.md, items 35, 41 and 46).
 
-Deviation from the paper (2402.07319), which has a scale of 1 and trained decoders: those keep 1.
+Deviation from the paper (2402.07319), which has a scale of 1 and trained whole decoders: where a backbone is trained,
+or is a decoder, the scale stays 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import numpy as np
 
 START_DEVIATION = 0.5
-"""Deviation of the rewards of a new head on an encoder, reward units; trained ones end about 1.3 times higher."""
+"""Deviation of the rewards of a new head on a frozen encoder, reward units; trained ones end about 1.3 times higher."""
 
 
 def unit_deviation(feature_RD: np.ndarray) -> float:

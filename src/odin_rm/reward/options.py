@@ -133,8 +133,8 @@ class RewardOptions(ObjectiveOptions, RowOptions, LoraOptions, TrainerOptions):
     )
     head_scale: float | None = _of_objective(
         None,
-        "Constant that multiplies normalised heads. Default 1 (the paper); for encoders the one at which rewards begin "
-        "with a deviation of 0.5, by the features of some responses.",
+        "Constant that multiplies normalised heads. Default 1 (the paper); with --train heads on an encoder the one at "
+        "which rewards begin with a deviation of 0.5, by the features of some responses.",
         above=0,
     )
     pooling: str = _of_objective(
