@@ -29,6 +29,8 @@ from odin_rm.workflows.rivals.cells import Cells
 from odin_rm.workflows.rivals.config import RivalsConfig
 from odin_rm.workflows.rivals.features import Backbone, Compared, named_sources, read_compared
 from odin_rm.workflows.rivals.run import run_rivals
+from tests.families import save_base
+from tests.model.words import build_tokenizer
 
 ARMS = ["bradley_terry", "small=bsr penalty_weight=0.5 epochs=3", "bag_of_words"]
 
@@ -232,6 +234,28 @@ def test_fields_of_other_names_are_named(world: Path, tmp_path: Path) -> None:
         config(world, tmp_path / "b", **given, datasets=[f"bed={tmp_path / 'theirs.jsonl'}"], columns=names)
     )
     assert found["datasets"]["bed"]["figures"] == ours["datasets"]["bed"]["figures"]
+
+
+def test_normalised_heads_have_the_scale_of_the_data_or_their_own(world: Path, tmp_path: Path) -> None:
+    given = config(world, tmp_path / "a", pairs=None, edits=["none"], gold=None)
+    backbone = Backbone(given)
+    one = read_compared(given, backbone, "bed", str(world / "train.jsonl"), [])
+    assert one.head_scale == 1.0  # a decoder
+    scaled = dataclasses.replace(one, head_scale=3.0)
+    arms = {arm.name: arm for arm in read_arms(["odin", "own=odin head_scale=2"])}
+    names = ("batch_pairs", "epochs", "learning_rate", "weight_decay")
+    kwargs: dict[str, Any] = {name: getattr(given, name) for name in names}
+    for arm, scale in (("odin", 3.0), ("own", 2.0)):
+        pairs, there = np.flatnonzero(one.fold_B != 0), one.fold_R == 0
+        trained = train_heads(one.feature_RD, one.data, "odin", pairs=pairs, head_scale=scale, **kwargs)
+        held = Cells(given, scaled, tmp_path / arm).get(arms[arm], 0, 0)[0].held
+        weight_D = trained.heads.effective("quality").detach().double().numpy()
+        assert np.allclose(held, (one.feature_RD.astype(np.float64) @ weight_D)[there], atol=1e-6)
+    # On an encoder it is half over the deviation of its features.
+    save_base("bert", tmp_path / "bert")
+    build_tokenizer("bert").save_pretrained(tmp_path / "bert")
+    encoder = Backbone(dataclasses.replace(given, model=str(tmp_path / "bert")))
+    assert encoder.head_scale(np.array([[0.2, 0.0], [-0.2, 0.0]])) == pytest.approx(3.5)  # 0.5 / (0.2 / sqrt(2))
 
 
 def test_a_cell_is_of_the_lengths_and_the_attributes_that_it_was_trained_with(world: Path, tmp_path: Path) -> None:

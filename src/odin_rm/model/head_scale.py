@@ -12,11 +12,19 @@ or is a decoder, the scale stays 1.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
+from odin_rm.fast import reads_left_to_right
+
 START_DEVIATION = 0.5
 """Deviation of the rewards of a new head on a frozen encoder, reward units; trained ones end about 1.3 times higher."""
+
+
+def follows_features(classifier: Any) -> bool:
+    """Whether heads on the frozen backbone of a classifier of transformers are scaled by its features: an encoder's."""
+    return not reads_left_to_right(getattr(classifier, "base_model", classifier))
 
 
 def unit_deviation(feature_RD: np.ndarray) -> float:

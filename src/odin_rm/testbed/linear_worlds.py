@@ -116,7 +116,8 @@ def with_fillers(texts: list[str], seed: int) -> list[str]:
 
 def dial(score: Score, texts: list[str], seed: int) -> np.ndarray:
     """``(R,)`` rewards less ``kappa`` times their own curve of length; fillers are then worth nothing on average."""
-    return score(texts) - powers_of_length(texts) @ dial_curve(score, texts, seed)
+    quality_R = score(texts)
+    return quality_R - powers_of_length(texts) @ dial_curve(score, texts, seed, quality_R)
 
 
 def powers_of_length(texts: list[str]) -> np.ndarray:
@@ -124,15 +125,16 @@ def powers_of_length(texts: list[str]) -> np.ndarray:
     return length_powers(torch.tensor([count_tokens(text) for text in texts], dtype=torch.float64)).numpy()
 
 
-def dial_curve(score: Score, texts: list[str], seed: int) -> np.ndarray:
+def dial_curve(score: Score, texts: list[str], seed: int, quality_R: np.ndarray | None = None) -> np.ndarray:
     """``(3,)`` coefficients of what the dial takes off: ``kappa`` times the reward's own curve of length.
 
     Args:
         score: the reward.
         texts: unlabelled answers that the curve and ``kappa`` are fitted on.
         seed: of the fillers that are added.
+        quality_R: ``(R,)`` the rewards of ``texts``, where they are known.
     """
-    quality_R = score(texts)
+    quality_R = score(texts) if quality_R is None else quality_R
     changed = with_fillers(texts, seed)
     before, after = powers_of_length(texts), powers_of_length(changed)
     centred = before - before.mean(0)

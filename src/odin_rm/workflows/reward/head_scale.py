@@ -9,20 +9,18 @@ import numpy as np
 import torch
 
 from odin_rm.data.schema import TokenisedPreferences
-from odin_rm.fast import TreeSupport, reads_left_to_right
-from odin_rm.model.head_scale import scale_at, unit_deviation
+from odin_rm.fast import TreeSupport
+from odin_rm.model.head_scale import follows_features, scale_at, unit_deviation
 from odin_rm.model.info import is_reward_model_folder
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import FEATURE, score_columns
 from odin_rm.reward.config import RewardConfig
-from odin_rm.reward.processes import smallest
 
 log = logging.getLogger(__name__)
 
 RESPONSES = 128
 """How many responses, drawn once, tell the deviation of the features."""
 TOKENS_AT_ONCE = 8192
-_DIGITS = 1000
 
 
 def choose_head_scale(
@@ -42,22 +40,14 @@ def choose_head_scale(
     """
     if config.head_scale is not None:
         return config.head_scale
-    backbone = getattr(model.classifier, "base_model", model.classifier)
-    frozen_encoder = config.train == "heads" and not reads_left_to_right(backbone)
-    if not config.normalise_heads or is_reward_model_folder(path) or not frozen_encoder:
+    new = config.train == "heads" and not is_reward_model_folder(path)
+    if not (new and config.normalise_heads and follows_features(model.classifier)):
         return model.info.head_scale
     deviation = unit_deviation(_features(config, model, data, pad_token_id))
     scale = scale_at(deviation)
     what = "an encoder's features have a deviation of %.3g in a direction; --head_scale %g starts rewards at %.2g"
     log.info(what, deviation, scale, scale * deviation)
     return scale
-
-
-def agreed(scale: float, config: RewardConfig) -> float:
-    """One scale for all processes, the smallest: rounding may differ between devices."""
-    if config.world_size == 1:
-        return scale
-    return smallest([round(scale * _DIGITS)], config.device)[0] / _DIGITS
 
 
 def _features(config: RewardConfig, model: RewardModel, data: TokenisedPreferences, pad_token_id: int) -> np.ndarray:

@@ -53,7 +53,7 @@ from odin_rm.runs.run_folder import (
 )
 from odin_rm.runs.talk import talking
 from odin_rm.workflows.reward.edits import edits_of_objective
-from odin_rm.workflows.reward.head_scale import agreed, choose_head_scale
+from odin_rm.workflows.reward.head_scale import choose_head_scale
 from odin_rm.workflows.reward.plan import RewardPlan, plan_reward_run
 from odin_rm.workflows.reward.trainers import build_head_trainer, build_trainer, features_precision
 
@@ -103,10 +103,8 @@ def _train(config: RewardConfig, model_path: str, output: OutputFolder) -> Path:
     with fail_on_all_ranks():
         for data in filter(None, (train_data, eval_data)):
             check_token_ids(model.classifier, [data.input_ids_flat], where=data.source)
-        scale = choose_head_scale(config, model, train_data, int(tokenizer.pad_token_id), model_path)
-    config.head_scale = agreed(scale, config)
-    model.set_head_scale(config.head_scale)
-    with fail_on_all_ranks():
+        config.head_scale = choose_head_scale(config, model, train_data, int(tokenizer.pad_token_id), model_path)
+        model.set_head_scale(config.head_scale)
         start = start.verified(lambda checkpoint: _check_checkpoint(checkpoint, config, model, train_data))
         if start.nothing_left(config, REFUSED):
             return run

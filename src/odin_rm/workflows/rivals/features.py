@@ -19,10 +19,9 @@ from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.tokenise import EncodedResponse, EncodingSettings, encode_responses
 from odin_rm.evaluation.edits import EDITS
-from odin_rm.fast import reads_left_to_right
 from odin_rm.model.backbone import check_model_folder, load_config
 from odin_rm.model.device import pick_device
-from odin_rm.model.head_scale import scale_at, unit_deviation
+from odin_rm.model.head_scale import follows_features, scale_at, unit_deviation
 from odin_rm.model.pad_token import ensure_sound_pad_token
 from odin_rm.model.reward_model import RewardModel
 from odin_rm.model.scoring import load_tokenizer
@@ -131,9 +130,8 @@ class Backbone:
         return found.rows
 
     def head_scale(self, feature_RD: np.ndarray) -> float:
-        """The scale that ``odin-rm reward`` gives normalised heads: 1 for decoders, else by the features."""
-        decoder = reads_left_to_right(self._model.classifier.base_model)
-        return 1.0 if decoder else scale_at(unit_deviation(feature_RD))
+        """Of normalised heads: 1 for decoders, else by the features, as ``odin-rm reward --train heads`` has it."""
+        return scale_at(unit_deviation(feature_RD)) if follows_features(self._model.classifier) else 1.0
 
     def encode(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[EncodedResponse]:
         """Texts as the features are of them."""
