@@ -29,6 +29,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.real_preferences import OASST, TRAIN, TWINS, VAL, encoder_folder, prompts_of, rows_of, write_rows
 from benchmarks.shared.layer_features import PARTS, Components, LayerFeatures
+from benchmarks.shared.length_dial import length_dial
+from benchmarks.shared.sequence_features import deviations
 from odin_rm.core.files import atomic_write_json, read_rows
 from odin_rm.core.types import RESPONSE_TOKENS
 from odin_rm.data.load import load_preferences
@@ -36,7 +38,6 @@ from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.data.split import select_pairs
 from odin_rm.data.tokenise import EncodingSettings
 from odin_rm.evaluation.audit import point_figures
-from odin_rm.evaluation.dial_fit import DialPairs, DialRows, fit_dial
 from odin_rm.evaluation.information import fit_pair_logistic, length_curve
 from odin_rm.evaluation.pairs import half_ties
 from odin_rm.model.reward_model import RewardModel
@@ -188,8 +189,7 @@ def _last_mean(feature_RD: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 def _divided(feature_RD: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Features of one encoder differ in scale by direction; divided by their deviations they learn at one rate."""
-    deviation = feature_RD.std(0)
-    deviation = np.where(deviation > 0, deviation, 1)
+    deviation = deviations(feature_RD)
     return lambda rows: np.asarray(rows / deviation)
 
 
@@ -287,30 +287,23 @@ class Bench:
 
     def dialled(self, plain: Rewards, fold: int, anchor: str) -> Rewards:
         """A reward less its curve of length; curve and share are fitted on the other folds and half of the twins."""
-        fit_R = self.fold_R != fold
-        prompt_R = np.asarray(self.data.response_prompt, np.int64)
-        length_R, twin_length_R, *others = (
-            np.asarray(one.response_tokens, np.float64)
-            for one in (self.data, self.twins, *([] if self.oasst is None else [self.oasst[0]]))
+        dial = length_dial(
+            plain.pairs,
+            self.data,
+            anchor,
+            writer_R=self.writer_R,
+            twin_quality_R=plain.twins,
+            twins=self.twins,
+            fit_R=self.fold_R != fold,
+            fit_B=~self.held_twins,
         )
-        writer_R = self.writer_R[fit_R] if anchor == "writers" else None
-        rows = DialRows(plain.pairs[fit_R], {RESPONSE_TOKENS: length_R[fit_R]}, prompt_R[fit_R], writer_R)
-        pairs = None
-        if anchor == "twins":
-            longer, shorter = np.asarray(self.twins.pair_chosen), np.asarray(self.twins.pair_rejected)
-            few, many = ({RESPONSE_TOKENS: twin_length_R[side]} for side in (shorter, longer))
-            number = prompt_R.max() + 1 + np.asarray(self.twins.response_prompt, np.int64)[longer]
-            whole = DialPairs(
-                plain.twins[shorter], plain.twins[longer], few, many, number, np.full(len(longer), anchor)
-            )
-            pairs = whole.of(~self.held_twins)
-        dial = fit_dial(rows, [RESPONSE_TOKENS], anchor, pairs, bootstrap_samples=2).dial
 
-        def less(quality_R: np.ndarray, tokens_R: np.ndarray) -> np.ndarray:
+        def less(quality_R: np.ndarray, data: TokenisedPreferences) -> np.ndarray:
+            tokens_R = np.asarray(data.response_tokens, np.float64)
             return np.asarray(quality_R - dial.taken_off({RESPONSE_TOKENS: tokens_R}))
 
-        oasst_R = None if plain.oasst is None else less(plain.oasst, others[0])
-        return Rewards(less(plain.pairs, length_R), less(plain.twins, twin_length_R), oasst_R, dial.kappa)
+        oasst_R = None if plain.oasst is None or self.oasst is None else less(plain.oasst, self.oasst[0])
+        return Rewards(less(plain.pairs, self.data), less(plain.twins, self.twins), oasst_R, dial.kappa)
 
     @property
     def held_twins(self) -> np.ndarray:

@@ -28,15 +28,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.shared.length_dial import length_dial
 from benchmarks.shared.public_pairs import LEVELS, STYLES, rows_of_set
-from benchmarks.shared.sequence_features import SequenceFeatures, encoding, sequences_of
+from benchmarks.shared.sequence_features import SequenceFeatures, deviations, encoding, sequences_of
 from odin_rm.core.files import atomic_write_json
 from odin_rm.core.types import RESPONSE_TOKENS
 from odin_rm.data.load import load_preferences
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.evaluation import association as assoc
 from odin_rm.evaluation import bootstrap as boot
-from odin_rm.evaluation.dial_fit import DialPairs, DialRows, fit_dial
 from odin_rm.evaluation.information import heldout_gain, length_curve
 from odin_rm.evaluation.pairs import PairView, accuracy_figures, half_ties
 from odin_rm.evaluation.records import Figure
@@ -173,8 +173,7 @@ def scorer(train: Set, arm: str, seed: int, **changes: Any) -> Scorer:
         weights = fit_bag(difference)
         return lambda one: np.asarray(bag_of(sequences_of(one.data)) @ weights)
     name, options, training = ARMS[arm]
-    deviation = train.feature_RD.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)
+    deviation = deviations(train.feature_RD)
     kwargs: dict[str, Any] = {**STEPWISE, **training, **changes}
     settings = OBJECTIVES[name].settings(**options)
     trained = train_heads(train.feature_RD / deviation, train.data, name, settings=settings, seed=seed, **kwargs)
@@ -184,17 +183,9 @@ def scorer(train: Set, arm: str, seed: int, **changes: Any) -> Scorer:
 
 def dialled(plain: Scorer, train: Set, twins: Set, anchor: str) -> tuple[Scorer, float]:
     """The reward less its curve of response tokens, fitted on the training responses without their labels."""
-    length = {RESPONSE_TOKENS: np.asarray(train.data.response_tokens, np.float64)}
-    prompt = np.asarray(train.data.response_prompt, np.int64)
-    rows = DialRows(plain(train), length, prompt, train.writer_R if anchor == "writers" else None)
-    pairs = None
-    if anchor == "twins":
-        quality, tokens = plain(twins), np.asarray(twins.data.response_tokens, np.float64)
-        longer, shorter = np.asarray(twins.data.pair_chosen), np.asarray(twins.data.pair_rejected)
-        number = prompt.max() + 1 + np.asarray(twins.data.response_prompt, np.int64)[longer]
-        few, many = ({RESPONSE_TOKENS: tokens[side]} for side in (shorter, longer))
-        pairs = DialPairs(quality[shorter], quality[longer], few, many, number, np.full(len(longer), "twins"))
-    dial = fit_dial(rows, [RESPONSE_TOKENS], anchor, pairs, bootstrap_samples=2).dial
+    dial = length_dial(
+        plain(train), train.data, anchor, writer_R=train.writer_R, twin_quality_R=plain(twins), twins=twins.data
+    )
     return (
         lambda one: plain(one) - dial.taken_off({RESPONSE_TOKENS: np.asarray(one.data.response_tokens, np.float64)}),
         dial.kappa,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.rmb_frozen import STEPWISE, Bench, Scorer, Set, caps_of, compared, scorer
-from benchmarks.shared.sequence_features import encoding, sequences_of
+from benchmarks.shared.sequence_features import deviations, encoding, sequences_of
 from odin_rm.core.files import atomic_write_json
 from odin_rm.data.length_instructions import length_instruction_pairs
 from odin_rm.data.load import load_preferences
@@ -190,8 +190,7 @@ def edited(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     sets = [bench.read(name) for name in ("rmb_val", "counterfactual", "twins")]
     # Deviations of the set without its copies, so that arms with and without them read the same features.
     used = np.unique(np.r_[train.data.pair_chosen, train.data.pair_rejected])
-    deviation = train.feature_RD[used].std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)
+    deviation = deviations(train.feature_RD[used])
     arms: dict[str, dict[str, Any]] = {"matched": {}}
     arms |= {f"matched, edits, {eps:g}": {"edits": ",".join(KINDS), "edit_tolerance": eps} for eps in TOLERANCES}
     rewards: dict[str, list[Scorer]] = {}

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from benchmarks.shared.sequence_features import sequences_of
-from odin_rm.core.files import atomic_file
+from benchmarks.shared.sequence_features import StoredFeatures, deviations, sequences_of
 from odin_rm.data.schema import TokenisedPreferences
 from odin_rm.model.scoring import load_tokenizer
 
@@ -51,7 +50,7 @@ def _common(sequences: Sequence[np.ndarray]) -> int:
     return int(differ[0]) if len(differ) else least // 2
 
 
-class LayerFeatures:
+class LayerFeatures(StoredFeatures):
     """Features by token ids.
 
     Args:
@@ -60,22 +59,17 @@ class LayerFeatures:
     """
 
     def __init__(self, folder: str, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.tokenizer: Any = load_tokenizer(folder)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         layers = int(self.model.config.num_hidden_layers)
         self.layers = (layers, round(layers * 2 / 3), round(layers / 2))
-        self.rows: dict[bytes, np.ndarray] = {}
-        if path.is_file():
-            with np.load(path) as stored:
-                keys = [part.tobytes() for part in np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])]
-                self.rows = dict(zip(keys, stored["features"], strict=True))
 
     def of(self, data: TokenisedPreferences, what: str = "") -> np.ndarray:
         """``(R, 6 D)`` float32 features of a set; those that are not known are computed, and the file is written."""
         starts = response_starts(data)
         keyed = [np.append(one, np.int32(start)) for one, start in zip(sequences_of(data), starts, strict=True)]
-        new = sorted({one.tobytes(): one for one in keyed if one.tobytes() not in self.rows}.values(), key=len)
+        new = self.missing(keyed)
         started = saved = time.perf_counter()
         first = 0
         while first < len(new):
@@ -93,7 +87,7 @@ class LayerFeatures:
         if new:
             self.save()
             print(f"{what}: {len(new):,} texts, {time.perf_counter() - started:.0f} s", flush=True)
-        return np.stack([self.rows[one.tobytes()] for one in keyed])
+        return self.stacked(keyed)
 
     def _compute(self, keyed: Sequence[np.ndarray]) -> None:
         """Features of one batch."""
@@ -118,13 +112,6 @@ class LayerFeatures:
         for one, row in zip(keyed, rows, strict=True):
             self.rows[one.tobytes()] = row.astype(np.float32)
 
-    def save(self) -> None:
-        """Write the file."""
-        ids = [np.frombuffer(key, np.int32) for key in self.rows]
-        lengths = np.array([len(one) for one in ids])
-        with atomic_file(self.path) as file:
-            np.savez(file, ids=np.concatenate(ids), lengths=lengths, features=np.stack(list(self.rows.values())))
-
 
 class Components:
     """Leading principal components: of the response's five parts, and of the prompt's.
@@ -139,8 +126,7 @@ class Components:
 
     def __init__(self, feature_RD: np.ndarray, response: int = 192, prompt: int = 24) -> None:
         width = feature_RD.shape[1] // PARTS
-        self.mean, deviation = feature_RD.mean(0), feature_RD.std(0)
-        self.deviation = np.where(deviation > 0, deviation, 1)
+        self.mean, self.deviation = feature_RD.mean(0), deviations(feature_RD)
         scaled = self._scaled(feature_RD)
         self.parts = (slice(None, -width), slice(-width, None))
         self.bases = [

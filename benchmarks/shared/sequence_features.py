@@ -35,20 +35,21 @@ def sequences_of(data: TokenisedPreferences) -> list[np.ndarray]:
     return [np.asarray(data.input_ids(r), np.int32) for r in range(data.num_responses)]
 
 
-class SequenceFeatures:
-    """Features by token ids.
+def deviations(feature_RD: np.ndarray) -> np.ndarray:
+    """``(D,)`` deviation of each column, 1 where it does not vary: what features are divided by."""
+    found = feature_RD.std(axis=0)
+    return np.where(found > 0, found, 1.0)
+
+
+class StoredFeatures:
+    """A file of rows by sequences of ids.
 
     Args:
         path: the file, made where it is not there.
     """
 
     def __init__(self, path: Path) -> None:
-        torch.manual_seed(0)
         self.path = path
-        self.tokenizer: Any = load_tokenizer(encoder_folder())
-        self.model = RewardModel.from_backbone(
-            encoder_folder(), heads=["quality"], normalise_heads=False, pooling="mean"
-        ).eval()
         self.rows: dict[bytes, np.ndarray] = {}
         if path.is_file():
             with np.load(path) as stored:
@@ -56,15 +57,42 @@ class SequenceFeatures:
                 keys = [part.tobytes() for part in np.split(ids, ends[:-1])]
                 self.rows = dict(zip(keys, stored["features"], strict=True))
 
+    def missing(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The distinct sequences without a row, short ones first."""
+        new = {key: one for one in sequences if (key := one.tobytes()) not in self.rows}
+        return sorted(new.values(), key=len)
+
+    def stacked(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """``(R, D)`` the rows of sequences that all have one."""
+        return np.stack([self.rows[one.tobytes()] for one in sequences])
+
+    def save(self) -> None:
+        """Write the file."""
+        ids = [np.frombuffer(key, np.int32) for key in self.rows]
+        lengths = np.array([len(one) for one in ids])
+        with atomic_file(self.path) as file:
+            np.savez(file, ids=np.concatenate(ids), lengths=lengths, features=np.stack(list(self.rows.values())))
+
+
+class SequenceFeatures(StoredFeatures):
+    """Features by token ids.
+
+    Args:
+        path: the file, made where it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        torch.manual_seed(0)
+        self.tokenizer: Any = load_tokenizer(encoder_folder())
+        self.model = RewardModel.from_backbone(
+            encoder_folder(), heads=["quality"], normalise_heads=False, pooling="mean"
+        ).eval()
+
     def adopt(self, sequences: Sequence[np.ndarray], feature_RD: np.ndarray) -> None:
         """Take features that were computed elsewhere."""
         for one, row in zip(sequences, feature_RD, strict=True):
             self.rows.setdefault(one.tobytes(), np.asarray(row))
-
-    def missing(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The distinct sequences without a feature, short ones first."""
-        new = {key: one for one in sequences if (key := one.tobytes()) not in self.rows}
-        return sorted(new.values(), key=len)
 
     def of(self, sequences: Sequence[np.ndarray], what: str = "") -> np.ndarray:
         """``(R, D)`` float32 features; those that are not known are computed, and the file is written."""
@@ -84,11 +112,4 @@ class SequenceFeatures:
         self.model.reads_feature = False
         if new:
             self.save()
-        return np.stack([self.rows[one.tobytes()] for one in sequences])
-
-    def save(self) -> None:
-        """Write the file."""
-        ids = [np.frombuffer(key, np.int32) for key in self.rows]
-        lengths = np.array([len(one) for one in ids])
-        with atomic_file(self.path) as file:
-            np.savez(file, ids=np.concatenate(ids), lengths=lengths, features=np.stack(list(self.rows.values())))
+        return self.stacked(sequences)
